@@ -1,0 +1,133 @@
+"""A MONAI inferer around the refinement loop."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from tqdm import tqdm
+
+from itermask3d.detection import find, remove_small_components
+from itermask3d.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, high_frequency
+from itermask3d.refinement import RefinementSettings, refine
+
+__all__ = ["IterMaskInferer", "load_normal_scores"]
+
+logger = logging.getLogger(__name__)
+
+
+class IterMaskInferer(Inferer):
+    """Segment anomalies in normalised scans with a trained reconstruction network.
+
+    Args:
+        settings: of the loop, see :class:`itermask3d.refinement.RefinementSettings`.
+        spacing_mm: isotropic spacing of the grid, for the guide and for volumes.
+        radius_cycles_per_mm: radius of the guide.
+        min_volume_ml: connected components below this are dropped from the final mask.
+        calibration: JSON file with the scores of normal scans, see :func:`load_normal_scores`; ``None`` or a file
+            that is absent leaves the percentile out.
+        mixed_precision: run the network in bfloat16.
+        progress: show a progress bar.
+    """
+
+    def __init__(
+        self,
+        settings: RefinementSettings | None = None,
+        *,
+        spacing_mm: float = 2.0,
+        radius_cycles_per_mm: float = PUBLISHED_RADIUS_CYCLES_PER_MM,
+        min_volume_ml: float = 0.0,
+        calibration: str | Path | None = None,
+        mixed_precision: bool = False,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        self.settings = settings or RefinementSettings()
+        self.spacing_mm = (float(spacing_mm),) * 3
+        self.radius_cycles_per_mm = radius_cycles_per_mm
+        self.min_volume_ml = min_volume_ml
+        self.normal_scores = load_normal_scores(calibration)
+        self.mixed_precision = mixed_precision
+        self.progress = progress
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        inputs: torch.Tensor,
+        network: Callable[..., Any],
+        brain_mask: torch.Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Run the loop on a batch.
+
+        Args:
+            inputs: normalised scans ``(B, 1, D, H, W)``, zero outside the brain.
+            network: maps ``(B, 2, D, H, W)`` to ``(B, 1, D, H, W)``; used in its current mode.
+            brain_mask: same shape as the scans; without one, every voxel that is not exactly zero.
+
+        Returns:
+            ``mask`` (float, 0 or 1), ``anomaly_map`` and ``reconstruction``, each ``(B, 1, D, H, W)``, and
+            ``findings``, one JSON text per scan (see :class:`itermask3d.detection.Findings`).
+        """
+        image = _as_plain(inputs)
+        brain = image != 0 if brain_mask is None else _as_plain(brain_mask).to(image.device) > 0.5
+        guide = high_frequency(image, spacing_mm=self.spacing_mm, radius_cycles_per_mm=self.radius_cycles_per_mm)
+
+        def reconstruct(corrupted: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
+                return network(torch.cat((corrupted, guide), dim=1)).float()
+
+        with _Bar(self.progress, self.settings.n_steps) as bar:
+            refinement = refine(image, brain, guide, reconstruct, settings=self.settings, iter_callback=bar.update)
+        mask = remove_small_components(refinement.mask, min_volume_ml=self.min_volume_ml, spacing_mm=self.spacing_mm)
+        refinement = replace(refinement, mask=mask)
+        findings = find(refinement, brain, normal_scores=self.normal_scores)
+        return {
+            "mask": mask.float(),
+            "anomaly_map": refinement.anomaly_map,
+            "reconstruction": refinement.reconstruction * brain,
+            "findings": [json.dumps(scan.to_json()) for scan in findings],
+        }
+
+
+def load_normal_scores(calibration: str | Path | None) -> Sequence[float]:
+    """Read ``normal_scores`` from a calibration file; empty without a file.
+
+    Raises:
+        ValueError: if the file is no such JSON object.
+    """
+    if calibration is None or not Path(calibration).exists():
+        return ()
+    try:
+        return tuple(float(score) for score in json.loads(Path(calibration).read_text())["normal_scores"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"calibration file {calibration} holds no list 'normal_scores'") from error
+
+
+class _Bar:
+    def __init__(self, shown: bool, n_steps: int) -> None:
+        self.bar = tqdm(total=n_steps, desc="refining", unit="step", leave=False, disable=None if shown else True)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.close()
+
+    def update(self, phase: str, done: int, total: int) -> None:
+        if phase == "sweep":
+            self.bar.update(1)
+        else:
+            self.bar.set_postfix_str(f"{phase} {done}")
+
+
+def _as_plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor

@@ -1,0 +1,339 @@
+r"""The refinement loop: a sweep that finds the threshold, then a shrink that applies it.
+
+Both start from the whole brain masked. The loop knows neither files nor networks: it takes any callable that maps a
+corrupted image and its guide to a reconstruction, and treats every scan of a batch on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import avg_pool3d
+
+from itermask3d.masking import corrupt
+from itermask3d.threshold import ThresholdEstimate, estimate_threshold
+
+__all__ = [
+    "Reconstructor",
+    "Refinement",
+    "RefinementSettings",
+    "RefinementTask",
+    "Shrink",
+    "Sweep",
+    "brain_quantile",
+    "refine",
+]
+
+Reconstructor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""``(corrupted image, guide) -> reconstruction``, all ``(B, 1, D, H, W)``."""
+
+IterationCallback = Callable[[str, int, int], None]
+"""``(phase, iterations done, iterations at most)``, phase ``"sweep"`` or ``"shrink"``."""
+
+
+@dataclass(frozen=True)
+class RefinementSettings:
+    """What the loop does; the defaults of the first block are the published ones.
+
+    Attributes:
+        gamma: slope of the curve, in squared normalised intensity per step, at which the threshold is taken.
+        n_steps: steps of the sweep; each leaves ``1 / n_steps`` less of the brain masked.
+        fit_limit, min_r_squared: see :func:`itermask3d.threshold.estimate_threshold`.
+        stop_ratio: the shrink stops when an iteration removes less than this share of the mask.
+        max_iterations: bound on the shrink; hitting it is recorded.
+        nested: a voxel once unmasked stays unmasked. Published: no, voxels can come back.
+        error_window: edge of the cube in voxels over which the squared error is averaged inside the brain; odd.
+            Published: 1, no averaging.
+        threshold_floor: the threshold is never below this, which is the error that normal brains show anyway.
+            Published: 0.
+        seed: of the noise in the masked region, drawn once per scan.
+    """
+
+    gamma: float = 0.01
+    n_steps: int = 100
+    fit_limit: float = 10.0
+    min_r_squared: float = 0.85
+    stop_ratio: float = 0.01
+    max_iterations: int = 50
+    nested: bool = False
+    error_window: int = 1
+    threshold_floor: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        requirements = {
+            "gamma": self.gamma > 0,
+            "n_steps": self.n_steps >= 1,
+            "stop_ratio": 0 < self.stop_ratio < 1,
+            "max_iterations": self.max_iterations >= 1,
+            "error_window": self.error_window >= 1 and self.error_window % 2 == 1,
+            "threshold_floor": self.threshold_floor >= 0,
+        }
+        for name, fulfilled in requirements.items():
+            if not fulfilled:
+                raise ValueError(f"{name} = {getattr(self, name)} is outside its range, see RefinementSettings")
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What the loop found for a batch of ``B`` scans.
+
+    Attributes:
+        mask: boolean ``(B, 1, D, H, W)``, the anomaly on the network's grid, inside the brain.
+        anomaly_map: squared error at the final iteration, zero outside the brain, same shape.
+        reconstruction: network output at the final iteration, same shape.
+        curves: ``(B, n_steps)`` float64 on the CPU, the error quantiles of the sweep.
+        estimates: per scan, how the threshold was found.
+        thresholds: per scan, the threshold applied (the estimate or the floor, whichever is higher).
+        iterations: per scan, iterations of the shrink.
+        converged: per scan, whether the stop rule was met within ``max_iterations``.
+    """
+
+    mask: torch.Tensor
+    anomaly_map: torch.Tensor
+    reconstruction: torch.Tensor
+    curves: torch.Tensor
+    estimates: tuple[ThresholdEstimate, ...]
+    thresholds: tuple[float, ...]
+    iterations: tuple[int, ...]
+    converged: tuple[bool, ...]
+
+
+class RefinementTask:
+    """A batch of scans with everything that stays the same during the loop.
+
+    Args:
+        image: normalised scans ``(B, 1, D, H, W)``, zero outside the brain.
+        brain_mask: same shape, above 0.5 in the brain; every scan needs at least one such voxel.
+        high_frequency: the guide, same shape.
+        reconstructor: see :data:`Reconstructor`.
+        seed: of the noise; each scan of the batch gets the same draw, whatever the batch size.
+        error_window: see :class:`RefinementSettings`.
+
+    Raises:
+        ValueError: if the shapes differ or a brain mask is empty.
+    """
+
+    def __init__(
+        self,
+        image: torch.Tensor,
+        brain_mask: torch.Tensor,
+        high_frequency: torch.Tensor,
+        reconstructor: Reconstructor,
+        *,
+        seed: int = 0,
+        error_window: int = 1,
+    ) -> None:
+        _check_shapes(image, brain_mask, high_frequency)
+        self.image = image
+        self.brain = brain_mask > 0.5
+        self.high_frequency = high_frequency
+        self.reconstructor = reconstructor
+        self.noise = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(seed)).to(image)[None]
+        self.error_window = error_window
+        self._brain_share = self._mean(self.brain.to(image.dtype)) if error_window > 1 else None
+
+    def reconstruct(self, mask: torch.Tensor) -> torch.Tensor:
+        """Fill in the masked voxels; ``(B, 1, D, H, W)``."""
+        return self.reconstructor(corrupt(self.image, mask, self.noise), self.high_frequency)
+
+    def error(self, reconstruction: torch.Tensor) -> torch.Tensor:
+        """Squared error inside the brain, zero outside, averaged over the window's brain voxels."""
+        squared = (self.image - reconstruction).square() * self.brain
+        if self._brain_share is None:
+            return squared
+        return self._mean(squared) / self._brain_share.clamp(min=1e-6) * self.brain
+
+    def _mean(self, volume: torch.Tensor) -> torch.Tensor:
+        window = self.error_window
+        return avg_pool3d(volume, window, stride=1, padding=window // 2)
+
+
+class Sweep:
+    """Shrink the mask by a fixed share of the brain per update and record the error quantile that does it."""
+
+    def __init__(self, task: RefinementTask, n_steps: int = 100) -> None:
+        self.task = task
+        self.n_steps = n_steps
+        self.mask = task.brain
+        self._quantiles: list[torch.Tensor] = []
+
+    @property
+    def steps_done(self) -> int:
+        """Updates so far."""
+        return len(self._quantiles)
+
+    def done(self) -> bool:
+        """Whether the whole brain has been unmasked."""
+        return self.steps_done >= self.n_steps
+
+    def update(self) -> None:
+        """One step: reconstruct, find the quantile, mask what lies above it."""
+        error = self.task.error(self.task.reconstruct(self.mask))
+        quantile = brain_quantile(error, self.task.brain, share=(self.steps_done + 1) / self.n_steps)
+        self._quantiles.append(quantile)
+        self.mask = error > _as_voxels(quantile)
+
+    def curves(self) -> torch.Tensor:
+        """``(B, steps done)``, float64 on the CPU."""
+        return torch.stack(self._quantiles, dim=1).double().cpu()
+
+
+class Shrink:
+    """Apply one threshold per scan again and again, from the whole brain, until the mask hardly changes."""
+
+    def __init__(
+        self,
+        task: RefinementTask,
+        thresholds: Sequence[float],
+        *,
+        stop_ratio: float = 0.01,
+        max_iterations: int = 50,
+        nested: bool = False,
+    ) -> None:
+        self.task = task
+        self.thresholds = _as_voxels(torch.tensor(thresholds, dtype=task.image.dtype, device=task.image.device))
+        self.stop_ratio = stop_ratio
+        self.max_iterations = max_iterations
+        self.nested = nested
+        self.mask = task.brain
+        self.reconstruction = torch.zeros_like(task.image)
+        self.anomaly_map = torch.zeros_like(task.image)
+        self.iterations = [0] * len(task.image)
+        self.converged = [False] * len(task.image)
+
+    def done(self) -> bool:
+        """Whether every scan has converged or the bound is reached."""
+        return all(self.converged) or max(self.iterations) >= self.max_iterations
+
+    def update(self) -> None:
+        """One iteration for the scans that have not converged; the others keep what they have.
+
+        The iteration that meets the stop rule does not replace its mask: so the mask, the map and the reconstruction
+        of the result belong together.
+        """
+        active = _as_voxels(~torch.tensor(self.converged, device=self.mask.device))
+        reconstruction = self.task.reconstruct(self.mask)
+        error = self.task.error(reconstruction)
+        mask = error > self.thresholds
+        if self.nested:
+            mask &= self.mask
+        removed = (_count(self.mask) - _count(mask)) / _count(self.mask).clamp(min=1)
+        self.reconstruction = torch.where(active, reconstruction, self.reconstruction)
+        self.anomaly_map = torch.where(active, error, self.anomaly_map)
+        for index, share in enumerate(removed.tolist()):
+            if not self.converged[index]:
+                self.iterations[index] += 1
+                self.converged[index] = share < self.stop_ratio
+        still_active = _as_voxels(~torch.tensor(self.converged, device=self.mask.device))
+        self.mask = torch.where(still_active, mask, self.mask)
+
+
+def refine(
+    image: torch.Tensor,
+    brain_mask: torch.Tensor,
+    high_frequency: torch.Tensor,
+    reconstructor: Reconstructor,
+    *,
+    settings: RefinementSettings | None = None,
+    iter_callback: IterationCallback | None = None,
+) -> Refinement:
+    """Segment what the reconstructor cannot reproduce, for each scan of a batch on its own.
+
+    Args:
+        image: normalised scans ``(B, 1, D, H, W)``, zero outside the brain.
+        brain_mask: same shape, above 0.5 in the brain.
+        high_frequency: the guide, same shape.
+        reconstructor: see :data:`Reconstructor`.
+        settings: see :class:`RefinementSettings`.
+        iter_callback: called after every iteration.
+
+    Returns:
+        See :class:`Refinement`. A scan without a threshold gets an empty mask and the map of the first reconstruction.
+
+    Raises:
+        ValueError: if the shapes differ or a brain mask is empty.
+
+    Source: Liang et al. 2026 (arXiv 2504.04911), iterative mask refinement and subject-specific thresholding.
+    """
+    settings = settings or RefinementSettings()
+    task = RefinementTask(
+        image, brain_mask, high_frequency, reconstructor, seed=settings.seed, error_window=settings.error_window
+    )
+    sweep = Sweep(task, settings.n_steps)
+    while not sweep.done():
+        sweep.update()
+        if iter_callback:
+            iter_callback("sweep", sweep.steps_done, settings.n_steps)
+    curves = sweep.curves()
+    estimates = tuple(
+        estimate_threshold(
+            curve.numpy(),
+            gamma=settings.gamma,
+            fit_limit=settings.fit_limit,
+            min_r_squared=settings.min_r_squared,
+        )
+        for curve in curves
+    )
+    thresholds = tuple(max(estimate.threshold, settings.threshold_floor) for estimate in estimates)
+    shrink = Shrink(
+        task,
+        thresholds,
+        stop_ratio=settings.stop_ratio,
+        max_iterations=settings.max_iterations,
+        nested=settings.nested,
+    )
+    while not shrink.done():
+        shrink.update()
+        if iter_callback:
+            iter_callback("shrink", max(shrink.iterations), settings.max_iterations)
+    return Refinement(
+        mask=shrink.mask,
+        anomaly_map=shrink.anomaly_map,
+        reconstruction=shrink.reconstruction,
+        curves=curves,
+        estimates=estimates,
+        thresholds=thresholds,
+        iterations=tuple(shrink.iterations),
+        converged=tuple(shrink.converged),
+    )
+
+
+def brain_quantile(error: torch.Tensor, brain: torch.Tensor, *, share: float) -> torch.Tensor:
+    """Smallest error that at least ``share`` of the brain's voxels do not exceed, for each scan.
+
+    With ``n`` brain voxels it is the ``floor(share * n)``-th smallest error, so ``ceil((1 - share) * n)`` voxels lie
+    above it (fewer where errors tie). No sort of the volume, no interpolation.
+
+    Args:
+        error: ``(B, 1, D, H, W)``.
+        brain: boolean, same shape, not empty.
+        share: in (0, 1].
+
+    Returns:
+        ``(B,)`` on the error's device.
+    """
+    quantiles = []
+    for values, inside in zip(error, brain, strict=True):
+        voxels = values[inside]
+        rank = int(share * voxels.numel() + 1e-6)
+        quantiles.append(voxels.kthvalue(max(rank, 1)).values)
+    return torch.stack(quantiles)
+
+
+def _as_voxels(values: torch.Tensor) -> torch.Tensor:
+    return values.view(-1, 1, 1, 1, 1)
+
+
+def _count(mask: torch.Tensor) -> torch.Tensor:
+    return mask.flatten(1).sum(1)
+
+
+def _check_shapes(image: torch.Tensor, brain_mask: torch.Tensor, high_frequency: torch.Tensor) -> None:
+    shapes = [tuple(tensor.shape) for tensor in (image, brain_mask, high_frequency)]
+    if image.ndim != 5 or image.shape[1] != 1 or len(set(shapes)) != 1:
+        raise ValueError(f"image, brain_mask and high_frequency must all be (B, 1, D, H, W), got {shapes}")
+    if not (brain_mask > 0.5).flatten(1).any(1).all():
+        raise ValueError("every brain_mask needs at least one voxel")
