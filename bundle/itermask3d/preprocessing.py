@@ -1,0 +1,327 @@
+"""Raw scan to network grid and back, as flat compositions of MONAI transforms.
+
+Order: load and check → brain mask on the scan's own grid → RAS axes of the scanner, isotropic spacing → robust
+normalisation inside the brain, zero outside → fixed grid centred on the brain → high-frequency guide.
+Every geometric step is MONAI's and invertible, so ``monai.transforms.Invertd`` brings results back exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import (
+    AsDiscreted,
+    Compose,
+    CropForegroundd,
+    EnsureTyped,
+    GaussianSmooth,
+    LoadImage,
+    MapTransform,
+    Orientationd,
+    RandAdjustContrastd,
+    RandAffined,
+    RandFlipd,
+    RandHistogramShiftd,
+    ResizeWithPadOrCropd,
+    SelectItemsd,
+    Spacingd,
+)
+
+from itermask3d.brain_extraction import BrainMaskd
+from itermask3d.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, HighFrequencyd
+from itermask3d.masking import MaskMixture, RandMaskd
+from itermask3d.scans import ScanError
+
+__all__ = [
+    "AntiAliasd",
+    "CheckBrainFitsd",
+    "LoadScand",
+    "RobustNormalized",
+    "check_scan",
+    "inference_transforms",
+    "training_transforms",
+]
+
+READERS = ("PydicomReader", "ITKReader", "NibabelReader")
+"""MONAI's readers, the first to be asked last."""
+
+MIN_SIZE_VOXELS = 16
+MIN_EXTENT_MM = 60.0
+MAX_LABEL_VALUES = 20
+
+
+def check_scan(image: torch.Tensor, affine: np.ndarray, name: str) -> None:
+    """Refuse what cannot be a 3D MR scan of a head.
+
+    Args:
+        image: the voxels as loaded, without channel axis.
+        affine: voxel to millimetres, ``(4, 4)``.
+        name: how the message calls the scan.
+
+    Raises:
+        ScanError: for another number of axes than three, NaN or infinite voxels, a constant image, a label map, a
+            singular or non-finite affine, fewer than 16 voxels on an axis (8 where voxels are thick) or a field of
+            view below 60 mm.
+    """
+    shape = tuple(image.shape)
+    if image.ndim != 3 or min(shape) < 2:
+        raise ScanError(f"'{name}' has shape {shape}; expected one 3D volume")
+    linear = np.asarray(affine, dtype=float)[:3, :3]
+    if not np.isfinite(affine).all() or abs(np.linalg.det(linear)) < 1e-6:
+        raise ScanError(f"'{name}' has no usable affine; expected finite voxel axes that span a volume")
+    extent = np.linalg.norm(linear, axis=0) * shape
+    if extent.min() < MIN_EXTENT_MM or sorted(shape)[1] < MIN_SIZE_VOXELS:
+        raise ScanError(
+            f"'{name}' has {' x '.join(map(str, shape))} voxels over {' x '.join(f'{v:.0f}' for v in extent)} mm; "
+            f"expected a whole head (at least {MIN_EXTENT_MM:.0f} mm and {MIN_SIZE_VOXELS} voxels)"
+        )
+    bad = int((~torch.isfinite(image)).sum())
+    if bad:
+        raise ScanError(f"'{name}' holds {bad} NaN or infinite voxels; expected finite intensities")
+    _check_values(image, name)
+
+
+def _check_values(image: torch.Tensor, name: str) -> None:
+    values = torch.unique(image)
+    if len(values) == 1:
+        raise ScanError(f"'{name}' is constant ({float(values[0]):g} everywhere); expected an MR scan")
+    if len(values) <= MAX_LABEL_VALUES:
+        raise ScanError(f"'{name}' holds only {len(values)} different values; expected an MR scan, not a label map")
+
+
+class LoadScand(MapTransform):
+    """Load and check the image, and its brain mask and label where the item names them.
+
+    Each becomes a float32 :class:`monai.data.MetaTensor` ``(1, D, H, W)`` with its affine. Any format that MONAI's
+    readers take: NIfTI, MGH, NRRD, MetaImage, a folder with one DICOM series.
+
+    Args:
+        keys: the scan; checked by :func:`check_scan`.
+        companion_keys: masks to load when the item holds a path for them.
+
+    Raises:
+        ScanError: if a file is missing, truncated or of no known format, or the scan fails a check.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", companion_keys: Sequence[str] = ("brain_mask", "label")) -> None:
+        super().__init__(keys)
+        self.companion_keys = tuple(companion_keys)
+        self.loader = LoadImage(reader=READERS, image_only=True, dtype=np.float32)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        sample = dict(data)
+        for key in self.keys:
+            image = self._load(sample.get(key), str(key))
+            check_scan(image.as_tensor(), np.asarray(image.affine), str(sample[key]))
+            sample["path"] = str(sample[key])
+            sample[key] = _channel_first(image)
+        for key in self.companion_keys:
+            if sample.get(key) is not None:
+                sample[key] = _channel_first(self._load(sample[key], key))
+        return sample
+
+    def _load(self, path: Any, key: str) -> MetaTensor:
+        if not path:
+            raise ScanError(f"an item names no '{key}'; expected the path of a scan")
+        try:
+            return self.loader(path)
+        except FileNotFoundError as error:
+            raise ScanError(f"'{path}' does not exist; expected a file or a folder with one DICOM series") from error
+        except Exception as error:  # every reader raises its own kinds for a damaged file
+            raise ScanError(
+                f"'{path}' cannot be read ({_last_line(error)}); expected a complete NIfTI, MGH, NRRD, MetaImage "
+                "or DICOM file"
+            ) from error
+
+
+class AntiAliasd(MapTransform):
+    """Smooth a scan before it is resampled to coarser voxels, so that fine detail does not alias.
+
+    A Gaussian of standard deviation ``(target / spacing - 1) / 2`` voxels on each axis that is coarsened (the rule of
+    scikit-image's ``rescale``); the identity on axes that are not.
+    """
+
+    def __init__(self, keys: KeysCollection, spacing_mm: float) -> None:
+        super().__init__(keys)
+        self.spacing_mm = spacing_mm
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            image: MetaTensor = sample[key]
+            sigma = [max(0.0, (self.spacing_mm / spacing - 1) / 2) for spacing in image.pixdim.tolist()]
+            if any(value > 0 for value in sigma):
+                sample[key] = GaussianSmooth(sigma=[max(value, 1e-3) for value in sigma])(image)
+        return sample
+
+
+class RobustNormalized(MapTransform):
+    r"""Normalise by the brain's median and interquartile range; zero outside the brain.
+
+    .. math:: x = \operatorname{clip}\left(\frac{I - \mathrm{median}_B(I)}{\mathrm{IQR}_B(I) / 1.349}, \pm c\right)
+
+    The scale equals the standard deviation for a normal distribution. Median and quartiles move little while a lesion
+    or a fault holds less than a quarter of the brain, where mean and standard deviation follow it: so the unit of the
+    error, and with it gamma, means the same on every scan.
+
+    Args:
+        keys: the image.
+        mask_key: the brain mask on the same grid.
+        clip: bound :math:`c` in normalised units; keeps single bright vessels from ringing through the guide.
+
+    The centre and scale are stored under ``normalisation`` as ``{"median": …, "scale": …}``.
+
+    Raises:
+        ScanError: if the brain has no contrast (an interquartile range of zero).
+    """
+
+    def __init__(self, keys: KeysCollection, mask_key: str = "brain_mask", clip: float = 5.0) -> None:
+        super().__init__(keys)
+        if not clip > 0:
+            raise ValueError(f"clip must be positive, got {clip}")
+        self.mask_key = mask_key
+        self.clip = clip
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        sample = dict(data)
+        inside = sample[self.mask_key] > 0.5
+        for key in self.key_iterator(sample):
+            image: MetaTensor = sample[key]
+            values = image.as_tensor()[inside.as_tensor()].double().numpy(force=True)
+            low, median, high = np.percentile(values, (25, 50, 75))
+            scale = (high - low) / 1.349
+            if not scale > 0:
+                raise ScanError(f"the brain has no contrast (interquartile range {high - low:g}); expected an MR scan")
+            normalised = ((image - median) / scale).clamp(-self.clip, self.clip)
+            sample[key] = torch.where(inside, normalised, torch.zeros_like(normalised))
+            sample["normalisation"] = {"median": float(median), "scale": float(scale)}
+        return sample
+
+
+class CheckBrainFitsd(MapTransform):
+    """Refuse a brain that spans more than the network's grid, which would otherwise be cut off silently."""
+
+    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], spacing_mm: float) -> None:
+        super().__init__(keys)
+        self.spatial_size = tuple(spatial_size)
+        self.spacing_mm = spacing_mm
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(dict(data)):
+            brain = torch.nonzero(data[key][0].as_tensor() > 0.5)
+            spans = (brain.max(0).values - brain.min(0).values + 1).tolist() if len(brain) else [0, 0, 0]
+            if not all(0 < span <= size for span, size in zip(spans, self.spatial_size, strict=True)):
+                raise ScanError(
+                    f"the brain mask spans {' x '.join(f'{v * self.spacing_mm:.0f}' for v in spans)} mm (left-right, "
+                    f"back-front, down-up); expected at most "
+                    f"{' x '.join(f'{v * self.spacing_mm:.0f}' for v in self.spatial_size)} mm"
+                )
+        return dict(data)
+
+
+def inference_transforms(
+    *,
+    spacing_mm: float = 2.0,
+    spatial_size: Sequence[int] = (96, 112, 96),
+    brain_extraction: str = "auto",
+    clip: float = 5.0,
+    with_label: bool = False,
+    check_fit: bool = True,
+) -> Compose:
+    """Compose a raw scan's way to the network's grid; the inferer adds the guide.
+
+    Args:
+        spacing_mm: isotropic spacing of the network's grid.
+        spatial_size: its size in voxels; each a multiple of 16.
+        brain_extraction: see :mod:`itermask3d.brain_extraction`.
+        clip: see :class:`RobustNormalized`.
+        with_label: bring a ground-truth ``label`` along.
+        check_fit: refuse a brain larger than the grid rather than crop it.
+
+    Returns:
+        Transforms from an item with paths to ``image`` (normalised) and ``brain_mask``, both ``(1, *spatial_size)``.
+    """
+    masks = ["brain_mask", "label"] if with_label else ["brain_mask"]
+    keys = ["image", *masks]
+    return Compose(
+        [
+            LoadScand(),
+            BrainMaskd(method=brain_extraction),
+            AntiAliasd("image", spacing_mm=spacing_mm),
+            Orientationd(keys, axcodes="RAS", labels=None),
+            Spacingd(keys, pixdim=[spacing_mm] * 3, diagonal=True, mode="bilinear", padding_mode="zeros"),
+            AsDiscreted(masks, threshold=0.5),
+            RobustNormalized("image", clip=clip),
+            *([CheckBrainFitsd("brain_mask", spatial_size, spacing_mm)] if check_fit else []),
+            CropForegroundd(keys, source_key="brain_mask", allow_smaller=True),
+            ResizeWithPadOrCropd(keys, spatial_size=spatial_size),
+            EnsureTyped(keys, dtype=torch.float32),
+        ]
+    )
+
+
+def training_transforms(
+    *,
+    spacing_mm: float = 2.0,
+    spatial_size: Sequence[int] = (80, 96, 80),
+    brain_extraction: str = "auto",
+    radius_cycles_per_mm: float = PUBLISHED_RADIUS_CYCLES_PER_MM,
+    clip: float = 5.0,
+    augment: bool = True,
+    mixture: MaskMixture | None = None,
+) -> Compose:
+    """Compose raw scan to training sample: ``image``, ``brain_mask``, ``high_frequency``, ``mask``.
+
+    Everything before the first random transform can be cached. With ``augment``: left-right flips, small rotations and
+    scalings, and monotone changes of contrast, after which the scan is normalised again as a real one would be.
+
+    Args:
+        spacing_mm: see :func:`inference_transforms`.
+        spatial_size: grid of a training sample; the little that a large brain has outside is cropped.
+        brain_extraction: see :mod:`itermask3d.brain_extraction`.
+        radius_cycles_per_mm: radius of the guide.
+        clip: see :class:`RobustNormalized`.
+        augment: off for validation.
+        mixture: training masks; ``None`` hides the whole brain (the fixed task of validation).
+    """
+    keys = ["image", "brain_mask"]
+    random_steps = [
+        RandFlipd(keys, spatial_axis=0, prob=0.5),
+        RandAffined(
+            keys, prob=0.5, rotate_range=[0.15] * 3, scale_range=[0.1] * 3, mode="bilinear", padding_mode="zeros"
+        ),
+        AsDiscreted("brain_mask", threshold=0.5),
+        RandAdjustContrastd("image", prob=0.3, gamma=(0.75, 1.35)),
+        RandHistogramShiftd("image", prob=0.2, num_control_points=(6, 10)),
+        RobustNormalized("image", clip=clip),
+    ]
+    return Compose(
+        [
+            inference_transforms(
+                spacing_mm=spacing_mm,
+                spatial_size=spatial_size,
+                brain_extraction=brain_extraction,
+                clip=clip,
+                check_fit=False,
+            ),
+            SelectItemsd(keys),
+            *(random_steps if augment else []),
+            HighFrequencyd("image", spacing_mm=spacing_mm, radius_cycles_per_mm=radius_cycles_per_mm),
+            RandMaskd("brain_mask", spacing_mm=spacing_mm, mixture=mixture or MaskMixture(blob=0, field=0, full=1)),
+            SelectItemsd([*keys, "high_frequency", "mask"]),
+        ]
+    ).flatten()
+
+
+def _channel_first(image: MetaTensor) -> MetaTensor:
+    return MetaTensor(image.as_tensor()[None].float(), meta=dict(image.meta))
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:160]

@@ -1,0 +1,137 @@
+"""Finding scans, naming them, and the one kind of error that a scan can cause."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["SCAN_SUFFIXES", "ScanError", "list_scans", "split_scans"]
+
+SCAN_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".mha", ".mhd", ".img")
+"""File endings taken for scans when a folder is listed; a DICOM series is named by its folder."""
+
+
+class ScanError(ValueError):
+    """A scan cannot be used; the message says in one sentence what was found and what was expected."""
+
+
+def list_scans(
+    source: str | Path | Sequence[str | Path],
+    *,
+    brain_mask_dir: str | Path | None = None,
+    label_dir: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Turn one scan, a folder or a list file into MONAI dictionary items.
+
+    Args:
+        source: a scan file; a folder of scans, searched recursively; a folder of DICOM files; a ``.txt`` list with one
+            path a line; a ``.json`` list of paths or of items (``{"image": …, "brain_mask": …, "label": …}``); or a
+            sequence of paths. Relative paths in a list are relative to the list's folder.
+        brain_mask_dir: folder with a brain mask of the same file name for every scan.
+        label_dir: folder with a ground-truth lesion mask of the same file name for every scan.
+
+    Returns:
+        Items with ``image`` (path), ``case`` (unique name for outputs) and, where given, ``brain_mask``, ``label``.
+
+    Raises:
+        ScanError: if nothing is found, a listed file or a companion is missing, or two scans have one name.
+    """
+    items = _named([_item(entry) for entry in _entries(source)])
+    for key, folder in (("brain_mask", brain_mask_dir), ("label", label_dir)):
+        if folder:
+            items = [item | {key: str(_companion(item, Path(folder), key))} for item in items]
+    return items
+
+
+def split_scans(items: Sequence[dict[str, Any]], split_file: str | Path, subset: str) -> list[dict[str, Any]]:
+    """Keep the items whose case is listed under ``subset`` in a committed split file.
+
+    Args:
+        items: from :func:`list_scans`.
+        split_file: JSON object that maps a subset's name to a list of cases.
+        subset: which to keep, in the order of the file.
+
+    Raises:
+        ScanError: if the subset is unknown or none of its cases is among the items.
+    """
+    splits = json.loads(Path(split_file).read_text())
+    if subset not in splits:
+        raise ScanError(f"split file {split_file} has no subset '{subset}', only {', '.join(map(str, splits))}")
+    by_case = {item["case"]: item for item in items}
+    chosen = [by_case[case] for case in splits[subset] if case in by_case]
+    if not chosen:
+        raise ScanError(f"none of the {len(splits[subset])} cases of subset '{subset}' is among the {len(items)} scans")
+    return chosen
+
+
+def _entries(source: str | Path | Sequence[str | Path]) -> list[Any]:
+    if not isinstance(source, (str, Path)):
+        return list(source)
+    path = Path(source)
+    if not path.exists():
+        raise ScanError(f"'{path}' does not exist; expected a scan, a folder of scans or a list file")
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix == ".txt":
+        lines = [line.strip() for line in path.read_text().splitlines()]
+        return [path.parent / line for line in lines if line and not line.startswith("#")]
+    if path.suffix == ".json":
+        return [_relative_to(entry, path.parent) for entry in json.loads(path.read_text())]
+    return [path]
+
+
+def _folder(path: Path) -> list[Path]:
+    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SCAN_SUFFIXES))
+    if found:
+        return found
+    folders = sorted({file.parent for file in path.rglob("*") if file.is_file() and _is_dicom(file)})
+    if not folders:
+        raise ScanError(f"folder '{path}' holds no scan; expected {', '.join(SCAN_SUFFIXES)} or DICOM files")
+    return folders
+
+
+def _is_dicom(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _relative_to(entry: Any, folder: Path) -> Any:
+    if isinstance(entry, dict):
+        return {k: str(folder / v) if k in ("image", "brain_mask", "label") else v for k, v in entry.items()}
+    return folder / entry
+
+
+def _item(entry: Any) -> dict[str, Any]:
+    item = dict(entry) if isinstance(entry, dict) else {"image": str(entry)}
+    if "image" not in item:
+        raise ScanError(f"a listed item has the keys {sorted(item)}, expected at least 'image'")
+    return item
+
+
+def _named(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not items:
+        raise ScanError("the list of scans is empty; expected at least one")
+    taken: dict[str, str] = {}
+    for item in items:
+        case = str(item.setdefault("case", _stem(Path(item["image"]))))
+        if case in taken:
+            raise ScanError(f"'{taken[case]}' and '{item['image']}' share the name '{case}'; give each its own 'case'")
+        taken[case] = item["image"]
+    return items
+
+
+def _stem(path: Path) -> str:
+    for suffix in SCAN_SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def _companion(item: dict[str, Any], folder: Path, key: str) -> Path:
+    candidates = [folder / Path(item["image"]).name, *(folder / (item["case"] + suffix) for suffix in SCAN_SUFFIXES)]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise ScanError(f"scan '{item['case']}' has no {key} in '{folder}'; expected '{candidates[0].name}' there")
