@@ -1,0 +1,184 @@
+"""What training needs beside MONAI: the batch, the loss, the seeds of an epoch, checkpoints that survive anything."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data.utils import set_rnd
+from monai.inferers import Inferer
+from torch import nn
+
+from itermask3d.masking import corrupt
+
+__all__ = ["AutocastInferer", "BrainMSELoss", "Checkpoints", "EpochSeed", "PrepareReconstruction"]
+
+logger = logging.getLogger(__name__)
+
+
+class PrepareReconstruction:
+    """Turn a batch into network input and target; for ``prepare_batch`` of MONAI's engines.
+
+    Input to the network: the corrupted image and the guide, ``(B, 2, D, H, W)``. Target: the image and the brain mask,
+    ``(B, 2, D, H, W)``, so that the loss can be taken inside the brain.
+
+    Args:
+        seed: draw the noise from this seed in every call (validation); ``None`` draws fresh noise (training).
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.seed = seed
+
+    def __call__(
+        self, batch: Mapping[str, torch.Tensor], device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        image, guide, mask, brain = (
+            torch.as_tensor(batch[key]).to(device, non_blocking=non_blocking)
+            for key in ("image", "high_frequency", "mask", "brain_mask")
+        )
+        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(image.shape, generator=generator).to(device)
+        return torch.cat((corrupt(image, mask, noise), guide), dim=1), torch.cat((image, brain), dim=1)
+
+
+class BrainMSELoss(nn.Module):
+    r"""Mean squared error over the brain, averaged over the batch's brain voxels.
+
+    .. math:: L = \sum_{v \in B} (x_v - \hat x_v)^2 \,/\, |B|
+
+    With ``whole_volume`` the sum runs over every voxel, as published; then heads of different size weigh differently.
+    """
+
+    def __init__(self, whole_volume: bool = False) -> None:
+        super().__init__()
+        self.whole_volume = whole_volume
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """``prediction`` is ``(B, 1, D, H, W)``, ``target`` the image and the brain mask ``(B, 2, D, H, W)``."""
+        error = (prediction - target[:, :1]).square()
+        if self.whole_volume:
+            return error.mean()
+        brain = target[:, 1:]
+        return (error * brain).sum() / brain.sum().clamp(min=1)
+
+
+class AutocastInferer(Inferer):
+    """Run the network under autocast on any device; MONAI's own mixed precision serves CUDA only.
+
+    Args:
+        enabled: ``False`` runs in the network's own precision.
+        dtype: ``"bfloat16"`` or ``"float16"``; bfloat16 needs no loss scaling.
+    """
+
+    def __init__(self, enabled: bool = True, dtype: str = "bfloat16") -> None:
+        super().__init__()
+        self.enabled = enabled
+        self.dtype = getattr(torch, dtype)
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.enabled):
+            return network(inputs, *args, **kwargs).float()
+
+
+class EpochSeed:
+    """Reseed every random act of training at the start of each epoch, from one seed and the epoch's number.
+
+    Masks, augmentation, shuffling, noise and dropout then differ from epoch to epoch, and a run that was interrupted
+    draws in epoch ``n`` what it would have drawn without the interruption.
+    """
+
+    def __init__(self, seed: int, dataset: Any) -> None:
+        self.seed = seed
+        self.dataset = dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Register on an ignite engine."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        seed = self.seed + 100_003 * engine.state.epoch
+        torch.manual_seed(seed)
+        set_rnd(self.dataset, seed)
+
+
+class Checkpoints:
+    """Write ``last.pt`` after every epoch and ``best.pt`` after every better validation; resume from ``last.pt``.
+
+    ``last.pt`` holds all that training needs to go on. ``best.pt`` is a plain state dict of the network. Both are
+    written to the side and then renamed, so an interruption leaves the old file or the new one, never half of one.
+
+    Args:
+        directory: where both files lie; made if absent.
+        network: the model.
+        optimizer, scheduler: restored with it.
+        validator: the evaluator whose first metric (smaller is better) chooses ``best.pt``.
+        resume: continue from ``last.pt`` when there is one.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        validator: Engine | None = None,
+        resume: bool = True,
+    ) -> None:
+        self.directory = Path(directory)
+        self.parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
+        self.validator = validator
+        self.resume = resume
+        self.best = float("inf")
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the trainer, after validation and learning-rate handlers."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        engine.add_event_handler(Events.STARTED, self._load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        if self.validator is not None:
+            self.validator.add_event_handler(Events.COMPLETED, self._save_best)
+
+    def _load(self, engine: Engine) -> None:
+        path = self.directory / "last.pt"
+        if not (self.resume and path.exists()):
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        for name, part in self.parts.items():
+            _unwrap(part).load_state_dict(state[name])
+        self.best = state["best"]
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["iteration"]
+        logger.info("resumed from %s after epoch %d", path, state["epoch"])
+
+    def _save(self, engine: Engine) -> None:
+        if not _is_main_process():
+            return
+        state: dict[str, Any] = {name: _unwrap(part).state_dict() for name, part in self.parts.items()}
+        state |= {"best": self.best, "epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        save_atomically(state, self.directory / "last.pt")
+
+    def _save_best(self, engine: Engine) -> None:
+        value = next(iter(engine.state.metrics.values()))
+        if value < self.best and _is_main_process():
+            self.best = float(value)
+            save_atomically(_unwrap(self.parts["network"]).state_dict(), self.directory / "best.pt")
+
+
+def save_atomically(state: Any, path: Path) -> None:
+    """``torch.save`` to the side, then rename over ``path``."""
+    partial = path.with_name(f".{path.name}.partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def _unwrap(part: Any) -> Any:
+    return part.module if isinstance(part, nn.parallel.DistributedDataParallel) else part
+
+
+def _is_main_process() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
