@@ -1,0 +1,73 @@
+"""Segment one scan, a folder of scans or a list of scans.
+
+    python scripts/segment.py SCAN OUT [--brain-extraction auto] [--gamma 0.05] …
+
+Every scan gets a folder in OUT with its mask, anomaly map and reconstruction on its own grid, result.json and
+picture.png. Finished scans are not done again. Exit status: 0 all done, 1 some scan failed, 2 nothing could start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging.config
+import warnings
+from typing import Any
+
+from itermask3d import BUNDLE_ROOT
+from itermask3d.brain_extraction import METHODS
+from itermask3d.results import RESEARCH_USE
+
+
+def main() -> None:
+    arguments = parse()
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.config.fileConfig(f"{BUNDLE_ROOT}/configs/logging.conf", disable_existing_loggers=False)
+    from monai.bundle import ConfigWorkflow
+
+    workflow = ConfigWorkflow(
+        config_file=f"{BUNDLE_ROOT}/configs/inference.json",
+        meta_file=f"{BUNDLE_ROOT}/configs/metadata.json",
+        logging_file=False,
+        workflow_type="infer",
+        **overrides(arguments),
+    )
+    workflow.initialize()
+    workflow.run()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=RESEARCH_USE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scan", help="a scan, a folder, a .txt or .json list, or a folder with one DICOM series")
+    parser.add_argument("output", help="folder for the results")
+    parser.add_argument("--brain-masks", help="folder with a brain mask of the same file name for every scan")
+    parser.add_argument("--brain-extraction", choices=METHODS, help="how the brain is found (default: auto)")
+    parser.add_argument("--weights", help="state dict (default: the bundle's models/model.pt)")
+    parser.add_argument("--gamma", type=float, help="slope at which the threshold is taken")
+    parser.add_argument("--seed", type=int, help="of the noise in the masked region")
+    parser.add_argument("--batch-size", type=int, help="scans at once (default: 1)")
+    parser.add_argument("--overwrite", action="store_true", help="do finished scans again")
+    parser.add_argument("--no-picture", action="store_true", help="write no picture.png")
+    return parser.parse_args()
+
+
+def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Map the options that were given to ids of the inference config."""
+    values = {
+        "dataset_dir": arguments.scan,
+        "output_dir": arguments.output,
+        "brain_mask_dir": arguments.brain_masks,
+        "brain_extraction": arguments.brain_extraction,
+        "ckpt_path": arguments.weights,
+        "settings::gamma": arguments.gamma,
+        "settings::seed": arguments.seed,
+        "batch_size": arguments.batch_size,
+        "overwrite": arguments.overwrite or None,
+        "picture": False if arguments.no_picture else None,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+if __name__ == "__main__":
+    main()
