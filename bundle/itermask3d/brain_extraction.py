@@ -24,7 +24,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import KeepLargestConnectedComponent, MapTransform
+from monai.transforms import MapTransform
 from scipy import ndimage
 
 from itermask3d.scans import ScanError
@@ -53,8 +53,9 @@ def foreground(image: np.ndarray) -> np.ndarray:
     differs = image != np.median(np.concatenate(faces))
     if not differs.any():
         return differs
-    largest = KeepLargestConnectedComponent(is_onehot=False)(torch.from_numpy(differs[None].astype(np.uint8)))
-    return ndimage.binary_fill_holes(np.asarray(largest)[0] > 0)
+    labels, _ = ndimage.label(differs)
+    sizes = np.bincount(labels.ravel())
+    return np.asarray(ndimage.binary_fill_holes(labels == 1 + sizes[1:].argmax()))
 
 
 def is_skull_stripped(image: np.ndarray, *, voxel_ml: float) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import RemoveSmallObjects
+from scipy import ndimage
 
 from itermask3d.refinement import Refinement
 from itermask3d.threshold import CurveFit, SlopeSource, ThresholdEstimate, ThresholdStatus
@@ -126,9 +126,16 @@ def remove_small_components(mask: torch.Tensor, *, min_volume_ml: float, spacing
     min_voxels = math.ceil(min_volume_ml * 1000 / float(np.prod(spacing_mm)) - 1e-6)
     if min_voxels <= 1:
         return mask
-    remover = RemoveSmallObjects(min_size=min_voxels, connectivity=3)
-    cleaned = [torch.as_tensor(remover(scan.to(torch.uint8).cpu())) for scan in mask]
-    return torch.stack(cleaned).to(mask.device) > 0
+    cleaned = np.stack([_large_components(scan.numpy(force=True), min_voxels) for scan in mask[:, 0]])
+    return torch.from_numpy(cleaned)[:, None].to(mask.device)
+
+
+def _large_components(mask: np.ndarray, min_voxels: int) -> np.ndarray:
+    # Not MONAI's RemoveSmallObjects: from scikit-image 0.26 on it warns at every call, and its bound is off by one.
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    keep = np.bincount(labels.ravel()) >= min_voxels
+    keep[0] = False
+    return np.asarray(keep[labels])
 
 
 def _find_one(refinement: Refinement, index: int, brain: torch.Tensor, normal_scores: Sequence[float]) -> Findings:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
 
 __all__ = ["PUBLISHED_RADIUS_CYCLES_PER_MM", "HighFrequencyd", "high_frequency", "low_frequency_region"]
 
@@ -113,9 +113,8 @@ class HighFrequencyd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         for key in self.key_iterator(sample):
-            image: MetaTensor = sample[key]
             sample[self.output_key] = high_frequency(
-                image.as_tensor(),
+                convert_to_tensor(sample[key], track_meta=False),
                 spacing_mm=self.spacing_mm,
                 radius_cycles_per_mm=self.radius_cycles_per_mm,
             )

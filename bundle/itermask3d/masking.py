@@ -135,7 +135,7 @@ class MaskMixture:
 
     def __post_init__(self) -> None:
         weights = (self.blob, self.field, self.full)
-        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        if not (min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6):
             raise ValueError(f"mask probabilities must be non-negative and sum to 1, got blob, field, full = {weights}")
 
     def sample(self, brain_mask: np.ndarray, *, spacing_mm: Sequence[float], rng: np.random.Generator) -> np.ndarray:

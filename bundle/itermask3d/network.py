@@ -14,6 +14,9 @@ __all__ = ["SIZE_DIVISOR", "ReconstructionUNet"]
 SIZE_DIVISOR = 16
 """Every spatial size of the input must be a multiple of this (four halvings)."""
 
+_MIN_SIZE = 32
+"""The last pooling needs three voxels under its kernel, so one multiple is not enough."""
+
 
 class DownUnit(nn.Module):
     """Two 3x3x3 convolutions with an average-pool shortcut onto the leading channels.
@@ -121,8 +124,8 @@ def _up_stage(in_channels: int, out_channels: int, *, dropout: float, last: bool
 
 
 def _check_input(x: torch.Tensor) -> None:
-    if x.ndim != 5 or any(size % SIZE_DIVISOR for size in x.shape[2:]):
+    if x.ndim != 5 or any(size % SIZE_DIVISOR or size < _MIN_SIZE for size in x.shape[2:]):
         raise ValueError(
-            f"the network needs a (B, C, D, H, W) tensor whose spatial sizes divide by {SIZE_DIVISOR}, "
-            f"got shape {tuple(x.shape)}"
+            f"the network needs a (B, C, D, H, W) tensor whose spatial sizes divide by {SIZE_DIVISOR} and "
+            f"are at least {_MIN_SIZE}, got shape {tuple(x.shape)}"
         )

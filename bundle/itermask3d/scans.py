@@ -78,12 +78,12 @@ def _entries(source: str | Path | Sequence[str | Path]) -> list[Any]:
         lines = [line.strip() for line in path.read_text().splitlines()]
         return [path.parent / line for line in lines if line and not line.startswith("#")]
     if path.suffix == ".json":
-        return [_relative_to(entry, path.parent) for entry in json.loads(path.read_text())]
+        return _json_list(path)
     return [path]
 
 
 def _folder(path: Path) -> list[Path]:
-    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SCAN_SUFFIXES))
+    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(SCAN_SUFFIXES))
     if found:
         return found
     folders = sorted({file.parent for file in path.rglob("*") if file.is_file() and _is_dicom(file)})
@@ -95,6 +95,16 @@ def _folder(path: Path) -> list[Path]:
 def _is_dicom(file: Path) -> bool:
     with file.open("rb") as stream:
         return stream.read(132)[128:] == b"DICM"
+
+
+def _json_list(path: Path) -> list[Any]:
+    try:
+        entries = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ScanError(f"'{path}' is no JSON ({error}); expected a list of paths or items") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, (str, dict)) for entry in entries):
+        raise ScanError(f"'{path}' holds no list of scans; expected a JSON list of paths or items")
+    return [_relative_to(entry, path.parent) for entry in entries]
 
 
 def _relative_to(entry: Any, folder: Path) -> Any:
@@ -124,9 +134,9 @@ def _named(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _stem(path: Path) -> str:
     for suffix in SCAN_SUFFIXES:
-        if path.name.endswith(suffix):
+        if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
-    return path.name
+    return path.resolve().name if path.name in ("", "..") else path.name
 
 
 def _companion(item: dict[str, Any], folder: Path, key: str) -> Path:

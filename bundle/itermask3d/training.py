@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.inferers import Inferer
+from monai.utils import convert_to_tensor
 from torch import nn
 
 from itermask3d.masking import corrupt
@@ -38,7 +39,7 @@ class PrepareReconstruction:
         self, batch: Mapping[str, torch.Tensor], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         image, guide, mask, brain = (
-            torch.as_tensor(batch[key]).to(device, non_blocking=non_blocking)
+            convert_to_tensor(batch[key], track_meta=False).to(device, non_blocking=non_blocking)
             for key in ("image", "high_frequency", "mask", "brain_mask")
         )
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
@@ -172,8 +173,11 @@ class Checkpoints:
 def save_atomically(state: Any, path: Path) -> None:
     """``torch.save`` to the side, then rename over ``path``."""
     partial = path.with_name(f".{path.name}.partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    try:
+        torch.save(state, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _unwrap(part: Any) -> Any:

@@ -1,0 +1,154 @@
+"""Choose the settings of the loop on validation scans, never on the scans that are reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+
+from itermask3d.detection import remove_small_components
+from itermask3d.evaluation import case_metrics
+from itermask3d.refinement import Reconstructor, RefinementSettings, RefinementTask, Shrink, Sweep
+from itermask3d.threshold import estimate_threshold
+
+__all__ = ["Grid", "TuningRow", "choose", "evaluate_grid", "summarise_rows"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Values to try, in all combinations.
+
+    Attributes:
+        gamma, error_window, threshold_floor, nested: see :class:`itermask3d.refinement.RefinementSettings`.
+        min_volume_ml: smallest component kept.
+    """
+
+    gamma: tuple[float, ...] = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12)
+    error_window: tuple[int, ...] = (1, 3)
+    threshold_floor: tuple[float, ...] = (0.0,)
+    nested: tuple[bool, ...] = (False,)
+    min_volume_ml: tuple[float, ...] = (0.0, 0.1, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class TuningRow:
+    """One scan under one combination; ``label_ml`` is 0 for a normal scan."""
+
+    case: str
+    error_window: int
+    nested: bool
+    gamma: float
+    threshold_floor: float
+    min_volume_ml: float
+    threshold: float
+    iterations: int
+    label_ml: float
+    flagged_share: float
+    dice: float
+
+
+def evaluate_grid(
+    case: str,
+    image: torch.Tensor,
+    brain_mask: torch.Tensor,
+    high_frequency: torch.Tensor,
+    label: torch.Tensor,
+    reconstructor: Reconstructor,
+    *,
+    grid: Grid,
+    spacing_mm: Sequence[float],
+    base: RefinementSettings | None = None,
+) -> Iterator[TuningRow]:
+    """Run one scan through every combination; the sweep once per error window, the shrink once per threshold.
+
+    Args:
+        case: name of the scan.
+        image, brain_mask, high_frequency, label: ``(1, 1, D, H, W)`` on the network's grid.
+        reconstructor: see :data:`itermask3d.refinement.Reconstructor`.
+        grid: what to try.
+        spacing_mm: voxel size.
+        base: settings that are not tried.
+    """
+    base = base or RefinementSettings()
+    truth = label > 0.5
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    for window in grid.error_window:
+        task = RefinementTask(image, brain_mask, high_frequency, reconstructor, seed=base.seed, error_window=window)
+        sweep = Sweep(task, base.n_steps)
+        while not sweep.done():
+            sweep.update()
+        curve = sweep.curves()[0].numpy()
+        shrunk: dict[tuple[float, bool], Shrink] = {}
+        for gamma, floor, nested in product(grid.gamma, grid.threshold_floor, grid.nested):
+            threshold = max(estimate_threshold(curve, gamma=gamma).threshold, floor)
+            if (threshold, nested) not in shrunk:
+                settings = replace(base, nested=nested)
+                shrunk[threshold, nested] = _shrink(task, threshold, settings)
+            shrink = shrunk[threshold, nested]
+            for min_volume_ml in grid.min_volume_ml:
+                mask = remove_small_components(shrink.mask, min_volume_ml=min_volume_ml, spacing_mm=spacing_mm)
+                yield TuningRow(
+                    case=case,
+                    error_window=window,
+                    nested=nested,
+                    gamma=gamma,
+                    threshold_floor=floor,
+                    min_volume_ml=min_volume_ml,
+                    threshold=threshold,
+                    iterations=shrink.iterations[0],
+                    label_ml=float(truth.sum()) * voxel_ml,
+                    flagged_share=float(mask.sum() / task.brain.sum()),
+                    dice=case_metrics(mask[0].cpu(), truth[0].cpu())["dice"],
+                )
+
+
+def summarise_rows(rows: Iterable[TuningRow]) -> list[dict[str, Any]]:
+    """Mean Dice over lesion scans and flagged share over normal scans, for each combination."""
+    groups: dict[tuple[Any, ...], list[TuningRow]] = {}
+    for row in rows:
+        key = (row.error_window, row.nested, row.gamma, row.threshold_floor, row.min_volume_ml)
+        groups.setdefault(key, []).append(row)
+    return [_summary(group) for group in groups.values()]
+
+
+def choose(summaries: Sequence[Mapping[str, Any]], *, max_normal_share: float) -> Mapping[str, Any]:
+    """The combination with the highest mean Dice among those whose normals stay below a flagged share.
+
+    Where none does, the one with the lowest share.
+    """
+    allowed = [row for row in summaries if row["normal_share_median"] <= max_normal_share]
+    if allowed:
+        return max(allowed, key=lambda row: row["dice_mean"])
+    return min(summaries, key=lambda row: row["normal_share_median"])
+
+
+def _shrink(task: RefinementTask, threshold: float, settings: RefinementSettings) -> Shrink:
+    shrink = Shrink(
+        task,
+        [threshold],
+        stop_ratio=settings.stop_ratio,
+        max_iterations=settings.max_iterations,
+        nested=settings.nested,
+    )
+    while not shrink.done():
+        shrink.update()
+    return shrink
+
+
+def _summary(group: Sequence[TuningRow]) -> dict[str, Any]:
+    settings = {
+        key: asdict(group[0])[key] for key in ("error_window", "nested", "gamma", "threshold_floor", "min_volume_ml")
+    }
+    lesions = [row for row in group if row.label_ml > 0]
+    normals = [row for row in group if row.label_ml == 0]
+    return settings | {
+        "dice_mean": float(np.mean([row.dice for row in lesions])) if lesions else float("nan"),
+        "dice_min": float(np.min([row.dice for row in lesions])) if lesions else float("nan"),
+        "normal_share_median": float(np.median([row.flagged_share for row in normals])) if normals else float("nan"),
+        "normal_share_max": float(np.max([row.flagged_share for row in normals])) if normals else float("nan"),
+        "iterations_mean": float(np.mean([row.iterations for row in group])),
+    }

@@ -1,0 +1,233 @@
+"""The loop: the reference's own figures, and reconstructors whose answer is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from itermask3d.detection import Outcome, find
+from itermask3d.refinement import (
+    RefinementSettings,
+    RefinementTask,
+    Shrink,
+    Sweep,
+    brain_quantile,
+    refine,
+)
+from itermask3d.threshold import ThresholdStatus
+from torch.nn.functional import conv3d
+
+SHAPE = (1, 1, 16, 20, 18)
+
+
+def blur(sigma: float = 2.0):
+    """The fixed network of the golden files: G(image) + guide / 2."""
+    taps = np.exp(-(np.arange(-4, 5) ** 2) / (2 * sigma**2))
+    kernel = torch.tensor(taps / taps.sum(), dtype=torch.float32)
+
+    def reconstruct(image: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+        for axis in range(3):
+            view, padding = [1] * 5, [0] * 3
+            view[axis + 2], padding[axis] = 9, 4
+            image = conv3d(image, kernel.view(view), padding=padding)
+        return image + 0.5 * guide
+
+    return reconstruct
+
+
+def scan(seed: int, batch: int = 1):
+    generator = torch.Generator().manual_seed(seed)
+    brain = torch.zeros(batch, *SHAPE[1:])
+    brain[..., 2:-2, 3:-3, 2:-4] = 1
+    return torch.randn(brain.shape, generator=generator) * brain, brain, torch.zeros_like(brain)
+
+
+@pytest.mark.parametrize("name", ["clean", "bright_large"])
+def test_golden_run_is_reproduced(shared_dir, name):
+    golden = np.load(shared_dir / "golden" / f"refinement_{name}.npz")
+    image, brain, guide = (
+        torch.from_numpy(golden[key])[None, None].float() for key in ("image", "brain_mask", "high_frequency")
+    )
+    counts, masks = [], []
+
+    class Watched(RefinementTask):
+        def reconstruct(self, mask):
+            counts.append(int(mask.sum()))
+            return super().reconstruct(mask)
+
+    task = Watched(image, brain, guide, blur(), seed=7)
+    sweep = Sweep(task)
+    while not sweep.done():
+        sweep.update()
+    np.testing.assert_allclose(sweep.curves()[0].numpy(), golden["curve"], rtol=1e-5)
+    np.testing.assert_array_equal(counts, golden["sweep_counts"])
+
+    shrink = Shrink(task, [float(golden["tau"][0])])
+    while not shrink.done():
+        masks.append(shrink.mask[0, 0].numpy())
+        shrink.update()
+    n_shrink = int(golden["n_shrink"])
+    expected = np.unpackbits(golden["shrink_masks"])[: n_shrink * brain.numel()].reshape(n_shrink, *brain.shape[2:])
+    assert len(masks) == n_shrink
+    assert sum(int((mask != truth).sum()) for mask, truth in zip(masks, expected > 0, strict=True)) <= 5
+    assert int(shrink.mask.sum()) == pytest.approx(int(golden["final_mask_voxels"]), abs=5)
+
+
+def test_perfect_reconstructor_finds_no_anomaly():
+    image, brain, guide = scan(0)
+    result = refine(image, brain, guide, lambda corrupted, guide: image)
+    assert not result.mask.any()
+    assert result.estimates[0].status is ThresholdStatus.NO_CROSSING
+    assert find(result, brain)[0].outcome is Outcome.NO_ANOMALY
+
+
+@pytest.mark.parametrize("size", [2, 5, 9])
+@pytest.mark.parametrize("nested", [False, True])
+def test_oracle_that_fails_only_in_the_lesion_gives_exactly_the_lesion(size, nested):
+    image, brain, guide = scan(1)
+    lesion = torch.zeros_like(brain, dtype=torch.bool)
+    lesion[..., 4 : 4 + size, 5 : 5 + size, 3 : 3 + size] = True
+
+    def oracle(corrupted, guide):
+        return torch.where(lesion, image + 2.0, image)
+
+    result = refine(image, brain, guide, oracle, settings=RefinementSettings(nested=nested))
+    torch.testing.assert_close(result.mask, lesion)
+    assert result.converged == (True,)
+    assert find(result, brain)[0].outcome is Outcome.ANOMALY
+
+
+def test_nan_from_the_network_is_an_outcome_not_a_crash():
+    image, brain, guide = scan(2)
+    result = refine(image, brain, guide, lambda corrupted, guide: torch.full_like(image, float("nan")))
+    assert result.estimates[0].status is ThresholdStatus.UNUSABLE_CURVE
+    assert not result.mask.any()
+    assert find(result, brain)[0].outcome is Outcome.FIT_FAILED
+
+
+def test_batch_of_three_equals_three_batches_of_one():
+    parts = [scan(seed) for seed in (3, 4, 5)]
+    parts[1][0][..., 5:9, 5:9, 5:9] += 4
+    parts[2] = (parts[2][0] * 3, *parts[2][1:])
+    settings = RefinementSettings(n_steps=20, gamma=0.05)
+    together = refine(*(torch.cat(group) for group in zip(*parts, strict=True)), blur(1.0), settings=settings)
+    for index, part in enumerate(parts):
+        alone = refine(*part, blur(1.0), settings=settings)
+        torch.testing.assert_close(together.curves[index], alone.curves[0], rtol=1e-5, atol=1e-7)
+        assert together.iterations[index] == alone.iterations[0]
+        assert together.estimates[index].step == alone.estimates[0].step
+        assert int((together.mask[index] != alone.mask[0]).sum()) <= 2
+        torch.testing.assert_close(together.anomaly_map[index], alone.anomaly_map[0], rtol=1e-4, atol=1e-5)
+
+
+def test_two_runs_are_identical_and_the_global_random_state_is_untouched():
+    image, brain, guide = scan(6)
+    state = torch.get_rng_state()
+    first = refine(image, brain, guide, blur(), settings=RefinementSettings(n_steps=10))
+    second = refine(image, brain, guide, blur(), settings=RefinementSettings(n_steps=10))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first.mask, second.mask)
+    assert torch.equal(first.anomaly_map, second.anomaly_map)
+    other = refine(image, brain, guide, blur(), settings=RefinementSettings(n_steps=10, seed=1))
+    assert not torch.equal(other.curves, first.curves)
+
+
+def test_nothing_outside_the_brain_is_ever_masked_or_mapped():
+    image, brain, guide = scan(7)
+    result = refine(image, brain, guide, blur(), settings=RefinementSettings(n_steps=10, gamma=1e-6, error_window=3))
+    assert not (result.mask & (brain < 0.5)).any()
+    assert not result.anomaly_map[brain < 0.5].any()
+
+
+def test_nested_masks_never_grow_back():
+    image, brain, guide = scan(8)
+    task = RefinementTask(image, brain, guide, blur(1.0))
+    shrink = Shrink(task, [0.5], nested=True, stop_ratio=1e-6)
+    before = shrink.mask
+    while not shrink.done():
+        shrink.update()
+        assert not (shrink.mask & ~before).any()
+        before = shrink.mask
+
+
+def test_threshold_floor_only_raises_the_threshold():
+    image, brain, guide = scan(9)
+    settings = RefinementSettings(n_steps=20, gamma=0.01)
+    free = refine(image, brain, guide, blur(), settings=settings)
+    floored = refine(image, brain, guide, blur(), settings=replace(settings, threshold_floor=1e3))
+    assert floored.thresholds == (1e3,)
+    assert floored.estimates == free.estimates
+    assert not floored.mask.any()
+
+
+def test_iterations_are_bounded_and_the_bound_is_recorded():
+    image, brain, guide = scan(10)
+    calls = iter(range(10_000))
+
+    def unsettled(corrupted, guide):
+        return image + (1.0 + next(calls) % 2) * torch.linspace(0, 1, image.numel()).view_as(image)
+
+    result = refine(image, brain, guide, unsettled, settings=RefinementSettings(n_steps=5, max_iterations=3))
+    assert result.iterations[0] <= 3
+
+
+def test_error_window_averages_over_brain_voxels_only():
+    image = torch.zeros(1, 1, 16, 16, 16)
+    brain = torch.zeros_like(image)
+    brain[..., 4:12, 4:12, 4:12] = 1
+    task = RefinementTask(image, brain, image, lambda corrupted, guide: corrupted, error_window=3)
+    constant = task.error(torch.full_like(image, 2.0))
+    torch.testing.assert_close(constant, 4.0 * brain)
+
+
+def test_callback_sees_every_step():
+    image, brain, guide = scan(11)
+    seen = []
+    refine(
+        image,
+        brain,
+        guide,
+        blur(),
+        settings=RefinementSettings(n_steps=4),
+        iter_callback=lambda *call: seen.append(call),
+    )
+    assert [call for call in seen if call[0] == "sweep"] == [("sweep", step, 4) for step in (1, 2, 3, 4)]
+    assert any(call[0] == "shrink" for call in seen)
+
+
+def test_inputs_are_not_mutated():
+    image, brain, guide = scan(12)
+    copies = [tensor.clone() for tensor in (image, brain, guide)]
+    refine(image, brain, guide, blur(), settings=RefinementSettings(n_steps=3))
+    assert all(torch.equal(a, b) for a, b in zip((image, brain, guide), copies, strict=True))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.99, 1.0])
+def test_quantile_leaves_the_stated_share_above(share):
+    generator = torch.Generator().manual_seed(0)
+    error = torch.rand((2, 1, 10, 10, 10), generator=generator)
+    brain = torch.rand((2, 1, 10, 10, 10), generator=generator) > 0.3
+    quantile = brain_quantile(error, brain, share=share)
+    for index in range(2):
+        voxels = error[index][brain[index]]
+        assert int((voxels > quantile[index]).sum()) == voxels.numel() - int(share * voxels.numel() + 1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"gamma": 0}, {"n_steps": 0}, {"stop_ratio": 1.0}, {"error_window": 2}, {"threshold_floor": -1.0}],
+    ids=str,
+)
+def test_wrong_settings_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        RefinementSettings(**wrong)
+
+
+def test_wrong_shapes_and_empty_brains_are_refused():
+    image, brain, guide = scan(13)
+    with pytest.raises(ValueError, match="must all be"):
+        refine(image[0], brain, guide, blur())
+    with pytest.raises(ValueError, match="at least one voxel"):
+        refine(image, torch.zeros_like(brain), guide, blur())
