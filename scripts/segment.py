@@ -9,30 +9,34 @@ picture.png. Finished scans are not done again. Exit status: 0 all done, 1 some 
 from __future__ import annotations
 
 import argparse
-import logging.config
+import sys
 import warnings
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.brain_extraction import METHODS
 from itermask3d.results import RESEARCH_USE
+from monai.bundle import ConfigWorkflow
 
 
 def main() -> None:
     arguments = parse()
     warnings.simplefilter("ignore", FutureWarning)
-    logging.config.fileConfig(f"{BUNDLE_ROOT}/configs/logging.conf", disable_existing_loggers=False)
-    from monai.bundle import ConfigWorkflow
-
     workflow = ConfigWorkflow(
         config_file=f"{BUNDLE_ROOT}/configs/inference.json",
         meta_file=f"{BUNDLE_ROOT}/configs/metadata.json",
-        logging_file=False,
+        logging_file=f"{BUNDLE_ROOT}/configs/logging.conf",
         workflow_type="infer",
         **overrides(arguments),
     )
-    workflow.initialize()
-    workflow.run()
+    try:
+        workflow.initialize()
+        workflow.run()
+    except RuntimeError as error:
+        reason = first_cause(error)
+        if isinstance(reason, (ImportError, ValueError)):
+            sys.exit(f"error: {reason}")
+        raise
 
 
 def parse() -> argparse.Namespace:
@@ -67,6 +71,13 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "picture": False if arguments.no_picture else None,
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What MONAI wrapped: the exception at the start of the chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 if __name__ == "__main__":

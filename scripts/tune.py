@@ -1,0 +1,91 @@
+"""Choose gamma and its companions on validation scans.
+
+    python scripts/tune.py LIST OUT [--weights best.pt] [--max-normal-share 0.005] [--limit 16]
+
+LIST is what scripts/simulate_lesions.py wrote for the validation subset. Writes OUT/rows.csv (a row a scan and
+combination) and OUT/summary.json (a row a combination, the chosen one first).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from itermask3d import BUNDLE_ROOT
+from itermask3d.acceleration import fuse_upsampling
+from itermask3d.cohort import load_weights
+from itermask3d.frequency import high_frequency
+from itermask3d.network import ReconstructionUNet
+from itermask3d.preprocessing import inference_transforms
+from itermask3d.results import RESEARCH_USE
+from itermask3d.scans import list_scans
+from itermask3d.tuning import Grid, TuningRow, choose, evaluate_grid, summarise_rows
+from tqdm import tqdm
+
+
+def main() -> None:
+    arguments = parse()
+    network = fuse_upsampling(ReconstructionUNet(channels=arguments.channels))
+    load_weights(network, arguments.weights)
+    network.eval()
+    grid = Grid(**json.loads(arguments.grid))
+    transform = inference_transforms(
+        spacing_mm=arguments.spacing_mm, spatial_size=arguments.spatial_size, with_label=True
+    )
+    spacing = (arguments.spacing_mm,) * 3
+    rows: list[TuningRow] = []
+    for item in tqdm(list_scans(arguments.list)[: arguments.limit], unit="scan"):
+        sample = transform(item)
+        image, brain, label = (sample[key].as_tensor()[None] for key in ("image", "brain_mask", "label"))
+        guide = high_frequency(image, spacing_mm=spacing)
+        with torch.no_grad():
+            rows += evaluate_grid(
+                item["case"], image, brain, guide, label, reconstructor(network), grid=grid, spacing_mm=spacing
+            )
+        write(rows, Path(arguments.output), arguments.max_normal_share)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=RESEARCH_USE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("list")
+    parser.add_argument("output")
+    parser.add_argument("--weights", default=f"{BUNDLE_ROOT}/models/model.pt")
+    parser.add_argument("--channels", type=int, nargs=5, default=[8, 16, 32, 64, 128])
+    parser.add_argument("--spacing-mm", type=float, default=2.0)
+    parser.add_argument("--spatial-size", type=int, nargs=3, default=[80, 96, 80])
+    parser.add_argument("--grid", default="{}", help="JSON of values to try, e.g. '{\"gamma\": [0.05, 0.1]}'")
+    parser.add_argument("--max-normal-share", type=float, default=0.005)
+    parser.add_argument("--limit", type=int, help="use the first scans only")
+    return parser.parse_args()
+
+
+def reconstructor(network: torch.nn.Module):
+    """The network in bfloat16, as a function of image and guide."""
+
+    def reconstruct(image: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(image.device.type, dtype=torch.bfloat16):
+            return network(torch.cat((image, guide), dim=1)).float()
+
+    return reconstruct
+
+
+def write(rows: list[TuningRow], output: Path, max_normal_share: float) -> None:
+    """Write what is known so far, so that a long run can be read while it goes on."""
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / "rows.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, asdict(rows[0]).keys())
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    summaries = sorted(summarise_rows(rows), key=lambda row: -row["dice_mean"])
+    chosen = choose(summaries, max_normal_share=max_normal_share)
+    (output / "summary.json").write_text(json.dumps({"chosen": chosen, "all": summaries}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
