@@ -38,13 +38,19 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Which of our modules each module may import."""
 
-for _module in ("results", "evaluation", "reporting", "cohort"):  # the top: each may use all that stands before it
+for _module in (
+    "results",
+    "evaluation",
+    "reporting",
+    "cohort",
+    "tuning",
+):  # the top: each may use all that stands before it
     ALLOWED[_module] = set(ALLOWED) - {"__init__"}
 
 MODULES = set(ALLOWED) | {path.relative_to(PACKAGE_DIR).with_suffix("").parts[0] for path in FILES}
 
 MACHINE_PATH = re.compile(r"(?<![\w.~})-])/(?:work/|tmp/work)")
-"""Folders of the machines that this project is developed on, at the start of a path."""
+"""Absolute paths that exist on one machine only, at the start of a path."""
 
 
 def imported_names(source: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,25 +46,39 @@ def list_scans(
     return items
 
 
-def split_scans(items: Sequence[dict[str, Any]], split_file: str | Path, subset: str) -> list[dict[str, Any]]:
+def split_scans(items: Sequence[dict[str, Any]], split_file: str | Path | None, subset: str) -> list[dict[str, Any]]:
     """Keep the items whose case is listed under ``subset`` in a committed split file.
+
+    Without a file, about one scan in six is for ``validation`` and the rest for ``train``, in an order that depends on
+    the names alone.
 
     Args:
         items: from :func:`list_scans`.
-        split_file: JSON object that maps a subset's name to a list of cases.
+        split_file: JSON object that maps a subset's name to a list of cases; ``None`` for a split by name.
         subset: which to keep, in the order of the file.
 
     Raises:
         ScanError: if the subset is unknown or none of its cases is among the items.
     """
-    splits = json.loads(Path(split_file).read_text())
+    splits = json.loads(Path(split_file).read_text()) if split_file else _split_by_name(items)
     if subset not in splits:
         raise ScanError(f"split file {split_file} has no subset '{subset}', only {', '.join(map(str, splits))}")
     by_case = {item["case"]: item for item in items}
     chosen = [by_case[case] for case in splits[subset] if case in by_case]
     if not chosen:
-        raise ScanError(f"none of the {len(splits[subset])} cases of subset '{subset}' is among the {len(items)} scans")
+        raise ScanError(
+            f"none of the {len(splits[subset])} cases of subset '{subset}' is among the {len(items)} scans; "
+            "name your own split_file, or null for a split by name"
+        )
     return chosen
+
+
+def _split_by_name(items: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    if len(items) < 2:
+        raise ScanError(f"training needs at least two scans, one of them for validation, got {len(items)}")
+    cases = sorted((item["case"] for item in items), key=lambda case: hashlib.sha256(case.encode()).digest())
+    n_validation = max(1, round(len(cases) / 6))
+    return {"validation": cases[:n_validation], "train": cases[n_validation:]}
 
 
 def _entries(source: str | Path | Sequence[str | Path]) -> list[Any]:

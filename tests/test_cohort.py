@@ -1,0 +1,122 @@
+"""Many scans through one pipeline: what is done again, what is not, and what a bad scan may cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from itermask3d.cohort import ResultStore, ScanStream
+from itermask3d.inferer import IterMaskInferer, load_normal_scores
+from itermask3d.refinement import RefinementSettings
+from itermask3d.scans import ScanError, split_scans
+
+
+@pytest.fixture
+def scans(tmp_path) -> Path:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        (folder / f"{name}.nii.gz").write_bytes(b"")
+    return folder
+
+
+def store(tmp_path: Path, gamma: float = 0.1, *, overwrite: bool = False) -> ResultStore:
+    inferer = IterMaskInferer(RefinementSettings(gamma=gamma))
+    checkpoint = tmp_path / "weights.pt"
+    checkpoint.write_bytes(b"weights")
+    return ResultStore(tmp_path / "out", inferer=inferer, checkpoint=checkpoint, overwrite=overwrite)
+
+
+def finish(results: ResultStore, item: dict) -> None:
+    folder = results.folder(item["case"])
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"settings": results.settings(), "scan": item["image"]}))
+
+
+def test_a_bad_scan_is_recorded_and_the_others_go_on(scans):
+    def transform(item):
+        if item["case"] == "b":
+            raise RuntimeError("applying transform") from ScanError("the reason")
+        return item["case"]
+
+    stream = ScanStream(scans, transform)
+    assert list(stream) == ["a", "c"]
+    assert stream.failures == {"b": "the reason"}
+
+
+def test_an_error_of_the_programme_is_not_taken_for_a_bad_scan(scans):
+    def transform(item):
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        list(ScanStream(scans, transform))
+
+
+def test_finished_scans_are_not_done_again(scans, tmp_path):
+    results = store(tmp_path)
+    stream = ScanStream(scans, lambda item: item["case"], store=results)
+    finish(results, stream.items()[0])
+    assert list(stream) == ["b", "c"]
+    assert stream.finished == ["a"]
+
+
+@pytest.mark.parametrize("change", ["settings", "weights", "overwrite", "another scan"])
+def test_a_result_of_other_settings_weights_or_scan_is_done_again(scans, tmp_path, change):
+    results = store(tmp_path)
+    item = ScanStream(scans, dict).items()[0]
+    finish(results, item)
+    assert results.is_done(item)
+    if change == "settings":
+        results = store(tmp_path, gamma=0.2)
+    elif change == "weights":
+        (tmp_path / "weights.pt").write_bytes(b"others")
+    elif change == "overwrite":
+        results = store(tmp_path, overwrite=True)
+    else:
+        item = item | {"image": "elsewhere.nii.gz"}
+    assert not results.is_done(item)
+
+
+def test_calibration_file_is_optional_and_checked(tmp_path):
+    assert load_normal_scores(None) == ()
+    assert load_normal_scores(tmp_path / "absent.json") == ()
+    path = tmp_path / "calibration.json"
+    path.write_text('{"normal_scores": [1, 2.5]}')
+    assert load_normal_scores(path) == (1.0, 2.5)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="normal_scores"):
+        load_normal_scores(path)
+
+
+def test_inferer_takes_the_brain_from_the_image_where_no_mask_is_given():
+    image = torch.zeros(1, 1, 32, 32, 32)
+    image[..., 6:26, 6:26, 6:26] = torch.randn((20, 20, 20), generator=torch.Generator().manual_seed(0))
+    inferer = IterMaskInferer(RefinementSettings(n_steps=5, gamma=0.05))
+
+    def network(inputs: torch.Tensor) -> torch.Tensor:
+        return inputs[:, :1] * 0.5
+
+    without, given = inferer(image, network), inferer(image, network, image != 0)
+    assert torch.equal(without["mask"], given["mask"])
+    assert without["findings"] == given["findings"]
+    assert set(np.unique(without["mask"])) <= {0.0, 1.0}
+
+
+def test_without_a_split_file_every_scan_has_one_subset_and_keeps_it():
+    items = [{"case": f"case{number}", "image": f"{number}.nii.gz"} for number in range(40)]
+    train, validation = (split_scans(items, None, subset) for subset in ("train", "validation"))
+    assert len(train) + len(validation) == 40
+    assert 4 <= len(validation) <= 12
+    assert not {item["case"] for item in train} & {item["case"] for item in validation}
+    again = split_scans(items[::-1], None, "validation")
+    assert {item["case"] for item in again} == {item["case"] for item in validation}
+
+
+def test_without_a_split_file_two_scans_are_one_for_each_subset():
+    items = [{"case": name, "image": name} for name in ("a", "b")]
+    assert [len(split_scans(items, None, subset)) for subset in ("train", "validation")] == [1, 1]
+    with pytest.raises(ScanError, match="at least two"):
+        split_scans(items[:1], None, "train")
