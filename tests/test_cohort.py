@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from itermask3d.cohort import ResultStore, ScanStream
-from itermask3d.inferer import IterMaskInferer, load_normal_scores
+from itermask3d.inferer import IterMaskInferer
 from itermask3d.refinement import RefinementSettings
 from itermask3d.scans import ScanError, split_scans
 
@@ -80,15 +80,20 @@ def test_a_result_of_other_settings_weights_or_scan_is_done_again(scans, tmp_pat
     assert not results.is_done(item)
 
 
-def test_calibration_file_is_optional_and_checked(tmp_path):
-    assert load_normal_scores(None) == ()
-    assert load_normal_scores(tmp_path / "absent.json") == ()
-    path = tmp_path / "calibration.json"
-    path.write_text('{"normal_scores": [1, 2.5]}')
-    assert load_normal_scores(path) == (1.0, 2.5)
-    path.write_text("{}")
+def test_percentile_needs_a_calibration_of_the_same_settings(tmp_path):
+    results = store(tmp_path)
+    results.calibration = tmp_path / "calibration.json"
+    assert results.percentile(1.0) is None
+    content = {"normal_scores": [1, 3], "settings": results.settings()}
+    results.calibration.write_text(json.dumps(content))
+    assert results.percentile(2.0) == 50.0
+    results.calibration.write_text(json.dumps(content | {"settings": results.settings() | {"seed": 9}}))
+    assert results.percentile(2.0) == 50.0
+    results.calibration.write_text(json.dumps(content | {"settings": results.settings() | {"gamma": 9.0}}))
+    assert results.percentile(2.0) is None
+    results.calibration.write_text("{}")
     with pytest.raises(ValueError, match="normal_scores"):
-        load_normal_scores(path)
+        results.percentile(2.0)
 
 
 def test_inferer_takes_the_brain_from_the_image_where_no_mask_is_given():

@@ -21,7 +21,7 @@ def run(margin: int = 0):
     result = refine(
         image, brain, brain * 0, lambda corrupted, guide: expected, settings=RefinementSettings(gamma=0.001)
     )
-    return find(result, brain, normal_scores=[0.0, 10.0])[0]
+    return find(result, brain)[0]
 
 
 def test_score_does_not_change_when_the_field_of_view_is_padded():

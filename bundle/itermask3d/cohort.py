@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from itermask3d.detection import Findings
+from itermask3d.detection import Findings, percentile_among
 from itermask3d.inferer import IterMaskInferer
 from itermask3d.preprocessing import READERS
 from itermask3d.reporting import save_picture
@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 OUTPUTS = ("mask", "anomaly_map", "reconstruction")
 
+UNDECISIVE = ("seed", "spatial_size", "brain_extraction_method", "mixed_precision")
+"""Settings under which a score keeps its meaning."""
+
 
 class ResultStore:
     """The output folder: one folder a scan, and what makes a result up to date.
@@ -49,6 +52,7 @@ class ResultStore:
         inferer: its settings enter every result.
         checkpoint: weights file; its digest enters every result.
         preprocessing: values that describe the way to the network's grid.
+        calibration: what ``scripts/calibrate.py`` wrote; ``None`` or an absent file leaves the percentile out.
         overwrite: process scans again that have an up-to-date result.
     """
 
@@ -59,12 +63,14 @@ class ResultStore:
         inferer: IterMaskInferer,
         checkpoint: str | Path,
         preprocessing: Mapping[str, Any] | None = None,
+        calibration: str | Path | None = None,
         overwrite: bool = False,
     ) -> None:
         self.directory = Path(directory)
         self.inferer = inferer
         self.checkpoint = checkpoint
         self.preprocessing = dict(preprocessing or {})
+        self.calibration = calibration
         self.overwrite = overwrite
 
     def folder(self, case: str) -> Path:
@@ -88,6 +94,25 @@ class ResultStore:
         plain = json.loads(json.dumps(self.settings()))
         same = result is not None and result["settings"] == plain and result["scan"] == str(item["image"])
         return same and not self.overwrite
+
+    def percentile(self, score: float) -> float | None:
+        """Percentile of a score among the calibration's normal scans.
+
+        ``None`` without a calibration, or where it was made with other weights or settings that change the score.
+
+        Raises:
+            ValueError: if the file is no calibration.
+        """
+        if self.calibration is None or not Path(self.calibration).exists():
+            return None
+        try:
+            data = json.loads(Path(self.calibration).read_text())
+            normal, settings = [float(value) for value in data["normal_scores"]], dict(data["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"calibration file {self.calibration} holds no 'normal_scores' and 'settings'") from error
+        if _decisive(settings) != _decisive(self.settings()):
+            return None
+        return percentile_among(score, normal)
 
     def read(self, case: str) -> dict[str, Any] | None:
         """The ``result.json`` of a scan; ``None`` where there is none."""
@@ -181,6 +206,7 @@ class SaveResultd(MapTransform):
         normalisation = {key: float(value) for key, value in sample["normalisation"].items()}
         intensity = voxels["reconstruction"] * normalisation["scale"] + normalisation["median"]
         findings = Findings.from_json(json.loads(sample["findings"]))
+        findings = replace(findings, percentile_among_normals=self.store.percentile(findings.score))
         mask = (voxels["mask"] > 0.5) & brain
         return ScanResult(
             case=str(sample["case"]),
@@ -324,6 +350,10 @@ def scan_error(error: BaseException | None) -> ScanError | None:
     while error is not None and not isinstance(error, ScanError):
         error = error.__cause__
     return error
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in UNDECISIVE}
 
 
 def _warnings(findings: Findings, mask: np.ndarray) -> tuple[str, ...]:

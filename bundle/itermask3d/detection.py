@@ -86,18 +86,17 @@ class Findings:
         )
 
 
-def find(refinement: Refinement, brain_mask: torch.Tensor, *, normal_scores: Sequence[float] = ()) -> list[Findings]:
+def find(refinement: Refinement, brain_mask: torch.Tensor) -> list[Findings]:
     """Summarise each scan of a batch.
 
     Args:
         refinement: from :func:`itermask3d.refinement.refine`, its mask possibly cleaned.
         brain_mask: ``(B, 1, D, H, W)``, above 0.5 in the brain.
-        normal_scores: scores of calibration scans; empty leaves the percentile out.
 
     Returns:
         One :class:`Findings` per scan.
     """
-    return [_find_one(refinement, index, brain_mask[index] > 0.5, normal_scores) for index in range(len(brain_mask))]
+    return [_find_one(refinement, index, brain_mask[index] > 0.5) for index in range(len(brain_mask))]
 
 
 def percentile_among(score: float, normal_scores: Sequence[float]) -> float | None:
@@ -138,7 +137,7 @@ def _large_components(mask: np.ndarray, min_voxels: int) -> np.ndarray:
     return np.asarray(keep[labels])
 
 
-def _find_one(refinement: Refinement, index: int, brain: torch.Tensor, normal_scores: Sequence[float]) -> Findings:
+def _find_one(refinement: Refinement, index: int, brain: torch.Tensor) -> Findings:
     mask = refinement.mask[index] & brain
     errors = refinement.anomaly_map[index][brain].double()
     n_brain = int(brain.sum())
@@ -156,7 +155,6 @@ def _find_one(refinement: Refinement, index: int, brain: torch.Tensor, normal_sc
         curve=tuple(refinement.curves[index].tolist()),
         iterations=refinement.iterations[index],
         converged=refinement.converged[index],
-        percentile_among_normals=percentile_among(score, normal_scores),
     )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from itermask3d.detection import find, remove_small_components
 from itermask3d.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, high_frequency
 from itermask3d.refinement import RefinementSettings, refine
 
-__all__ = ["IterMaskInferer", "load_normal_scores"]
+__all__ = ["IterMaskInferer"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +30,6 @@ class IterMaskInferer(Inferer):
         spacing_mm: isotropic spacing of the grid, for the guide and for volumes.
         radius_cycles_per_mm: radius of the guide.
         min_volume_ml: connected components below this are dropped from the final mask.
-        calibration: JSON file with the scores of normal scans, see :func:`load_normal_scores`; ``None`` or a file
-            that is absent leaves the percentile out.
         mixed_precision: run the network in bfloat16.
         progress: show a progress bar.
     """
@@ -44,7 +41,6 @@ class IterMaskInferer(Inferer):
         spacing_mm: float = 2.0,
         radius_cycles_per_mm: float = PUBLISHED_RADIUS_CYCLES_PER_MM,
         min_volume_ml: float = 0.0,
-        calibration: str | Path | None = None,
         mixed_precision: bool = False,
         progress: bool = False,
     ) -> None:
@@ -53,7 +49,6 @@ class IterMaskInferer(Inferer):
         self.spacing_mm = (float(spacing_mm),) * 3
         self.radius_cycles_per_mm = radius_cycles_per_mm
         self.min_volume_ml = min_volume_ml
-        self.normal_scores = load_normal_scores(calibration)
         self.mixed_precision = mixed_precision
         self.progress = progress
 
@@ -89,27 +84,13 @@ class IterMaskInferer(Inferer):
             refinement = refine(image, brain, guide, reconstruct, settings=self.settings, iter_callback=bar.update)
         mask = remove_small_components(refinement.mask, min_volume_ml=self.min_volume_ml, spacing_mm=self.spacing_mm)
         refinement = replace(refinement, mask=mask)
-        findings = find(refinement, brain, normal_scores=self.normal_scores)
+        findings = find(refinement, brain)
         return {
             "mask": mask.float(),
             "anomaly_map": refinement.anomaly_map,
             "reconstruction": refinement.reconstruction * brain,
             "findings": [json.dumps(scan.to_json()) for scan in findings],
         }
-
-
-def load_normal_scores(calibration: str | Path | None) -> Sequence[float]:
-    """Read ``normal_scores`` from a calibration file; empty without a file.
-
-    Raises:
-        ValueError: if the file is no such JSON object.
-    """
-    if calibration is None or not Path(calibration).exists():
-        return ()
-    try:
-        return tuple(float(score) for score in json.loads(Path(calibration).read_text())["normal_scores"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"calibration file {calibration} holds no list 'normal_scores'") from error
 
 
 class _Bar:
