@@ -116,3 +116,10 @@ def test_only_steps_before_the_limit_are_fitted():
 def test_gamma_must_be_positive(gamma):
     with pytest.raises(ValueError, match="gamma"):
         estimate_threshold([0.0, 1.0], gamma=gamma)
+
+
+def test_half_the_steps_give_the_same_slope_and_nearly_the_same_threshold():
+    fine = estimate_threshold(tangent(0.2, 0.015), gamma=0.01)
+    coarse = estimate_threshold(tangent(0.2, 0.015)[1::2], gamma=0.01)
+    np.testing.assert_allclose(coarse.slope, fine.slope[1::2], rtol=1e-3)
+    assert coarse.step == math.ceil(fine.step / 2)

@@ -38,7 +38,8 @@ class RefinementSettings:
     """What the loop does; the defaults of the first block are the published ones.
 
     Attributes:
-        gamma: slope of the curve, in squared normalised intensity per step, at which the threshold is taken.
+        gamma: slope of the curve, in squared normalised intensity per percent of the brain, at which the threshold is
+            taken.
         n_steps: steps of the sweep; each leaves ``1 / n_steps`` less of the brain masked.
         fit_limit, min_r_squared: see :func:`itermask3d.threshold.estimate_threshold`.
         stop_ratio: the shrink stops when an iteration removes less than this share of the mask.

@@ -128,19 +128,19 @@ def _slice(array: np.ndarray, axis: int, index: int) -> np.ndarray:
 
 
 def _draw_curve(axes: Axes, findings: Findings) -> None:
-    steps = np.arange(1, len(findings.curve) + 1)
+    percent = np.arange(1, len(findings.curve) + 1) * (100 / len(findings.curve))
     axes.set_facecolor(PAPER)
-    axes.plot(steps, findings.curve, color="#7fb2ff", lw=2, label="error quantile τ(t) of this scan")
+    axes.plot(percent, findings.curve, color="#7fb2ff", lw=2, label="error quantile τ(t) of this scan")
     fit = findings.estimate.fit
     if np.isfinite(fit.a) and np.isfinite(fit.b):
         used = findings.estimate.slope_source.value == "fit"
         label = f"fit a·tan(b·t), R² {fit.r_squared:.2f}" + ("" if used else " (not used: poor)")
-        values = fit.value(steps)
-        axes.plot(steps, np.where((values >= 0), values, np.nan), "--", color="#9a9a9a", lw=1.5, label=label)
+        values = fit.value(percent)
+        axes.plot(percent, np.where((values >= 0), values, np.nan), "--", color="#9a9a9a", lw=1.5, label=label)
     if findings.threshold is not None:
         axes.axhline(findings.threshold, color=ACCENT, lw=1.2, label=f"threshold {findings.threshold:.3g}")
     if findings.estimate.step is not None:
-        axes.axvline(findings.estimate.step, color=ACCENT, lw=0.8, ls=":")
+        axes.axvline(percent[findings.estimate.step - 1], color=ACCENT, lw=0.8, ls=":")
     finite = [value for value in findings.curve[:97] if np.isfinite(value)]
     axes.set_ylim(0, 1.1 * max([*finite, findings.threshold or 0, 1e-3]))
     axes.set_xlabel("share of the brain unmasked in the sweep (%)", color=INK)

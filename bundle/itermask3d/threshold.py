@@ -18,7 +18,7 @@ from scipy.optimize import curve_fit
 __all__ = ["CurveFit", "SlopeSource", "ThresholdEstimate", "ThresholdStatus", "estimate_threshold", "fit_curve"]
 
 FIT_START = (1.0, 0.01)
-DETERMINATION_STEPS = 80
+DETERMINATION_SHARE = 0.8
 SMOOTHING_WINDOW = 5
 
 
@@ -50,7 +50,7 @@ class CurveFit:
 
     Attributes:
         a, b: parameters; NaN where the fit was impossible.
-        r_squared: coefficient of determination over the first 80 steps; NaN where undefined.
+        r_squared: coefficient of determination over the first 80 % of the steps; NaN where undefined.
         n_points: steps that entered the fit.
     """
 
@@ -59,13 +59,13 @@ class CurveFit:
     r_squared: float
     n_points: int
 
-    def value(self, step: np.ndarray) -> np.ndarray:
-        """Fitted error quantile at each step, in squared normalised intensity."""
-        return self.a * np.tan(self.b * step)
+    def value(self, percent: np.ndarray) -> np.ndarray:
+        """Fitted error quantile where ``percent`` of the brain is unmasked, in squared normalised intensity."""
+        return self.a * np.tan(self.b * percent)
 
-    def slope(self, step: np.ndarray) -> np.ndarray:
-        r""":math:`a\,b\,\sec^2(b\,t)`, in squared normalised intensity per step."""
-        return self.a * self.b / np.cos(self.b * step) ** 2
+    def slope(self, percent: np.ndarray) -> np.ndarray:
+        r""":math:`a\,b\,\sec^2(b\,t)`, in squared normalised intensity per percent of the brain."""
+        return self.a * self.b / np.cos(self.b * percent) ** 2
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ThresholdEstimate:
             is not ``found``, so that nothing exceeds it.
         step: 1-based step at which it was taken; ``None`` where the status is not ``found``.
         slope_source: see :class:`SlopeSource`.
-        slope: slope used at each step.
+        slope: slope used at each step, per percent of the brain.
         fit: the fit, good or not.
     """
 
@@ -100,8 +100,9 @@ def estimate_threshold(
     r"""Take the threshold where the slope of :math:`\tau(t)` first exceeds :math:`\gamma`.
 
     Args:
-        curve: :math:`\tau(t)` for steps 1, 2, …, non-negative, in squared normalised intensity.
-        gamma: slope per step.
+        curve: :math:`\tau(t)` at equal steps up to the whole brain unmasked, non-negative, in squared normalised
+            intensity. Published: 100 steps of 1 %.
+        gamma: slope per percent of the brain.
         fit_limit: the fit uses the steps before the curve first exceeds this.
         min_r_squared: below it, or where it is undefined, the slope is the smoothed backward difference.
 
@@ -124,7 +125,7 @@ def estimate_threshold(
     values = np.minimum(values, np.finfo(np.float32).max)
     fit = fit_curve(values, fit_limit=fit_limit)
     if fit.r_squared >= min_r_squared:
-        source, slope = SlopeSource.FIT, fit.slope(_steps(values))
+        source, slope = SlopeSource.FIT, fit.slope(_percent(values))
     else:
         source, slope = SlopeSource.DIFFERENCE, _difference_slope(values)
     steep = np.flatnonzero(slope > gamma)
@@ -138,7 +139,7 @@ def fit_curve(curve: np.ndarray, *, fit_limit: float = 10.0) -> CurveFit:
     r"""Fit :math:`a \tan(b\,t)` to the steps before the curve first exceeds ``fit_limit``.
 
     Args:
-        curve: finite values for steps 1, 2, …
+        curve: finite values at equal steps up to the whole brain unmasked.
 
     Returns:
         The fit; parameters are NaN where fewer than three steps remain or the search does not converge.
@@ -148,21 +149,21 @@ def fit_curve(curve: np.ndarray, *, fit_limit: float = 10.0) -> CurveFit:
     failed = CurveFit(float("nan"), float("nan"), float("nan"), n_points)
     if n_points <= len(FIT_START):
         return failed
-    steps = _steps(curve)
+    percent = _percent(curve)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # an undetermined covariance is not used
-            (a, b), _ = curve_fit(lambda t, a, b: a * np.tan(b * t), steps[:n_points], curve[:n_points], p0=FIT_START)
+            (a, b), _ = curve_fit(lambda t, a, b: a * np.tan(b * t), percent[:n_points], curve[:n_points], p0=FIT_START)
     except (RuntimeError, ValueError):
         return failed
     fit = CurveFit(float(a), float(b), float("nan"), n_points)
-    head = slice(DETERMINATION_STEPS)
-    r_squared = _determination(curve[head], fit.value(steps[head]))
+    head = slice(round(DETERMINATION_SHARE * curve.size))
+    r_squared = _determination(curve[head], fit.value(percent[head]))
     return CurveFit(fit.a, fit.b, r_squared, n_points)
 
 
-def _steps(curve: np.ndarray) -> np.ndarray:
-    return np.arange(1, curve.size + 1, dtype=np.float64)
+def _percent(curve: np.ndarray) -> np.ndarray:
+    return np.arange(1, curve.size + 1, dtype=np.float64) * (100 / curve.size)
 
 
 def _determination(observed: np.ndarray, fitted: np.ndarray) -> float:
@@ -172,7 +173,7 @@ def _determination(observed: np.ndarray, fitted: np.ndarray) -> float:
 
 
 def _difference_slope(curve: np.ndarray) -> np.ndarray:
-    difference = np.diff(curve, prepend=0.0)
+    difference = np.diff(curve, prepend=0.0) * (curve.size / 100)
     ones = np.ones(SMOOTHING_WINDOW)
     half = SMOOTHING_WINDOW // 2
     padded_sum = np.convolve(difference, ones)[half : half + curve.size]
