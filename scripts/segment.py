@@ -35,7 +35,8 @@ def main() -> None:
     except RuntimeError as error:
         reason = first_cause(error)
         if isinstance(reason, (ImportError, ValueError)):
-            sys.exit(f"error: {reason}")
+            print(f"error: {reason}", file=sys.stderr)
+            sys.exit(2)
         raise
 
 

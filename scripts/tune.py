@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from itermask3d.frequency import high_frequency
 from itermask3d.network import ReconstructionUNet
 from itermask3d.preprocessing import inference_transforms
 from itermask3d.results import RESEARCH_USE
-from itermask3d.scans import list_scans
+from itermask3d.scans import ScanError, list_scans
 from itermask3d.tuning import Grid, TuningRow, choose, evaluate_grid, summarise_rows
 from tqdm import tqdm
 
@@ -30,7 +31,11 @@ from tqdm import tqdm
 def main() -> None:
     arguments = parse()
     network = fuse_upsampling(ReconstructionUNet(channels=arguments.channels))
-    load_weights(network, arguments.weights)
+    try:
+        load_weights(network, arguments.weights)
+        items = list_scans(arguments.list)[: arguments.limit]
+    except ScanError as error:
+        sys.exit(f"error: {error}")
     network.eval()
     grid = Grid(**json.loads(arguments.grid))
     transform = inference_transforms(
@@ -38,7 +43,7 @@ def main() -> None:
     )
     spacing = (arguments.spacing_mm,) * 3
     rows: list[TuningRow] = []
-    for item in tqdm(list_scans(arguments.list)[: arguments.limit], unit="scan"):
+    for item in tqdm(items, unit="scan"):
         sample = transform(item)
         image, brain, label = (sample[key].as_tensor()[None] for key in ("image", "brain_mask", "label"))
         guide = high_frequency(image, spacing_mm=spacing)
@@ -58,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", default=f"{BUNDLE_ROOT}/models/model.pt")
     parser.add_argument("--channels", type=int, nargs=5, default=[8, 16, 32, 64, 128])
     parser.add_argument("--spacing-mm", type=float, default=2.0)
-    parser.add_argument("--spatial-size", type=int, nargs=3, default=[80, 96, 80])
+    parser.add_argument("--spatial-size", type=int, nargs=3, default=[96, 112, 96])
     parser.add_argument("--grid", default="{}", help="JSON of values to try, e.g. '{\"gamma\": [0.05, 0.1]}'")
     parser.add_argument("--max-normal-share", type=float, default=0.005)
     parser.add_argument("--limit", type=int, help="use the first scans only")

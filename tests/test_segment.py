@@ -133,7 +133,7 @@ def test_wrong_weights_are_named(segment, phantom, tmp_path, kind):
 def test_a_wrong_gamma_is_named(segment, phantom, tmp_path):
     scan = save(phantom.image, tmp_path / "scan.nii.gz")
     status, printed = segment(scan, tmp_path / "out", "--gamma", "-1")
-    assert status != 0
+    assert status == 2
     assert "gamma" in printed
     assert "Traceback" not in printed
 

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from monai.engines import Evaluator
-from monai.transforms import Compose, EnsureTyped, FlattenSubKeysd, Invertd, LoadImage, MapTransform
+from monai.transforms import Compose, EnsureTyped, FlattenSubKeysd, Invertd, MapTransform
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from itermask3d.detection import Findings, percentile_among
+from itermask3d.detection import Findings, Outcome, percentile_among
 from itermask3d.inferer import IterMaskInferer
-from itermask3d.preprocessing import READERS
+from itermask3d.preprocessing import scan_loader
 from itermask3d.reporting import save_picture
 from itermask3d.results import RESEARCH_USE, ScanResult, file_digest, write_result
 from itermask3d.scans import ScanError, list_scans
@@ -183,20 +183,22 @@ class SaveResultd(MapTransform):
     """Write the result of one scan, on its own grid, through a :class:`ResultStore`.
 
     Expects ``mask``, ``anomaly_map``, ``reconstruction`` and ``brain_mask`` inverted to the scan's grid, ``findings``
-    as JSON text, ``path``, ``case``, ``normalisation`` and ``brain_extraction``. Puts the :class:`ScanResult`'s mask
-    back under ``mask``.
+    as JSON text, ``path``, ``case``, ``normalisation`` and ``brain_extraction``. What was written as mask and findings
+    goes back under these keys, so that figures are taken from what the user gets.
     """
 
     def __init__(self, store: ResultStore, picture: bool = True) -> None:
         super().__init__(OUTPUTS)
         self.store = store
         self.picture = picture
-        self.loader = LoadImage(reader=READERS, image_only=True, dtype=np.float32)
+        self.loader = scan_loader()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         result = self._result(sample)
         write_result(result, self.store.folder(result.case), draw=save_picture if self.picture else None)
+        sample["mask"] = torch.from_numpy(result.mask)[None].float()
+        sample["findings"] = json.dumps(result.findings.to_json())
         return sample
 
     def _result(self, sample: Mapping[Hashable, Any]) -> ScanResult:
@@ -206,7 +208,8 @@ class SaveResultd(MapTransform):
         normalisation = {key: float(value) for key, value in sample["normalisation"].items()}
         intensity = voxels["reconstruction"] * normalisation["scale"] + normalisation["median"]
         findings = Findings.from_json(json.loads(sample["findings"]))
-        findings = replace(findings, percentile_among_normals=self.store.percentile(findings.score))
+        if findings.outcome is not Outcome.FIT_FAILED:
+            findings = replace(findings, percentile_among_normals=self.store.percentile(findings.score))
         mask = (voxels["mask"] > 0.5) & brain
         return ScanResult(
             case=str(sample["case"]),

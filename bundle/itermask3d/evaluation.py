@@ -113,8 +113,8 @@ class CaseMetrics:
 
 
 def _row(item: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    mask = torch.as_tensor(found["mask"]) > 0.5
-    label = torch.as_tensor(item["label"]).to(mask.device) > 0.5
+    mask = torch.as_tensor(found["mask"]).cpu() > 0.5
+    label = torch.as_tensor(item["label"]).cpu() > 0.5
     voxel_ml = float(abs(np.linalg.det(np.asarray(item["label"].affine)[:3, :3]))) / 1000
     findings = json.loads(found["findings"])
     return {

@@ -123,9 +123,11 @@ def _up_stage(in_channels: int, out_channels: int, *, dropout: float, last: bool
     )
 
 
-def _check_input(x: torch.Tensor) -> None:
-    if x.ndim != 5 or any(size % SIZE_DIVISOR or size < _MIN_SIZE for size in x.shape[2:]):
+def _check_input(x: torch.Tensor, divisor: int = SIZE_DIVISOR, smallest: int = _MIN_SIZE) -> None:
+    # TorchScript compiles this too, and it knows neither globals nor generators nor tuples of any length.
+    if x.dim() != 5 or sum([size % divisor for size in x.shape[2:]]) > 0 or min(x.shape[2:]) < smallest:
+        shape = ", ".join([str(size) for size in x.shape])
         raise ValueError(
-            f"the network needs a (B, C, D, H, W) tensor whose spatial sizes divide by {SIZE_DIVISOR} and "
-            f"are at least {_MIN_SIZE}, got shape {tuple(x.shape)}"
+            f"the network needs a (B, C, D, H, W) tensor whose spatial sizes divide by {divisor} and "
+            f"are at least {smallest}, got shape ({shape})"
         )

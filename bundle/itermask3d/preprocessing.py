@@ -7,6 +7,7 @@ Every geometric step is MONAI's and invertible, so ``monai.transforms.Invertd`` 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -45,6 +46,7 @@ __all__ = [
     "RobustNormalized",
     "check_scan",
     "inference_transforms",
+    "scan_loader",
     "training_transforms",
 ]
 
@@ -106,6 +108,13 @@ def _check_values(image: torch.Tensor, name: str) -> None:
         raise ScanError(f"'{name}' has {equal:.0%} of neighbouring voxels equal; expected an MR scan, not a label map")
 
 
+def scan_loader() -> LoadImage:
+    """MONAI's loader over :data:`READERS`, without its warning about a GPU decoder that nothing here needs."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+        return LoadImage(reader=READERS, image_only=True, dtype=np.float32)
+
+
 class LoadScand(MapTransform):
     """Load and check the image, and its brain mask and label where the item names them.
 
@@ -117,13 +126,14 @@ class LoadScand(MapTransform):
         companion_keys: masks to load when the item holds a path for them.
 
     Raises:
-        ScanError: if a file is missing, truncated or of no known format, or the scan fails a check.
+        ScanError: if a file is missing, truncated or of no known format, the scan fails a check, or a mask lies on
+            another grid than the scan.
     """
 
     def __init__(self, keys: KeysCollection = "image", companion_keys: Sequence[str] = ("brain_mask", "label")) -> None:
         super().__init__(keys)
         self.companion_keys = tuple(companion_keys)
-        self.loader = LoadImage(reader=READERS, image_only=True, dtype=np.float32)
+        self.loader = scan_loader()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
@@ -135,7 +145,16 @@ class LoadScand(MapTransform):
         for key in self.companion_keys:
             if sample.get(key) is not None:
                 sample[key] = _channel_first(_without_empty_axes(self._load(sample[key], key)))
+                self._check_grid(sample[key], sample[self.keys[0]], key)
         return sample
+
+    @staticmethod
+    def _check_grid(mask: MetaTensor, image: MetaTensor, key: str) -> None:
+        if mask.shape != image.shape or not torch.allclose(mask.affine, image.affine, atol=1e-3):
+            raise ScanError(
+                f"the {key} has shape {tuple(mask.shape[1:])} and the scan {tuple(image.shape[1:])}, or their affines "
+                "differ; expected the same grid"
+            )
 
     def _load(self, path: Any, key: str) -> MetaTensor:
         if not path:

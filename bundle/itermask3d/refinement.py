@@ -212,8 +212,9 @@ class Shrink:
     def update(self) -> None:
         """One iteration for the scans that have not converged; the others keep what they have.
 
-        The iteration that meets the stop rule does not replace its mask: so the mask, the map and the reconstruction
-        of the result belong together.
+        The iteration that meets the stop rule, or is the last allowed, does not replace its mask: so the mask, the map
+        and the reconstruction of the result belong together. Where nothing can exceed the threshold, the mask is empty
+        after one iteration, and the map is that of the whole brain masked.
         """
         active = _as_voxels(~torch.tensor(self.converged, device=self.mask.device))
         reconstruction = self.task.reconstruct(self.mask)
@@ -224,12 +225,13 @@ class Shrink:
         removed = (_count(self.mask) - _count(mask)) / _count(self.mask).clamp(min=1)
         self.reconstruction = torch.where(active, reconstruction, self.reconstruction)
         self.anomaly_map = torch.where(active, error, self.anomaly_map)
+        unreachable = self.thresholds.flatten().isinf()
         for index, share in enumerate(removed.tolist()):
             if not self.converged[index]:
                 self.iterations[index] += 1
-                self.converged[index] = share < self.stop_ratio
-        still_active = _as_voxels(~torch.tensor(self.converged, device=self.mask.device))
-        self.mask = torch.where(still_active, mask, self.mask)
+                self.converged[index] = share < self.stop_ratio or bool(unreachable[index])
+        goes_on = ~torch.tensor(self.converged, device=self.mask.device) & (max(self.iterations) < self.max_iterations)
+        self.mask = torch.where(_as_voxels(goes_on | unreachable), mask, self.mask)
 
 
 def refine(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCAN_SUFFIXES", "ScanError", "list_scans", "split_scans"]
+__all__ = ["SCAN_SUFFIXES", "ScanError", "list_scans", "require_scans", "split_scans"]
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".mha", ".mhd", ".img")
 """File endings taken for scans when a folder is listed; a DICOM series is named by its folder."""
@@ -71,6 +71,31 @@ def split_scans(items: Sequence[dict[str, Any]], split_file: str | Path | None, 
             "name your own split_file, or null for a split by name"
         )
     return chosen
+
+
+def require_scans(
+    source: str | Path | Sequence[str | Path],
+    *,
+    brain_mask_dir: str | Path | None = None,
+    split_file: str | Path | None = None,
+    subsets: Sequence[str] = ("train", "validation"),
+) -> None:
+    """Stop a training that lacks its scans with one sentence, which a config would bury in tracebacks.
+
+    Args:
+        source, brain_mask_dir: see :func:`list_scans`.
+        split_file: see :func:`split_scans`.
+        subsets: those that the training needs.
+
+    Raises:
+        SystemExit: with that sentence, so that the process ends with status 1.
+    """
+    try:
+        items = list_scans(source, brain_mask_dir=brain_mask_dir)
+        for subset in subsets:
+            split_scans(items, split_file, subset)
+    except ScanError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def _split_by_name(items: Sequence[dict[str, Any]]) -> dict[str, list[str]]:

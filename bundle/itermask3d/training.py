@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
@@ -89,8 +90,9 @@ class AutocastInferer(Inferer):
 class EpochSeed:
     """Reseed every random act of training at the start of each epoch, from one seed and the epoch's number.
 
-    Masks, augmentation, shuffling, noise and dropout then differ from epoch to epoch, and a run that was interrupted
-    draws in epoch ``n`` what it would have drawn without the interruption.
+    Masks, augmentation, shuffling, noise and dropout then differ from epoch to epoch and from process to process, and
+    a run that was interrupted draws in epoch ``n`` what it would have drawn without the interruption. The first process
+    draws what a single one would.
     """
 
     def __init__(self, seed: int, dataset: Any) -> None:
@@ -102,7 +104,7 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        seed = self.seed + 100_003 * engine.state.epoch
+        seed = self.seed + 100_003 * engine.state.epoch + 1_009 * idist.get_rank()
         torch.manual_seed(seed)
         set_rnd(self.dataset, seed)
 
@@ -149,11 +151,13 @@ class Checkpoints:
         if not (self.resume and path.exists()):
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
+        state["scheduler"].pop("T_max", None)  # a longer run than the first one planned would rise again after it
         for name, part in self.parts.items():
             _unwrap(part).load_state_dict(state[name])
         self.best = state["best"]
         engine.state.epoch = state["epoch"]
-        engine.state.iteration = state["iteration"]
+        # With another batch size or number of processes an epoch has another number of iterations than it had.
+        engine.state.iteration = state["epoch"] * engine.state.epoch_length
         logger.info("resumed from %s after epoch %d", path, state["epoch"])
 
     def _save(self, engine: Engine) -> None:
