@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.results import RESEARCH_USE
+from itermask3d.results import RESEARCH_USE, write_atomically
 
 
 def main() -> None:
     arguments = parse()
     results = [json.loads(path.read_text()) for path in sorted(Path(arguments.results).glob("*/result.json"))]
+    usable = [result for result in results if result["outcome"] != "fit_failed"]
+    if len(usable) < len(results):
+        print(f"{len(results) - len(usable)} results without a usable curve are left out")
+    results = usable
     if not results:
         sys.exit(f"error: '{arguments.results}' holds no result.json; expected the output folder of a run")
     if any(result["settings"] != results[0]["settings"] for result in results):
         sys.exit("error: the results come from different settings or weights; expected one run")
     output = Path(arguments.output)
-    partial = output.with_name(f".{output.name}.partial")
-    partial.write_text(json.dumps(calibration(results), indent=1) + "\n")
-    os.replace(partial, output)
+    write_atomically(json.dumps(calibration(results), indent=1) + "\n", output)
     print(f"{len(results)} normal scores in {output}")
 
 

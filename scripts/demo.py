@@ -40,6 +40,7 @@ def main() -> None:
         "--logging_file", f"{BUNDLE_ROOT}/configs/logging.conf",
         "--dataset_dir", str(inputs / "scans.json"),
         "--output_dir", str(output / "results"),
+        "--overwrite", "True",
     ]  # fmt: skip
     status = subprocess.run(command, check=False).returncode
     if status:

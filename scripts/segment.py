@@ -31,13 +31,14 @@ def main() -> None:
     )
     try:
         workflow.initialize()
-        workflow.run()
+        segmentation = workflow.parser.get_parsed_content("segmentation")
     except RuntimeError as error:
         reason = first_cause(error)
-        if isinstance(reason, (ImportError, ValueError)):
-            print(f"error: {reason}", file=sys.stderr)
-            sys.exit(2)
-        raise
+        if not isinstance(reason, ValueError):
+            raise
+        print(f"error: {reason}", file=sys.stderr)
+        sys.exit(2)
+    segmentation.run()
 
 
 def parse() -> argparse.Namespace:

@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 from itermask3d import BUNDLE_ROOT
 from itermask3d.acceleration import fuse_upsampling
-from itermask3d.cohort import load_weights
+from itermask3d.cohort import load_weights, scan_error
 from itermask3d.frequency import high_frequency
 from itermask3d.network import ReconstructionUNet
 from itermask3d.preprocessing import inference_transforms
+from itermask3d.refinement import Reconstructor
 from itermask3d.results import RESEARCH_USE
 from itermask3d.scans import ScanError, list_scans
 from itermask3d.tuning import Grid, TuningRow, choose, evaluate_grid, summarise_rows
@@ -34,6 +35,8 @@ def main() -> None:
     try:
         load_weights(network, arguments.weights)
         items = list_scans(arguments.list)[: arguments.limit]
+        if not all("label" in item for item in items):
+            raise ScanError("a listed scan has no 'label'; expected the list that simulate_lesions.py wrote")
     except ScanError as error:
         sys.exit(f"error: {error}")
     network.eval()
@@ -44,7 +47,14 @@ def main() -> None:
     spacing = (arguments.spacing_mm,) * 3
     rows: list[TuningRow] = []
     for item in tqdm(items, unit="scan"):
-        sample = transform(item)
+        try:
+            sample = transform(item)
+        except RuntimeError as error:
+            reason = scan_error(error)
+            if reason is None:
+                raise
+            tqdm.write(f"left out: {item['case']}: {reason}")
+            continue
         image, brain, label = (sample[key].as_tensor()[None] for key in ("image", "brain_mask", "label"))
         guide = high_frequency(image, spacing_mm=spacing)
         with torch.no_grad():
@@ -70,7 +80,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def reconstructor(network: torch.nn.Module):
+def reconstructor(network: torch.nn.Module) -> Reconstructor:
     """The network in bfloat16, as a function of image and guide."""
 
     def reconstruct(image: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:

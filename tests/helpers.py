@@ -10,6 +10,8 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 BRAIN_RADII_MM = (65.0, 80.0, 60.0)
 """Semi-axes of the phantom's brain, right, front and up: an ellipsoid of 1307 ml."""
@@ -116,3 +118,39 @@ def ball(shape: Sequence[int], *, radius: float, centre: Sequence[float] | None 
 def _ellipsoid(coordinates: Sequence[np.ndarray], centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
     parts = (((c - m) / r) ** 2 for c, m, r in zip(coordinates, centre, radii, strict=True))
     return np.asarray(sum(parts) <= 1)
+
+
+def save_dicom(phantom: Phantom, folder: Path) -> Path:
+    """Write a phantom as an MR series, one file a slice along the third voxel axis, in shuffled file order."""
+    folder.mkdir()
+    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ phantom.affine
+    spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
+    directions = to_lps[:3, :3] / spacing
+    series, study = generate_uid(), generate_uid()
+    for index in range(phantom.image.shape[2]):
+        data = FileDataset(None, {}, file_meta=_dicom_meta(), preamble=b"\0" * 128)
+        data.SOPClassUID, data.SOPInstanceUID = data.file_meta.MediaStorageSOPClassUID, generate_uid()
+        data.SeriesInstanceUID, data.StudyInstanceUID, data.FrameOfReferenceUID = series, study, study
+        data.Modality, data.PatientName, data.PatientID = "MR", "Phantom", "phantom"
+        data.ImageType, data.SeriesNumber, data.InstanceNumber = ["ORIGINAL", "PRIMARY", "M"], 1, index + 1
+        data.ImagePositionPatient = _decimals((to_lps @ [0, 0, index, 1])[:3])
+        data.ImageOrientationPatient = _decimals([*directions[:, 0], *directions[:, 1]])
+        data.PixelSpacing, data.SliceThickness = _decimals([spacing[1], spacing[0]]), _decimals([spacing[2]])[0]
+        data.Columns, data.Rows = phantom.image.shape[:2]
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
+        data.PixelData = np.ascontiguousarray(phantom.image[:, :, index].T.round().astype(np.uint16)).tobytes()
+        data.save_as(folder / f"{(index * 37) % 997:03d}.dcm", write_like_original=False)
+    return folder
+
+
+def _dicom_meta() -> FileMetaDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return meta
+
+
+def _decimals(values: Sequence[float]) -> list[str]:
+    return [f"{value:.8f}"[:16] for value in values]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from itermask3d import cohort
 from itermask3d.cohort import ResultStore, ScanStream
 from itermask3d.inferer import IterMaskInferer
 from itermask3d.refinement import RefinementSettings
@@ -33,7 +34,7 @@ def store(tmp_path: Path, gamma: float = 0.1, *, overwrite: bool = False) -> Res
 def finish(results: ResultStore, item: dict) -> None:
     folder = results.folder(item["case"])
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({"settings": results.settings(), "scan": item["image"]}))
+    (folder / "result.json").write_text(json.dumps({"settings": results.settings, "inputs": cohort._inputs(item)}))
 
 
 def test_a_bad_scan_is_recorded_and_the_others_go_on(scans):
@@ -63,7 +64,7 @@ def test_finished_scans_are_not_done_again(scans, tmp_path):
     assert stream.finished == ["a"]
 
 
-@pytest.mark.parametrize("change", ["settings", "weights", "overwrite", "another scan"])
+@pytest.mark.parametrize("change", ["settings", "weights", "overwrite", "another scan", "a brain mask", "a new file"])
 def test_a_result_of_other_settings_weights_or_scan_is_done_again(scans, tmp_path, change):
     results = store(tmp_path)
     item = ScanStream(scans, dict).items()[0]
@@ -73,10 +74,15 @@ def test_a_result_of_other_settings_weights_or_scan_is_done_again(scans, tmp_pat
         results = store(tmp_path, gamma=0.2)
     elif change == "weights":
         (tmp_path / "weights.pt").write_bytes(b"others")
+        results = ResultStore(tmp_path / "out", inferer=results.inferer, checkpoint=tmp_path / "weights.pt")
     elif change == "overwrite":
         results = store(tmp_path, overwrite=True)
+    elif change == "another scan":
+        item = item | {"image": str(scans / "b.nii.gz")}
+    elif change == "a brain mask":
+        item = item | {"brain_mask": str(scans / "b.nii.gz")}
     else:
-        item = item | {"image": "elsewhere.nii.gz"}
+        Path(item["image"]).write_bytes(b"longer")
     assert not results.is_done(item)
 
 
@@ -84,12 +90,12 @@ def test_percentile_needs_a_calibration_of_the_same_settings(tmp_path):
     results = store(tmp_path)
     results.calibration = tmp_path / "calibration.json"
     assert results.percentile(1.0) is None
-    content = {"normal_scores": [1, 3], "settings": results.settings()}
+    content = {"normal_scores": [1, 3], "settings": results.settings}
     results.calibration.write_text(json.dumps(content))
     assert results.percentile(2.0) == 50.0
-    results.calibration.write_text(json.dumps(content | {"settings": results.settings() | {"seed": 9}}))
+    results.calibration.write_text(json.dumps(content | {"settings": results.settings | {"seed": 9}}))
     assert results.percentile(2.0) == 50.0
-    results.calibration.write_text(json.dumps(content | {"settings": results.settings() | {"gamma": 9.0}}))
+    results.calibration.write_text(json.dumps(content | {"settings": results.settings | {"gamma": 9.0}}))
     assert results.percentile(2.0) is None
     results.calibration.write_text("{}")
     with pytest.raises(ValueError, match="normal_scores"):

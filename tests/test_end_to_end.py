@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers import axes_of, dice, head_phantom, rotation
+from helpers import Phantom, axes_of, dice, head_phantom, rotation, save_dicom
 from itermask3d import BUNDLE_ROOT
 from itermask3d.network import ReconstructionUNet
 from monai.bundle import ConfigWorkflow
+from monai.data import ITKWriter
 
 CHANNELS = [4, 4, 8, 8, 8]
 OBLIQUE = rotation(degrees=(8, -12, 15))
@@ -134,3 +136,76 @@ def test_an_asymmetric_lesion_comes_back_where_it_was(tmp_path, weights, axes, s
     np.testing.assert_allclose(mask.affine, phantom.affine, atol=1e-5)
     assert mask.shape == phantom.label.shape
     assert dice(np.asarray(mask.dataobj) > 0, phantom.label) >= least
+
+
+def save_as(kind: str, phantom: Phantom, folder: Path) -> Path:
+    """Write the phantom in one of the formats that are read."""
+    path = folder / f"scan.{kind}"
+    if kind == "dicom":
+        return save_dicom(phantom, folder / "scan")
+    if kind == "mgz":
+        nib.save(nib.MGHImage(phantom.image, phantom.affine), path)
+    elif kind == "4d.nii":
+        nib.save(nib.Nifti1Image(phantom.image[..., None], phantom.affine), path)
+    else:
+        writer = ITKWriter(output_dtype=np.float32, affine_lps_to_ras=True)
+        writer.set_data_array(phantom.image, channel_dim=None)
+        writer.set_metadata({"affine": phantom.affine}, resample=False)
+        writer.write(str(path))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["mgz", "nrrd", "mha", "4d.nii", "dicom"])
+def test_every_format_comes_back_on_its_own_grid(tmp_path, weights, kind):
+    phantom = head_phantom(axes=OBLIQUE @ axes_of("LAS"), spacing_mm=(3, 3, 4))
+    source = save_as(kind, phantom, tmp_path)
+    workflow(source, tmp_path / "out", weights, **small(picture=True, **{"settings::n_steps": 2})).run()
+    (folder,) = (path.parent for path in (tmp_path / "out").glob("*/result.json"))
+    brain = nib.load(folder / f"{folder.name}_brain_mask.nii.gz")
+    centre = nib.affines.apply_affine(brain.affine, np.argwhere(np.asarray(brain.dataobj) > 0)).mean(axis=0)
+    expected = nib.affines.apply_affine(phantom.affine, np.argwhere(phantom.brain_mask)).mean(axis=0)
+    np.testing.assert_allclose(centre, expected, atol=1.0)
+    assert sorted(brain.shape) == sorted(phantom.image.shape)
+    if kind != "dicom":  # readers of DICOM may order the axes of a series differently
+        np.testing.assert_allclose(brain.affine, phantom.affine, atol=1e-3)
+        assert dice(np.asarray(brain.dataobj) > 0, phantom.brain_mask) > 0.97
+
+
+def test_evaluation_takes_its_figures_from_the_masks_that_were_written(two_scans, tmp_path, weights):
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for path in two_scans.iterdir():
+        scan = nib.load(path)
+        nib.save(nib.Nifti1Image((scan.get_fdata() > 140).astype(np.uint8) * 2, scan.affine), labels / path.name)
+    config = ConfigWorkflow(
+        config_file=[f"{BUNDLE_ROOT}/configs/inference.json", f"{BUNDLE_ROOT}/configs/evaluate.json"],
+        meta_file=f"{BUNDLE_ROOT}/configs/metadata.json",
+        logging_file=False,
+        workflow_type="infer",
+        dataset_dir=str(two_scans),
+        label_dir=str(labels),
+        output_dir=str(tmp_path / "out"),
+        **{"ckpt_path": str(weights), "network_def::channels": CHANNELS, "picture": False, "progress": False},
+        **small(),
+    )
+    config.initialize()
+    config.run()
+    rows = list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))
+    assert [row["case"] for row in rows] == ["first", "second"]
+    for row in rows:
+        mask = nib.load(tmp_path / "out" / row["case"] / f"{row['case']}_mask.nii.gz").get_fdata() > 0
+        label = nib.load(labels / f"{row['case']}.nii.gz").get_fdata() > 0
+        assert float(row["dice"]) == pytest.approx(dice(mask, label), abs=1e-6)
+    summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert summary["dice_mean"] == pytest.approx(np.mean([float(row["dice"]) for row in rows]))
+
+
+def test_a_folder_of_others_is_never_replaced(two_scans, tmp_path, weights, capsys):
+    precious = tmp_path / "out" / "first" / "notes.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("keep me")
+    with pytest.raises(SystemExit) as end:
+        workflow(two_scans, tmp_path / "out", weights, **small()).run()
+    assert end.value.code == 2
+    assert "files of others" in capsys.readouterr().out
+    assert precious.read_text() == "keep me"

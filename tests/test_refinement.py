@@ -16,7 +16,7 @@ from itermask3d.refinement import (
     brain_quantile,
     refine,
 )
-from itermask3d.threshold import ThresholdStatus
+from itermask3d.threshold import ThresholdStatus, estimate_threshold
 from torch.nn.functional import conv3d
 
 SHAPE = (1, 1, 16, 20, 18)
@@ -64,7 +64,10 @@ def test_golden_run_is_reproduced(shared_dir, name):
     np.testing.assert_allclose(sweep.curves()[0].numpy(), golden["curve"], rtol=1e-5)
     np.testing.assert_array_equal(counts, golden["sweep_counts"])
 
-    shrink = Shrink(task, [float(golden["tau"][0])])
+    estimate = estimate_threshold(sweep.curves()[0].numpy(), gamma=0.01)
+    assert estimate.step == int(golden["stop"][0]) + 1
+    assert estimate.threshold == pytest.approx(float(golden["tau"][0]), rel=1e-5)
+    shrink = Shrink(task, [estimate.threshold])
     while not shrink.done():
         masks.append(shrink.mask[0, 0].numpy())
         shrink.update()

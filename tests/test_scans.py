@@ -167,3 +167,29 @@ def test_unknown_subset_is_refused_with_those_that_exist(split_file):
 def test_split_without_a_single_scan_is_refused(split_file, subset, count):
     with pytest.raises(ScanError, match=f"none of the {count} cases of subset '{subset}' is among the 4 scans"):
         split_scans(ITEMS, split_file, subset)
+
+
+@pytest.mark.parametrize("case", ["a/b", "../up", "/absolute", ".", ".."])
+def test_a_case_that_leaves_the_output_folder_is_refused(tmp_path, case):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps([{"image": "a.nii.gz", "case": case}]))
+    with pytest.raises(ScanError, match="cannot name a folder"):
+        list_scans(path)
+
+
+def test_results_and_hidden_files_in_a_folder_are_not_taken_for_scans(tmp_path):
+    for name in ("scan.nii.gz", "out/scan/scan_mask.nii.gz", ".scan.partial/scan_mask.nii.gz", "._scan.nii.gz"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (tmp_path / "out" / "scan" / "result.json").write_text("{}")
+    assert [item["case"] for item in list_scans(tmp_path)] == ["scan"]
+
+
+def test_null_in_a_list_is_as_if_absent(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps([{"image": "a.nii.gz", "label": None}]))
+    assert "label" not in list_scans(path)[0]
+    path.write_text(json.dumps([{"image": 5}]))
+    with pytest.raises(ScanError, match="expected a path"):
+        list_scans(path)

@@ -27,7 +27,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
-from itermask3d.scans import ScanError
+from itermask3d.scans import ScanError, require_same_grid
 
 __all__ = ["METHODS", "PLAUSIBLE_BRAIN_ML", "BrainMaskd", "extract_brain", "foreground", "is_skull_stripped"]
 
@@ -49,8 +49,7 @@ def foreground(image: np.ndarray) -> np.ndarray:
     Returns:
         Boolean ``(D, H, W)``; empty where the whole image is background.
     """
-    faces = [np.take(image, index, axis).ravel() for axis in range(3) for index in (0, -1)]
-    differs = image != np.median(np.concatenate(faces))
+    differs = image != np.median(_faces(image))
     if not differs.any():
         return differs
     labels, _ = ndimage.label(differs)
@@ -60,7 +59,7 @@ def foreground(image: np.ndarray) -> np.ndarray:
 
 def is_skull_stripped(image: np.ndarray, *, voxel_ml: float) -> bool:
     """Tell whether the foreground has the size of a brain rather than of a head, on a constant background."""
-    faces = np.concatenate([np.take(image, index, axis).ravel() for axis in range(3) for index in (0, -1)])
+    faces = _faces(image)
     constant = np.mean(faces != np.median(faces)) < _MAX_BACKGROUND_VARIETY
     return bool(constant and _plausible(foreground(image), voxel_ml))
 
@@ -83,6 +82,8 @@ def extract_brain(image: np.ndarray, affine: np.ndarray, method: str) -> np.ndar
     canonical = nib.as_closest_canonical(nib.Nifti1Image(image.astype(np.float32), affine))
     try:
         mask = _TOOLS[method](canonical)
+    except torch.OutOfMemoryError:
+        raise
     except (AssertionError, IndexError, ValueError, RuntimeError) as error:
         logger.debug("%s failed", method, exc_info=True)
         raise ScanError(f"{method} found no brain in the scan ({error or type(error).__name__})") from error
@@ -139,12 +140,18 @@ class BrainMaskd(MapTransform):
         return "none" if is_skull_stripped(voxels, voxel_ml=voxel_ml) else "deepbet"
 
 
+def _faces(image: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.take(image, index, axis).ravel() for axis in range(3) for index in (0, -1)])
+
+
 def _provided(mask: MetaTensor, image: MetaTensor) -> np.ndarray:
-    if mask.shape != image.shape or not torch.allclose(mask.affine, image.affine, atol=1e-3):
-        raise ScanError(
-            f"the brain mask has shape {tuple(mask.shape[1:])} and the scan {tuple(image.shape[1:])}, or their affines "
-            "differ; expected the same grid"
-        )
+    require_same_grid(
+        "brain mask",
+        mask.shape[1:],
+        mask.affine.numpy(force=True),
+        scan_shape=image.shape[1:],
+        scan_affine=image.affine.numpy(force=True),
+    )
     return mask[0].numpy(force=True) > 0.5
 
 

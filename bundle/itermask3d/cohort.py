@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,24 @@ import torch
 from monai.engines import Evaluator
 from monai.transforms import Compose, EnsureTyped, FlattenSubKeysd, Invertd, MapTransform
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from itermask3d.detection import Findings, Outcome, percentile_among
 from itermask3d.inferer import IterMaskInferer
-from itermask3d.preprocessing import scan_loader
+from itermask3d.preprocessing import load_volume, scan_loader
 from itermask3d.reporting import save_picture
-from itermask3d.results import RESEARCH_USE, ScanResult, file_digest, write_result
+from itermask3d.results import (
+    RESEARCH_USE,
+    ScanResult,
+    file_digest,
+    foreign_files,
+    settle,
+    write_atomically,
+    write_result,
+)
 from itermask3d.scans import ScanError, list_scans
 
 __all__ = [
@@ -40,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 OUTPUTS = ("mask", "anomaly_map", "reconstruction")
 
-UNDECISIVE = ("seed", "spatial_size", "brain_extraction_method", "mixed_precision")
+UNDECISIVE = ("calibration_sha256", "seed", "spatial_size", "brain_extraction_method", "mixed_precision")
 """Settings under which a score keeps its meaning."""
 
 
@@ -77,8 +86,9 @@ class ResultStore:
         """Where the files of a scan lie."""
         return self.directory / case
 
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        """What a result depends on beside the scan."""
+        """What a result depends on beside the scan; read once, so that it names the weights that ran."""
         return {
             **asdict(self.inferer.settings),
             **self.preprocessing,
@@ -86,13 +96,14 @@ class ResultStore:
             "radius_cycles_per_mm": self.inferer.radius_cycles_per_mm,
             "mixed_precision": self.inferer.mixed_precision,
             "weights_sha256": file_digest(self.checkpoint),
+            "calibration_sha256": file_digest(self.calibration) if self.calibration else "none",
         }
 
     def is_done(self, item: Mapping[str, Any]) -> bool:
-        """Whether this scan has a result of the same settings and weights."""
-        result = self.read(str(item["case"]))
-        plain = json.loads(json.dumps(self.settings()))
-        same = result is not None and result["settings"] == plain and result["scan"] == str(item["image"])
+        """Whether this scan has a result of the same files, settings and weights."""
+        result = self.read(item["case"])
+        plain = json.loads(json.dumps(self.settings))
+        same = result is not None and result["settings"] == plain and result["inputs"] == _inputs(item)
         return same and not self.overwrite
 
     def percentile(self, score: float) -> float | None:
@@ -110,7 +121,7 @@ class ResultStore:
             normal, settings = [float(value) for value in data["normal_scores"]], dict(data["settings"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"calibration file {self.calibration} holds no 'normal_scores' and 'settings'") from error
-        if _decisive(settings) != _decisive(self.settings()):
+        if _decisive(settings) != _decisive(self.settings):
             return None
         return percentile_among(score, normal)
 
@@ -161,6 +172,8 @@ class ScanStream(IterableDataset[Any]):
         return list_scans(self.source, brain_mask_dir=self.brain_mask_dir, label_dir=self.label_dir)
 
     def __iter__(self) -> Iterator[Any]:
+        if get_worker_info() is not None:
+            raise ValueError("a stream of scans needs a loader without workers, got num_workers above 0")
         items = self.items()
         for number, item in enumerate(items, start=1):
             case = item["case"]
@@ -170,7 +183,7 @@ class ScanStream(IterableDataset[Any]):
                 continue
             logger.info("scan %d of %d, %s", number, len(items), case)
             try:
-                yield self.transform(dict(item))
+                yield self.transform(item | {"inputs": json.dumps(_inputs(item))})
             except Exception as error:
                 reason = scan_error(error)
                 if reason is None:
@@ -202,7 +215,7 @@ class SaveResultd(MapTransform):
         return sample
 
     def _result(self, sample: Mapping[Hashable, Any]) -> ScanResult:
-        image = self.loader(sample["path"])
+        image = load_volume(sample["path"], self.loader)
         voxels = {key: sample[key][0].numpy(force=True) for key in (*OUTPUTS, "brain_mask")}
         brain = voxels["brain_mask"] > 0.5
         normalisation = {key: float(value) for key, value in sample["normalisation"].items()}
@@ -222,7 +235,8 @@ class SaveResultd(MapTransform):
             brain_mask=brain,
             affine=np.asarray(image.affine, dtype=float),
             preprocessing={"brain_extraction": str(sample["brain_extraction"]), **normalisation},
-            settings=self.store.settings(),
+            settings=self.store.settings,
+            inputs=json.loads(str(sample.get("inputs", "{}"))),
             warnings=_warnings(findings, mask),
         )
 
@@ -259,31 +273,45 @@ class SegmentationRun:
             SystemExit: with status 1 if a scan failed, 2 if nothing could start; the reason is printed.
         """
         try:
-            items = self.dataset.items()
+            cases = [item["case"] for item in self.dataset.items()]
             load_weights(self.network, self.checkpoint)
+            self._prepare_folder(cases)
         except ScanError as error:
-            self.console.print(f"[red]error:[/red] {error}", highlight=False)
+            self.console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
             raise SystemExit(2) from error
-        self._clear_leftovers()
-        self.evaluator.run()
-        self._summarise([item["case"] for item in items])
-        self._record_failures()
+        try:
+            self.evaluator.run()
+        finally:
+            self._record_failures()
+        self._summarise(cases)
+        if self.dataset.failures:
+            raise SystemExit(1)
 
-    def _clear_leftovers(self) -> None:
-        for pattern in (".*.partial", ".*.old"):
-            for folder in self.store.directory.glob(pattern):
-                shutil.rmtree(folder, ignore_errors=True)
+    def _prepare_folder(self, cases: Sequence[str]) -> None:
+        for case in cases:
+            folder = self.store.folder(case)
+            foreign = foreign_files(folder, case)
+            if foreign:
+                raise ScanError(
+                    f"'{folder}' holds files of others ({foreign[0]} …); expected a folder for results only"
+                )
+        try:
+            self.store.directory.mkdir(parents=True, exist_ok=True)
+            write_atomically("", self.store.directory / ".probe")
+            (self.store.directory / ".probe").unlink()
+        except OSError as error:
+            raise ScanError(f"results cannot be written to '{self.store.directory}' ({error.strerror})") from error
+        for case in cases:
+            settle(self.store.folder(case))
 
     def _record_failures(self) -> None:
         path = self.store.directory / "failures.json"
         if not self.dataset.failures:
             path.unlink(missing_ok=True)
             return
-        self.store.directory.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.dataset.failures, indent=1) + "\n")
+        write_atomically(json.dumps(self.dataset.failures, indent=1) + "\n", path)
         for case, reason in self.dataset.failures.items():
-            self.console.print(f"[red]failed:[/red] {case}: {reason}", highlight=False)
-        raise SystemExit(1)
+            self.console.print(f"[red]failed:[/red] {escape(f'{case}: {reason}')}", highlight=False)
 
     def _summarise(self, cases: Sequence[str]) -> None:
         table = Table(title="IterMask3D", caption=RESEARCH_USE)
@@ -296,7 +324,7 @@ class SegmentationRun:
             if result is not None:
                 percentile = result["percentile_among_normals"]
                 table.add_row(
-                    case,
+                    escape(case),
                     result["outcome"],
                     f"{result['volumes_ml']['anomaly']:.2f}",
                     f"{result['score']:.4f}",
@@ -304,7 +332,8 @@ class SegmentationRun:
                 )
         if done:
             self.console.print(table)
-            self.console.print(f"{len(done)} of {len(cases)} scans done; results in {self.store.directory}")
+            self.console.print(f"{len(done)} of {len(cases)} scans done, weights {escape(str(self.checkpoint))}")
+            self.console.print(f"results in {escape(str(self.store.directory))}")
 
 
 def inference_postprocessing(preprocessing: Compose, store: ResultStore | None, picture: bool = True) -> Compose:
@@ -353,6 +382,20 @@ def scan_error(error: BaseException | None) -> ScanError | None:
     while error is not None and not isinstance(error, ScanError):
         error = error.__cause__
     return error
+
+
+def _inputs(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The files of an item with what tells whether they changed."""
+    described: dict[str, Any] = {}
+    for key in ("image", "brain_mask"):
+        path = Path(str(item.get(key, "")))
+        if key in item and path.exists():
+            described[key] = {
+                "path": str(item[key]),
+                "bytes": path.stat().st_size,
+                "changed_ns": path.stat().st_mtime_ns,
+            }
+    return described
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
@@ -70,19 +70,25 @@ class Findings:
         estimate = dict(data["estimate"])
         fit = estimate.pop("fit")
         threshold = estimate.pop("threshold")
-        known = {field.name for field in fields(cls)} - {"outcome", "estimate", "curve"}
         return cls(
             outcome=Outcome(data["outcome"]),
-            curve=tuple(data["curve"]),
+            curve=tuple(_nan(value) for value in data["curve"]),
+            score=_nan(data["score"]),
+            flagged_share=_nan(data["flagged_share"]),
+            mean_error=_nan(data["mean_error"]),
+            error_p99=_nan(data["error_p99"]),
+            threshold=data["threshold"],
+            iterations=data["iterations"],
+            converged=data["converged"],
+            percentile_among_normals=data["percentile_among_normals"],
             estimate=ThresholdEstimate(
                 status=ThresholdStatus(estimate["status"]),
                 threshold=float("inf") if threshold is None else threshold,
                 step=estimate["step"],
                 slope_source=SlopeSource(estimate["slope_source"]),
-                slope=tuple(estimate["slope"]),
+                slope=tuple(_nan(value) for value in estimate["slope"]),
                 fit=CurveFit(_nan(fit["a"]), _nan(fit["b"]), _nan(fit["r_squared"]), fit["n_points"]),
             ),
-            **{name: value for name, value in data.items() if name in known},
         )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.metrics import DiceMetric, compute_confusion_matrix_metric, get_confusion_matrix
 
+from itermask3d.results import write_atomically
+
 __all__ = ["CaseMetrics", "case_metrics", "summarise"]
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = (
     "case",
@@ -77,7 +83,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 class CaseMetrics:
-    """Handler that writes ``metrics.csv`` (a row a case) and ``metrics.json`` (the summary) when a run completes.
+    """Handler that writes ``metrics.csv`` (a row a case) and ``metrics.json`` (the summary), anew after every case.
 
     Works on what :func:`itermask3d.cohort.inference_postprocessing` leaves: ``mask`` on the scan's grid and
     ``findings``; a scan without a ``label`` is left out.
@@ -94,7 +100,7 @@ class CaseMetrics:
         """Register on MONAI's evaluator."""
         engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, self._check)
 
     def _collect(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
@@ -102,14 +108,21 @@ class CaseMetrics:
         for item, found in zip(batch, output, strict=True):
             if item.get("label") is not None:
                 self.rows.append(_row(item, found))
+        if self.rows:
+            self._write()
+
+    def _check(self) -> None:
+        if not self.rows:
+            logger.error("no scan had a label: name label_dir, or 'label' in every item of the list")
 
     def _write(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / "metrics.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        (self.directory / "metrics.json").write_text(json.dumps(summarise(self.rows), indent=1) + "\n")
+        table = io.StringIO()
+        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(table.getvalue(), self.directory / "metrics.csv")
+        write_atomically(json.dumps(summarise(self.rows), indent=1) + "\n", self.directory / "metrics.json")
 
 
 def _row(item: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:

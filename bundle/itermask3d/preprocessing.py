@@ -1,6 +1,6 @@
 """Raw scan to network grid and back, as flat compositions of MONAI transforms.
 
-Order: load and check → brain mask on the scan's own grid → RAS axes of the scanner, isotropic spacing → robust
+Order: load and check → brain mask on the scan's own grid → axes of the scanner, isotropic spacing → robust
 normalisation inside the brain, zero outside → fixed grid centred on the brain → high-frequency guide.
 Every geometric step is MONAI's and invertible, so ``monai.transforms.Invertd`` brings results back exactly.
 """
@@ -22,30 +22,32 @@ from monai.transforms import (
     CropForegroundd,
     EnsureTyped,
     GaussianSmooth,
+    InvertibleTransform,
     LoadImage,
     MapTransform,
-    Orientationd,
     RandAdjustContrastd,
     RandAffined,
     RandFlipd,
     RandHistogramShiftd,
     ResizeWithPadOrCropd,
     SelectItemsd,
-    Spacingd,
+    SpatialResample,
 )
 
 from itermask3d.brain_extraction import BrainMaskd
 from itermask3d.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, HighFrequencyd
 from itermask3d.masking import MaskMixture, RandMaskd
-from itermask3d.scans import ScanError
+from itermask3d.scans import ScanError, require_same_grid
 
 __all__ = [
     "AntiAliasd",
     "CheckBrainFitsd",
     "LoadScand",
     "RobustNormalized",
+    "ScannerGridd",
     "check_scan",
     "inference_transforms",
+    "load_volume",
     "scan_loader",
     "training_transforms",
 ]
@@ -55,6 +57,9 @@ READERS = ("PydicomReader", "ITKReader", "NibabelReader")
 
 NIBABEL_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 """Read by nibabel alone: ITK fills the missing part of a truncated file with zeros, without an error."""
+
+FACTS = ("case", "path", "normalisation", "brain_extraction", "inputs")
+"""What stays in a sample beside its volumes."""
 
 MIN_SIZE_VOXELS = 16
 MIN_SLICES = 8
@@ -115,6 +120,32 @@ def scan_loader() -> LoadImage:
         return LoadImage(reader=READERS, image_only=True, dtype=np.float32)
 
 
+def load_volume(path: str | Path, loader: LoadImage) -> MetaTensor:
+    """Load one volume ``(D, H, W)`` with its affine; trailing axes of one element are dropped.
+
+    Args:
+        path: a file, or a folder with one DICOM series.
+        loader: from :func:`scan_loader`.
+
+    Raises:
+        ScanError: if it is missing, truncated or of no known format.
+    """
+    if not Path(path).exists():
+        raise ScanError(f"'{path}' does not exist; expected a file or a folder with one DICOM series")
+    try:
+        image = loader(path, reader=NibabelReader() if str(path).lower().endswith(NIBABEL_SUFFIXES) else None)
+    except MemoryError:
+        raise
+    except Exception as error:  # every reader raises its own kinds for a damaged file
+        raise ScanError(
+            f"'{path}' cannot be read ({_last_line(error)}); expected a complete NIfTI, MGH, NRRD, MetaImage "
+            "or DICOM file"
+        ) from error
+    while image.ndim > 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    return cast(MetaTensor, image)
+
+
 class LoadScand(MapTransform):
     """Load and check the image, and its brain mask and label where the item names them.
 
@@ -138,36 +169,24 @@ class LoadScand(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         for key in self.keys:
-            image = _without_empty_axes(self._load(sample.get(key), str(key)))
+            if not sample.get(key):
+                raise ScanError(f"an item names no '{key}'; expected the path of a scan")
+            image = load_volume(sample[key], self.loader)
             check_scan(image.as_tensor(), np.asarray(image.affine), str(sample[key]))
             sample["path"] = str(sample[key])
             sample[key] = _channel_first(image)
         for key in self.companion_keys:
             if sample.get(key) is not None:
-                sample[key] = _channel_first(_without_empty_axes(self._load(sample[key], key)))
-                self._check_grid(sample[key], sample[self.keys[0]], key)
+                mask, image = load_volume(sample[key], self.loader), sample[self.keys[0]]
+                require_same_grid(
+                    key.replace("_", " "),
+                    mask.shape,
+                    np.asarray(mask.affine),
+                    scan_shape=image.shape[1:],
+                    scan_affine=np.asarray(image.affine),
+                )
+                sample[key] = _channel_first(mask)
         return sample
-
-    @staticmethod
-    def _check_grid(mask: MetaTensor, image: MetaTensor, key: str) -> None:
-        if mask.shape != image.shape or not torch.allclose(mask.affine, image.affine, atol=1e-3):
-            raise ScanError(
-                f"the {key} has shape {tuple(mask.shape[1:])} and the scan {tuple(image.shape[1:])}, or their affines "
-                "differ; expected the same grid"
-            )
-
-    def _load(self, path: Any, key: str) -> MetaTensor:
-        if not path:
-            raise ScanError(f"an item names no '{key}'; expected the path of a scan")
-        if not Path(path).exists():
-            raise ScanError(f"'{path}' does not exist; expected a file or a folder with one DICOM series")
-        try:
-            return self.loader(path, reader=NibabelReader() if str(path).lower().endswith(NIBABEL_SUFFIXES) else None)
-        except Exception as error:  # every reader raises its own kinds for a damaged file
-            raise ScanError(
-                f"'{path}' cannot be read ({_last_line(error)}); expected a complete NIfTI, MGH, NRRD, MetaImage "
-                "or DICOM file"
-            ) from error
 
 
 class AntiAliasd(MapTransform):
@@ -189,6 +208,60 @@ class AntiAliasd(MapTransform):
             if any(value > 0 for value in sigma):
                 sample[key] = GaussianSmooth(sigma=[max(value, 1e-3) for value in sigma])(image)
         return sample
+
+
+class ScannerGridd(MapTransform, InvertibleTransform):
+    """Resample to isotropic voxels whose axes are the scanner's right, front and up; invertible.
+
+    The grid has the centre of the scan's field of view and covers it whole, however oblique the scan lies. A scan whose
+    voxels lie on such a grid already is only reordered. MONAI's ``Spacing`` is not used: with ``diagonal`` and
+    ``scale_extent`` it misplaces the grid of an oblique scan, and without ``scale_extent`` a 1 mm scan comes back from
+    2 mm with a bias of a fifth of a millimetre.
+
+    Args:
+        keys: volumes on one grid, ``(1, D, H, W)``, resampled linearly, zero outside.
+        spacing_mm: edge of a voxel.
+    """
+
+    def __init__(self, keys: KeysCollection, spacing_mm: float) -> None:
+        super().__init__(keys)
+        if not spacing_mm > 0:
+            raise ValueError(f"spacing_mm must be positive, got {spacing_mm}")
+        self.spacing_mm = spacing_mm
+        self.resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            image: MetaTensor = sample[key]
+            affine, size = scanner_grid(image.shape[1:], image.affine.numpy(force=True), spacing_mm=self.spacing_mm)
+            sample[key] = self.resample(image, dst_affine=torch.from_numpy(affine), spatial_size=size)
+        return sample
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Bring each key back to the grid that it came from."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            sample[key] = self.resample.inverse(sample[key])
+        return sample
+
+
+def scanner_grid(
+    shape: Sequence[int], affine: np.ndarray, *, spacing_mm: float
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Affine and size of the smallest axis-aligned isotropic grid that covers a field of view, around its centre.
+
+    Args:
+        shape: voxels of the scan.
+        affine: its voxels to RAS millimetres ``(4, 4)``.
+        spacing_mm: edge of a voxel of the grid.
+    """
+    extent = np.abs(affine[:3, :3]) @ np.asarray(shape, dtype=float)
+    size = np.ceil(extent / spacing_mm - 1e-3).astype(int)
+    centre = affine @ [*((np.asarray(shape) - 1) / 2), 1.0]
+    grid = np.diag([spacing_mm] * 3 + [1.0])
+    grid[:3, 3] = centre[:3] - spacing_mm * (size - 1) / 2
+    return grid, (int(size[0]), int(size[1]), int(size[2]))
 
 
 class RobustNormalized(MapTransform):
@@ -264,6 +337,7 @@ def inference_transforms(
     brain_extraction: str = "auto",
     clip: float = 5.0,
     with_label: bool = False,
+    keep_label: bool = False,
     check_fit: bool = True,
 ) -> Compose:
     """Compose a raw scan's way to the network's grid; the inferer adds the guide.
@@ -273,7 +347,8 @@ def inference_transforms(
         spatial_size: its size in voxels; each a multiple of 16.
         brain_extraction: see :mod:`itermask3d.brain_extraction`.
         clip: see :class:`RobustNormalized`.
-        with_label: bring a ground-truth ``label`` along.
+        with_label: bring a ground-truth ``label`` to the network's grid as well.
+        keep_label: load the ``label`` of items that have one and leave it on the scan's own grid, for evaluation.
         check_fit: refuse a brain larger than the grid rather than crop it.
 
     Returns:
@@ -281,29 +356,20 @@ def inference_transforms(
     """
     masks = ["brain_mask", "label"] if with_label else ["brain_mask"]
     keys = ["image", *masks]
+    labels = ("label",) if with_label or keep_label else ()
     return Compose(
         [
-            LoadScand(),
+            LoadScand(companion_keys=("brain_mask", *labels)),
             BrainMaskd(method=brain_extraction),
             AntiAliasd("image", spacing_mm=spacing_mm),
-            Orientationd(keys, axcodes="RAS", labels=None),
-            # scale_extent: coarse voxels tile the fine ones. Sampled at every second fine centre instead, a 1 mm scan
-            # would come back from 2 mm with a bias of a fifth of a millimetre.
-            Spacingd(
-                keys,
-                pixdim=[spacing_mm] * 3,
-                diagonal=True,
-                mode="bilinear",
-                padding_mode="zeros",
-                scale_extent=True,
-                align_corners=True,
-            ),
+            ScannerGridd(keys, spacing_mm=spacing_mm),
             AsDiscreted(masks, threshold=0.5),
             RobustNormalized("image", clip=clip),
             *([CheckBrainFitsd("brain_mask", spatial_size, spacing_mm)] if check_fit else []),
             CropForegroundd(keys, source_key="brain_mask", allow_smaller=True),
             ResizeWithPadOrCropd(keys, spatial_size=spatial_size),
             EnsureTyped(keys, dtype=torch.float32),
+            SelectItemsd([*keys, *labels, *FACTS], allow_missing_keys=True),
         ]
     )
 
@@ -362,13 +428,8 @@ def training_transforms(
 
 
 def _channel_first(image: MetaTensor) -> MetaTensor:
-    return MetaTensor(image.as_tensor()[None].float(), meta=dict(image.meta))
-
-
-def _without_empty_axes(image: MetaTensor) -> MetaTensor:
-    while image.ndim > 3 and image.shape[-1] == 1:
-        image = cast(MetaTensor, image[..., 0])
-    return image
+    # The affine is all that is kept of the header: scans of different formats must fit into one batch.
+    return MetaTensor(image.as_tensor()[None].float(), affine=image.affine)
 
 
 def _last_line(error: Exception) -> str:

@@ -21,10 +21,7 @@ INK, PAPER, ACCENT = "#e8e8e8", "#111318", "#ff6b57"
 
 
 def verdict(findings: Findings, anomaly_ml: float) -> str:
-    """One sentence about a scan, in plain words.
-
-    >>> # "12.3 ml flagged (0.9 % of the brain)"
-    """
+    """One sentence about a scan, in plain words, such as "12.3 ml flagged (0.9 % of the brain)"."""
     if findings.outcome is Outcome.FIT_FAILED:
         return "No statement: the error curve could not be used"
     if findings.outcome is Outcome.NO_ANOMALY:

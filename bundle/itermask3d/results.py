@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,27 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from itermask3d.detection import Findings, Outcome
+from itermask3d.detection import Findings
 
-__all__ = ["RESEARCH_USE", "Component", "ScanResult", "components", "file_digest", "versions", "write_result"]
+__all__ = [
+    "RESEARCH_USE",
+    "Component",
+    "ScanResult",
+    "components",
+    "file_digest",
+    "foreign_files",
+    "save_nifti",
+    "settle",
+    "versions",
+    "write_atomically",
+    "write_result",
+]
 
 RESEARCH_USE = "For research use only. Not a medical device, not for diagnosis."
 SCHEMA_VERSION = "1.0"
+VOLUMES = {"mask": np.uint8, "brain_mask": np.uint8, "anomaly_map": np.float32, "reconstruction": np.float32}
+"""Volumes of a result, by name and type of voxel."""
+
 _CONNECTIVITY = np.ones((3, 3, 3))
 
 
@@ -59,6 +74,7 @@ class ScanResult:
         affine: voxel to RAS millimetres ``(4, 4)``.
         preprocessing: brain extraction used, median and scale of the normalisation.
         settings: of the run.
+        inputs: the files that were read, with their size and time of change.
         warnings: sentences that a reader should see.
     """
 
@@ -73,6 +89,7 @@ class ScanResult:
     affine: np.ndarray
     preprocessing: Mapping[str, Any]
     settings: Mapping[str, Any]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -101,6 +118,7 @@ class ScanResult:
             },
             "preprocessing": dict(self.preprocessing),
             "settings": dict(self.settings),
+            "inputs": dict(self.inputs),
             "versions": versions(),
             "warnings": list(self.warnings),
         }
@@ -138,17 +156,12 @@ def write_result(result: ScanResult, folder: Path, *, draw: Callable[[ScanResult
     Returns:
         ``folder``.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = _side(folder, "partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        volumes: dict[str, np.ndarray] = {
-            "mask": result.mask.astype(np.uint8),
-            "brain_mask": result.brain_mask.astype(np.uint8),
-            "anomaly_map": result.anomaly_map.astype(np.float32),
-            "reconstruction": result.reconstruction.astype(np.float32),
-        }
-        for name, voxels in volumes.items():
+        for name, dtype in VOLUMES.items():
+            voxels = np.asarray(getattr(result, name), dtype=dtype)
             save_nifti(voxels, result.affine, partial / f"{result.case}_{name}.nii.gz")
         (partial / "result.json").write_text(json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
         if draw is not None:
@@ -189,15 +202,41 @@ def versions() -> dict[str, str]:
     return found
 
 
-def is_flagged(result: Mapping[str, Any]) -> bool:
-    """Whether a ``result.json`` reports an anomaly."""
-    return result["outcome"] == Outcome.ANOMALY.value
+def foreign_files(folder: Path, case: str) -> list[str]:
+    """Names in a folder that no result of this case would have written; empty where there is no folder."""
+    own = {f"{case}_{name}.nii.gz" for name in VOLUMES} | {"result.json", "picture.png"}
+    return sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
+
+
+def settle(folder: Path) -> None:
+    """Clear what an interrupted :func:`write_result` left beside ``folder``; a complete older result comes back."""
+    partial, old = _side(folder, "partial"), _side(folder, "old")
+    shutil.rmtree(partial, ignore_errors=True)
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_atomically(text: str, path: Path) -> None:
+    """Write a text file to the side, then rename it over ``path``."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.old")
+    old = _side(folder, "old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        os.replace(new, folder)
+    finally:
+        settle(folder)
+
+
+def _side(folder: Path, kind: str) -> Path:
+    return folder.with_name(f".{folder.name}.{kind}")

@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCAN_SUFFIXES", "ScanError", "list_scans", "require_scans", "split_scans"]
+import numpy as np
+
+__all__ = ["SCAN_SUFFIXES", "ScanError", "list_scans", "require_same_grid", "require_scans", "split_scans"]
+
+GRID_TOLERANCE_VOXELS = 0.1
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".mha", ".mhd", ".img")
 """File endings taken for scans when a folder is listed; a DICOM series is named by its folder."""
@@ -60,7 +65,7 @@ def split_scans(items: Sequence[dict[str, Any]], split_file: str | Path | None, 
     Raises:
         ScanError: if the subset is unknown or none of its cases is among the items.
     """
-    splits = json.loads(Path(split_file).read_text()) if split_file else _split_by_name(items)
+    splits = _read_splits(Path(split_file)) if split_file else _split_by_name(items)
     if subset not in splits:
         raise ScanError(f"split file {split_file} has no subset '{subset}', only {', '.join(map(str, splits))}")
     by_case = {item["case"]: item for item in items}
@@ -98,12 +103,39 @@ def require_scans(
         raise SystemExit(f"error: {error}") from error
 
 
+def _read_splits(path: Path) -> dict[str, list[str]]:
+    try:
+        splits = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ScanError(f"split file '{path}' cannot be read ({error}); expected a JSON object of lists") from error
+    if not isinstance(splits, dict):
+        raise ScanError(f"split file '{path}' holds no object; expected lists of cases by subset")
+    return splits
+
+
 def _split_by_name(items: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     if len(items) < 2:
         raise ScanError(f"training needs at least two scans, one of them for validation, got {len(items)}")
     cases = sorted((item["case"] for item in items), key=lambda case: hashlib.sha256(case.encode()).digest())
     n_validation = max(1, round(len(cases) / 6))
     return {"validation": cases[:n_validation], "train": cases[n_validation:]}
+
+
+def require_same_grid(
+    name: str, shape: Sequence[int], affine: np.ndarray, *, scan_shape: Sequence[int], scan_affine: np.ndarray
+) -> None:
+    """Refuse a mask whose corners lie elsewhere than the scan's, by more than a tenth of a voxel.
+
+    Raises:
+        ScanError: naming the mask and what differs.
+    """
+    if tuple(shape) != tuple(scan_shape):
+        raise ScanError(f"the {name} has shape {tuple(shape)} and the scan {tuple(scan_shape)}; expected the same grid")
+    corners = np.array(list(product(*((0, size - 1) for size in shape))))
+    moved = np.linalg.inv(scan_affine) @ affine @ np.c_[corners, np.ones(len(corners))].T
+    apart = float(np.abs(moved[:3].T - corners).max())
+    if not apart <= GRID_TOLERANCE_VOXELS:
+        raise ScanError(f"the {name} lies up to {apart:.1f} voxels beside the scan; expected the same affine")
 
 
 def _entries(source: str | Path | Sequence[str | Path]) -> list[Any]:
@@ -123,13 +155,19 @@ def _entries(source: str | Path | Sequence[str | Path]) -> list[Any]:
 
 
 def _folder(path: Path) -> list[Path]:
-    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(SCAN_SUFFIXES))
+    visible = [file for file in path.rglob("*") if file.is_file() and not _is_hidden_or_result(file, path)]
+    found = sorted(file for file in visible if file.name.lower().endswith(SCAN_SUFFIXES))
     if found:
         return found
-    folders = sorted({file.parent for file in path.rglob("*") if file.is_file() and _is_dicom(file)})
+    folders = sorted({file.parent for file in visible if _is_dicom(file)})
     if not folders:
         raise ScanError(f"folder '{path}' holds no scan; expected {', '.join(SCAN_SUFFIXES)} or DICOM files")
     return folders
+
+
+def _is_hidden_or_result(file: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    return hidden or (file.parent / "result.json").exists()
 
 
 def _is_dicom(file: Path) -> bool:
@@ -140,7 +178,7 @@ def _is_dicom(file: Path) -> bool:
 def _json_list(path: Path) -> list[Any]:
     try:
         entries = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ScanError(f"'{path}' is no JSON ({error}); expected a list of paths or items") from error
     if not isinstance(entries, list) or not all(isinstance(entry, (str, dict)) for entry in entries):
         raise ScanError(f"'{path}' holds no list of scans; expected a JSON list of paths or items")
@@ -148,9 +186,14 @@ def _json_list(path: Path) -> list[Any]:
 
 
 def _relative_to(entry: Any, folder: Path) -> Any:
-    if isinstance(entry, dict):
-        return {k: str(folder / v) if k in ("image", "brain_mask", "label") else v for k, v in entry.items()}
-    return folder / entry
+    if isinstance(entry, str):
+        return folder / entry
+    item = {key: value for key, value in entry.items() if value is not None}
+    for key in item.keys() & {"image", "brain_mask", "label"}:
+        if not isinstance(item[key], str):
+            raise ScanError(f"a listed item has {key} = {item[key]!r}; expected a path")
+        item[key] = str(folder / item[key])
+    return item
 
 
 def _item(entry: Any) -> dict[str, Any]:
@@ -165,7 +208,9 @@ def _named(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         raise ScanError("the list of scans is empty; expected at least one")
     taken: dict[str, str] = {}
     for item in items:
-        case = str(item.setdefault("case", _stem(Path(item["image"]))))
+        case = item["case"] = str(item.get("case") or _stem(Path(item["image"])))
+        if Path(case).name != case or case in (".", ".."):
+            raise ScanError(f"the case '{case}' cannot name a folder; expected a name without '/'")
         if case in taken:
             raise ScanError(f"'{taken[case]}' and '{item['image']}' share the name '{case}'; give each its own 'case'")
         taken[case] = item["image"]

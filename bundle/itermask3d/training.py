@@ -73,7 +73,7 @@ class AutocastInferer(Inferer):
     """Run the network under autocast on any device; MONAI's own mixed precision serves CUDA only.
 
     Args:
-        enabled: ``False`` runs in the network's own precision.
+        enabled: ``False`` runs in the network's own precision, and so does a device without fast bfloat16.
         dtype: ``"bfloat16"`` or ``"float16"``; bfloat16 needs no loss scaling.
     """
 
@@ -83,7 +83,8 @@ class AutocastInferer(Inferer):
         self.dtype = getattr(torch, dtype)
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.enabled):
+        enabled = self.enabled and _is_fast(inputs.device, self.dtype)
+        with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=enabled):
             return network(inputs, *args, **kwargs).float()
 
 
@@ -182,6 +183,14 @@ def save_atomically(state: Any, path: Path) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _is_fast(device: torch.device, dtype: torch.dtype) -> bool:
+    if dtype is not torch.bfloat16:
+        return True
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def _unwrap(part: Any) -> Any:

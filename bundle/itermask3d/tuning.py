@@ -118,9 +118,9 @@ def summarise_rows(rows: Iterable[TuningRow]) -> list[dict[str, Any]]:
 def choose(summaries: Sequence[Mapping[str, Any]], *, max_normal_share: float) -> Mapping[str, Any]:
     """The combination with the highest mean Dice among those whose normals stay below a flagged share.
 
-    Where none does, the one with the lowest share.
+    Where none does, the one with the lowest share; without normal scans, the highest mean Dice of all.
     """
-    allowed = [row for row in summaries if row["normal_share_median"] <= max_normal_share]
+    allowed = [row for row in summaries if not row["normal_share_median"] > max_normal_share]
     if allowed:
         return max(allowed, key=lambda row: row["dice_mean"])
     return min(summaries, key=lambda row: row["normal_share_median"])
