@@ -2,7 +2,7 @@
 
     python scripts/extract_brain.py SCANS OUT [--method deepbet]
 
-Each mask gets the file name of its scan; masks that exist are kept. Give OUT to training as --brain_mask_dir.
+Each mask gets its scan's name, as .nii.gz; masks that exist are kept. Give OUT to training as --brain_mask_dir.
 """
 
 from __future__ import annotations
