@@ -17,7 +17,7 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.brain_extraction import extract_brain, foreground, is_skull_stripped
 from itermask3d.lesions import LesionLook, generated_shape, insert_lesion
 from itermask3d.results import RESEARCH_USE, save_nifti
-from itermask3d.scans import ScanError
+from itermask3d.scans import ScanError, voxel_volume_ml
 
 LESION_ML = 25.0
 SEED = 7
@@ -67,7 +67,7 @@ def prepare(scan: nib.Nifti1Image, folder: Path) -> None:
     image, affine = scan.get_fdata(dtype=np.float32), scan.affine
     if image.ndim != 3:
         raise ScanError(f"the scan has shape {image.shape}; expected one 3D volume")
-    stripped = is_skull_stripped(image, voxel_ml=float(abs(np.linalg.det(affine[:3, :3]))) / 1000)
+    stripped = is_skull_stripped(image, voxel_ml=voxel_volume_ml(affine))
     brain = foreground(image) if stripped else extract_brain(image, affine, "deepbet")
     rng = np.random.default_rng(SEED)
     region = generated_shape(brain, affine, volume_ml=LESION_ML, rng=rng)

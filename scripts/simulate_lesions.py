@@ -19,7 +19,7 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.brain_extraction import extract_brain
 from itermask3d.lesions import LesionLook, generated_shape, insert_lesion, placed_shape
 from itermask3d.results import RESEARCH_USE, save_nifti
-from itermask3d.scans import ScanError, list_scans, split_scans
+from itermask3d.scans import ScanError, list_scans, split_scans, voxel_volume_ml
 from tqdm import tqdm
 
 COLIN27_BRAIN_MM = np.array([[-71.0, -105.0, -68.0], [71.0, 72.0, 82.0]])
@@ -83,7 +83,7 @@ def simulate(item: dict, shapes: list[Path], output: Path, rng: np.random.Genera
         save_nifti(label.astype(np.uint8), affine, output / "labels" / f"{name}.nii.gz")
         files = {"image": f"images/{name}", "label": f"labels/{name}", "brain_mask": f"brain_masks/{case}"}
         entries.append({"case": name} | {key: f"{path}.nii.gz" for key, path in files.items()})
-    volume = float(region.sum()) * float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+    volume = float(region.sum()) * voxel_volume_ml(affine)
     return entries, {"shape": origin, "volume_ml": volume, "contrast": look.contrast, "keep": look.keep}
 
 
@@ -93,7 +93,7 @@ def draw_region(
     """Take a real shape of at least 1 ml in the brain, or generate one of 1 to 100 ml (log-uniform)."""
     for index in rng.permutation(len(shapes)):
         region = placed_shape(nib.load(shapes[index]), brain, affine, template=COLIN27_BRAIN_MM)
-        if region.sum() * float(abs(np.linalg.det(affine[:3, :3]))) / 1000 >= MIN_ML:
+        if region.sum() * voxel_volume_ml(affine) >= MIN_ML:
             return region, shapes[index].name
     volume = float(np.exp(rng.uniform(np.log(1), np.log(100))))
     return generated_shape(brain, affine, volume_ml=volume, rng=rng), "generated"

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "acceleration": set(),
     "artefacts": set(),
     "frequency": set(),
-    "lesions": set(),
+    "lesions": {"scans"},
     "masking": set(),
     "metrics": set(),
     "network": set(),
@@ -33,8 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     "preprocessing": {"brain_extraction", "frequency", "masking", "scans"},
     "refinement": {"masking", "threshold"},
     "detection": {"refinement", "threshold"},
-    "inferer": {"detection", "frequency", "refinement", "threshold"},
-    "training": {"acceleration", "frequency", "masking"},
+    "inferer": {"detection", "frequency", "refinement"},
+    "training": {"masking"},
 }
 """Which of our modules each module may import."""
 

@@ -27,7 +27,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
-from itermask3d.scans import ScanError, require_same_grid
+from itermask3d.scans import ScanError, require_same_grid, voxel_volume_ml
 
 __all__ = ["METHODS", "PLAUSIBLE_BRAIN_ML", "BrainMaskd", "extract_brain", "foreground", "is_skull_stripped"]
 
@@ -116,7 +116,7 @@ class BrainMaskd(MapTransform):
         sample = dict(data)
         image: MetaTensor = sample[self.first_key(sample)]
         voxels = image[0].numpy(force=True)
-        voxel_ml = float(abs(np.linalg.det(image.affine[:3, :3]))) / 1000
+        voxel_ml = voxel_volume_ml(image.affine.numpy(force=True))
         chosen = self._choose(sample, voxels, voxel_ml)
         if chosen == "provided":
             mask = _provided(sample[self.output_key], image)

@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from monai.metrics import DiceMetric, compute_confusion_matrix_metric, get_confusion_matrix
 
 from itermask3d.results import write_atomically
+from itermask3d.scans import voxel_volume_ml
 
 __all__ = ["CaseMetrics", "case_metrics", "summarise"]
 
@@ -128,7 +129,7 @@ class CaseMetrics:
 def _row(item: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     mask = torch.as_tensor(found["mask"]).cpu() > 0.5
     label = torch.as_tensor(item["label"]).cpu() > 0.5
-    voxel_ml = float(abs(np.linalg.det(np.asarray(item["label"].affine)[:3, :3]))) / 1000
+    voxel_ml = voxel_volume_ml(item["label"].affine)
     findings = json.loads(found["findings"])
     return {
         "case": item["case"],

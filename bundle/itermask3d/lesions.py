@@ -8,6 +8,8 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from itermask3d.scans import voxel_volume_ml
+
 __all__ = ["LesionLook", "generated_shape", "insert_lesion", "placed_shape"]
 
 _SMOOTHNESS_MM = 6.0
@@ -61,7 +63,7 @@ def generated_shape(brain: np.ndarray, affine: np.ndarray, *, volume_ml: float, 
     field = ndimage.gaussian_filter(rng.standard_normal(brain.shape), _SMOOTHNESS_MM / spacing)
     radius = (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
     cost = np.where(brain, distance + 0.3 * radius * field / field.std(), np.inf)
-    wanted = min(int(brain.sum()), max(1, round(volume_ml * 1000 / float(abs(np.linalg.det(affine[:3, :3]))))))
+    wanted = min(int(brain.sum()), max(1, round(volume_ml / voxel_volume_ml(affine))))
     region = cost <= np.partition(cost.ravel(), wanted - 1)[wanted - 1]
     labels, _ = ndimage.label(region)
     return labels == np.bincount(labels[region]).argmax()

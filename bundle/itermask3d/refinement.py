@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch.nn.functional import avg_pool3d
@@ -24,6 +25,7 @@ __all__ = [
     "Sweep",
     "brain_quantile",
     "refine",
+    "run_to_end",
 ]
 
 Reconstructor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -155,25 +157,26 @@ class RefinementTask:
 class Sweep:
     """Shrink the mask by a fixed share of the brain per update and record the error quantile that does it."""
 
+    phase = "sweep"
+
     def __init__(self, task: RefinementTask, n_steps: int = 100) -> None:
         self.task = task
         self.n_steps = n_steps
         self.mask = task.brain
         self._quantiles: list[torch.Tensor] = []
 
-    @property
-    def steps_done(self) -> int:
-        """Updates so far."""
-        return len(self._quantiles)
+    def progress(self) -> tuple[int, int]:
+        """Updates so far, and at most."""
+        return len(self._quantiles), self.n_steps
 
     def done(self) -> bool:
         """Whether the whole brain has been unmasked."""
-        return self.steps_done >= self.n_steps
+        return len(self._quantiles) >= self.n_steps
 
     def update(self) -> None:
         """One step: reconstruct, find the quantile, mask what lies above it."""
         error = self.task.error(self.task.reconstruct(self.mask))
-        quantile = brain_quantile(error, self.task.brain, share=(self.steps_done + 1) / self.n_steps)
+        quantile = brain_quantile(error, self.task.brain, share=(len(self._quantiles) + 1) / self.n_steps)
         self._quantiles.append(quantile)
         self.mask = error > _as_voxels(quantile)
 
@@ -184,6 +187,8 @@ class Sweep:
 
 class Shrink:
     """Apply one threshold per scan again and again, from the whole brain, until the mask hardly changes."""
+
+    phase = "shrink"
 
     def __init__(
         self,
@@ -204,6 +209,21 @@ class Shrink:
         self.anomaly_map = torch.zeros_like(task.image)
         self.iterations = [0] * len(task.image)
         self.converged = [False] * len(task.image)
+
+    @classmethod
+    def from_settings(cls, task: RefinementTask, thresholds: Sequence[float], settings: RefinementSettings) -> Shrink:
+        """The shrink that the settings ask for."""
+        return cls(
+            task,
+            thresholds,
+            stop_ratio=settings.stop_ratio,
+            max_iterations=settings.max_iterations,
+            nested=settings.nested,
+        )
+
+    def progress(self) -> tuple[int, int]:
+        """Iterations so far, and at most."""
+        return max(self.iterations), self.max_iterations
 
     def done(self) -> bool:
         """Whether every scan has converged or the bound is reached."""
@@ -232,6 +252,9 @@ class Shrink:
                 self.converged[index] = share < self.stop_ratio or bool(unreachable[index])
         goes_on = ~torch.tensor(self.converged, device=self.mask.device) & (max(self.iterations) < self.max_iterations)
         self.mask = torch.where(_as_voxels(goes_on | unreachable), mask, self.mask)
+
+
+Loop = TypeVar("Loop", Sweep, Shrink)
 
 
 def refine(
@@ -265,11 +288,7 @@ def refine(
     task = RefinementTask(
         image, brain_mask, high_frequency, reconstructor, seed=settings.seed, error_window=settings.error_window
     )
-    sweep = Sweep(task, settings.n_steps)
-    while not sweep.done():
-        sweep.update()
-        if iter_callback:
-            iter_callback("sweep", sweep.steps_done, settings.n_steps)
+    sweep = run_to_end(Sweep(task, settings.n_steps), iter_callback)
     curves = sweep.curves()
     estimates = tuple(
         estimate_threshold(
@@ -281,17 +300,7 @@ def refine(
         for curve in curves
     )
     thresholds = tuple(max(estimate.threshold, settings.threshold_floor) for estimate in estimates)
-    shrink = Shrink(
-        task,
-        thresholds,
-        stop_ratio=settings.stop_ratio,
-        max_iterations=settings.max_iterations,
-        nested=settings.nested,
-    )
-    while not shrink.done():
-        shrink.update()
-        if iter_callback:
-            iter_callback("shrink", max(shrink.iterations), settings.max_iterations)
+    shrink = run_to_end(Shrink.from_settings(task, thresholds, settings), iter_callback)
     return Refinement(
         mask=shrink.mask,
         anomaly_map=shrink.anomaly_map,
@@ -302,6 +311,15 @@ def refine(
         iterations=tuple(shrink.iterations),
         converged=tuple(shrink.converged),
     )
+
+
+def run_to_end(loop: Loop, iter_callback: IterationCallback | None = None) -> Loop:
+    """Update a :class:`Sweep` or a :class:`Shrink` until it is done; return it."""
+    while not loop.done():
+        loop.update()
+        if iter_callback:
+            iter_callback(loop.phase, *loop.progress())
+    return loop
 
 
 def brain_quantile(error: torch.Tensor, brain: torch.Tensor, *, share: float) -> torch.Tensor:

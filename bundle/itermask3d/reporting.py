@@ -48,11 +48,16 @@ def draw_picture(result: ScanResult) -> Figure:
         hspace=0.06, wspace=0.04,
     )  # fmt: skip
     volumes, spacing = _canonical(result)
+    brain = volumes["brain"] > 0
+    window = np.percentile(volumes["image"][brain], (0.5, 99.5))
+    top = max(float(np.percentile(volumes["anomaly_map"][brain], 99.8)), 1e-6)
     focus = _focus(volumes)
     for row, (plane, axis) in enumerate(PLANES):
         for column, title in enumerate(COLUMNS):
             axes = figure.add_subplot(grid[row, column])
-            _draw_panel(axes, volumes, column, axis, focus[axis], spacing)
+            cut = {name: _slice(array, axis, focus[axis]) for name, array in volumes.items()}
+            across, up = (other for other in range(3) if other != axis)
+            _draw_panel(axes, cut, column, aspect=spacing[up] / spacing[across], window=window, top=top)
             if row == 0:
                 axes.set_title(title, color=INK, fontsize=13)
             if column == 0:
@@ -95,17 +100,11 @@ def _focus(volumes: dict[str, np.ndarray]) -> tuple[int, int, int]:
 
 
 def _draw_panel(
-    axes: Axes, volumes: dict[str, np.ndarray], column: int, axis: int, index: int, spacing: np.ndarray
+    axes: Axes, cut: dict[str, np.ndarray], column: int, *, aspect: float, window: np.ndarray, top: float
 ) -> None:
-    brain = volumes["brain"] > 0
-    low, high = np.percentile(volumes["image"][brain], (0.5, 99.5))
-    cut = {name: _slice(array, axis, index) for name, array in volumes.items()}
-    across, up = (other for other in range(3) if other != axis)
-    aspect = spacing[up] / spacing[across]
     background = cut["reconstruction"] if column == 1 else cut["image"]
-    axes.imshow(background, cmap="gray", vmin=low, vmax=high, aspect=aspect, origin="lower")
+    axes.imshow(background, cmap="gray", vmin=window[0], vmax=window[1], aspect=aspect, origin="lower")
     if column == 2:
-        top = max(float(np.percentile(volumes["anomaly_map"][brain], 99.8)), 1e-6)
         shown = np.ma.masked_less(cut["anomaly_map"], 0.1 * top)
         axes.imshow(shown, cmap="inferno", vmin=0, vmax=top, aspect=aspect, origin="lower", alpha=0.85)
     if column == 3 and cut["mask"].any():

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from itermask3d.detection import Findings
+from itermask3d.scans import voxel_volume_ml
 
 __all__ = [
     "RESEARCH_USE",
@@ -95,7 +96,7 @@ class ScanResult:
     @property
     def voxel_ml(self) -> float:
         """Volume of one voxel."""
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+        return voxel_volume_ml(self.affine)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``result.json``; no voxels."""
@@ -136,7 +137,7 @@ def components(mask: np.ndarray, anomaly_map: np.ndarray, affine: np.ndarray) ->
     if count == 0:
         return []
     indices = np.arange(1, count + 1)
-    volumes = np.bincount(labels.ravel())[1:] * float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+    volumes = np.bincount(labels.ravel())[1:] * voxel_volume_ml(affine)
     centres = nib.affines.apply_affine(affine, np.asarray(ndimage.center_of_mass(mask, labels, indices)))
     peaks = np.asarray(ndimage.maximum(anomaly_map, labels, indices))
     order = np.argsort(-volumes, kind="stable")

@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SCAN_SUFFIXES", "ScanError", "list_scans", "require_same_grid", "require_scans", "split_scans"]
+__all__ = [
+    "SCAN_SUFFIXES",
+    "ScanError",
+    "list_scans",
+    "require_same_grid",
+    "require_scans",
+    "split_scans",
+    "voxel_volume_ml",
+]
 
 GRID_TOLERANCE_VOXELS = 0.1
 
@@ -136,6 +144,11 @@ def require_same_grid(
     apart = float(np.abs(moved[:3].T - corners).max())
     if not apart <= GRID_TOLERANCE_VOXELS:
         raise ScanError(f"the {name} lies up to {apart:.1f} voxels beside the scan; expected the same affine")
+
+
+def voxel_volume_ml(affine: np.ndarray) -> float:
+    """Volume of one voxel, from voxel-to-millimetre axes ``(4, 4)``."""
+    return float(abs(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3]))) / 1000
 
 
 def _entries(source: str | Path | Sequence[str | Path]) -> list[Any]:

@@ -12,7 +12,7 @@ import torch
 
 from itermask3d.detection import remove_small_components
 from itermask3d.evaluation import case_metrics
-from itermask3d.refinement import Reconstructor, RefinementSettings, RefinementTask, Shrink, Sweep
+from itermask3d.refinement import Reconstructor, RefinementSettings, RefinementTask, Shrink, Sweep, run_to_end
 from itermask3d.threshold import estimate_threshold
 
 __all__ = ["Grid", "TuningRow", "choose", "evaluate_grid", "summarise_rows"]
@@ -78,16 +78,14 @@ def evaluate_grid(
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     for window in grid.error_window:
         task = RefinementTask(image, brain_mask, high_frequency, reconstructor, seed=base.seed, error_window=window)
-        sweep = Sweep(task, base.n_steps)
-        while not sweep.done():
-            sweep.update()
+        sweep = run_to_end(Sweep(task, base.n_steps))
         curve = sweep.curves()[0].numpy()
         shrunk: dict[tuple[float, bool], Shrink] = {}
         for gamma, floor, nested in product(grid.gamma, grid.threshold_floor, grid.nested):
             threshold = max(estimate_threshold(curve, gamma=gamma).threshold, floor)
             if (threshold, nested) not in shrunk:
                 settings = replace(base, nested=nested)
-                shrunk[threshold, nested] = _shrink(task, threshold, settings)
+                shrunk[threshold, nested] = run_to_end(Shrink.from_settings(task, [threshold], settings))
             shrink = shrunk[threshold, nested]
             for min_volume_ml in grid.min_volume_ml:
                 mask = remove_small_components(shrink.mask, min_volume_ml=min_volume_ml, spacing_mm=spacing_mm)
@@ -124,19 +122,6 @@ def choose(summaries: Sequence[Mapping[str, Any]], *, max_normal_share: float) -
     if allowed:
         return max(allowed, key=lambda row: row["dice_mean"])
     return min(summaries, key=lambda row: row["normal_share_median"])
-
-
-def _shrink(task: RefinementTask, threshold: float, settings: RefinementSettings) -> Shrink:
-    shrink = Shrink(
-        task,
-        [threshold],
-        stop_ratio=settings.stop_ratio,
-        max_iterations=settings.max_iterations,
-        nested=settings.nested,
-    )
-    while not shrink.done():
-        shrink.update()
-    return shrink
 
 
 def _summary(group: Sequence[TuningRow]) -> dict[str, Any]:
