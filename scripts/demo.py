@@ -90,7 +90,7 @@ def show(output: Path, *, packaged: bool) -> None:
     print(f"In the scan as it is, {untouched['volumes_ml']['anomaly']:.0f} ml are flagged.")
     if packaged:
         print(
-            "Those are false alarms: the weights have seen one scanner only, and a template averaged over many brains,\n"
+            "False alarms: the weights have seen one scanner only, and a template averaged over many brains,\n"
             "without a scanner's bias field, is unusual to them (bundle/docs/README.md, What it fails on)."
         )
     print("\nLook at the pictures first:")
