@@ -18,7 +18,7 @@ import numpy as np
 from itermask3d import BUNDLE_ROOT
 from itermask3d.brain_extraction import extract_brain
 from itermask3d.lesions import LesionLook, generated_shape, insert_lesion, placed_shape
-from itermask3d.results import RESEARCH_USE, save_nifti
+from itermask3d.results import RESEARCH_USE, save_nifti, write_atomically
 from itermask3d.scans import ScanError, list_scans, split_scans, voxel_volume_ml
 from tqdm import tqdm
 
@@ -43,8 +43,8 @@ def main() -> None:
         rng = np.random.default_rng([arguments.seed, number])
         pair, log[item["case"]] = simulate(item, shapes, output, rng)
         entries += pair
-    (output / "scans.json").write_text(json.dumps(entries, indent=1) + "\n")
-    (output / "lesions.json").write_text(json.dumps(log, indent=1) + "\n")
+    write_atomically(json.dumps(entries, indent=1) + "\n", output / "scans.json")
+    write_atomically(json.dumps(log, indent=1) + "\n", output / "lesions.json")
     print(f"{len(entries)} scans in {output / 'scans.json'}")
 
 

@@ -9,7 +9,6 @@ combination) and OUT/summary.json (a row a combination, the chosen one first).
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from itermask3d.frequency import high_frequency
 from itermask3d.network import ReconstructionUNet
 from itermask3d.preprocessing import inference_transforms
 from itermask3d.refinement import Reconstructor
-from itermask3d.results import RESEARCH_USE
+from itermask3d.results import RESEARCH_USE, write_atomically, write_table
 from itermask3d.scans import ScanError, list_scans
 from itermask3d.tuning import Grid, TuningRow, choose, evaluate_grid, summarise_rows
 from tqdm import tqdm
@@ -93,13 +92,10 @@ def reconstructor(network: torch.nn.Module) -> Reconstructor:
 def write(rows: list[TuningRow], output: Path, max_normal_share: float) -> None:
     """Write what is known so far, so that a long run can be read while it goes on."""
     output.mkdir(parents=True, exist_ok=True)
-    with (output / "rows.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, asdict(rows[0]).keys())
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_table([asdict(row) for row in rows], list(asdict(rows[0])), output / "rows.csv")
     summaries = sorted(summarise_rows(rows), key=lambda row: -row["dice_mean"])
     chosen = choose(summaries, max_normal_share=max_normal_share)
-    (output / "summary.json").write_text(json.dumps({"chosen": chosen, "all": summaries}, indent=1) + "\n")
+    write_atomically(json.dumps({"chosen": chosen, "all": summaries}, indent=1) + "\n", output / "summary.json")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.metrics import DiceMetric, compute_confusion_matrix_metric, get_confusion_matrix
 
-from itermask3d.results import write_atomically
+from itermask3d.results import write_atomically, write_table
 from itermask3d.scans import voxel_volume_ml
 
 __all__ = ["CaseMetrics", "case_metrics", "summarise"]
@@ -118,11 +116,7 @@ class CaseMetrics:
 
     def _write(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        table = io.StringIO()
-        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(table.getvalue(), self.directory / "metrics.csv")
+        write_table(self.rows, COLUMNS, self.directory / "metrics.csv")
         write_atomically(json.dumps(summarise(self.rows), indent=1) + "\n", self.directory / "metrics.json")
 
 

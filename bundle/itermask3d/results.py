@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +34,7 @@ __all__ = [
     "versions",
     "write_atomically",
     "write_result",
+    "write_table",
 ]
 
 RESEARCH_USE = "For research use only. Not a medical device, not for diagnosis."
@@ -226,6 +229,15 @@ def write_atomically(text: str, path: Path) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
+    """Write a CSV table with a header, whole or not at all."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(table.getvalue(), path)
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
