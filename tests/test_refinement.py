@@ -9,11 +9,14 @@ import pytest
 import torch
 from itermask3d.detection import Outcome, find
 from itermask3d.refinement import (
+    Constraints,
     RefinementSettings,
     RefinementTask,
     Shrink,
     Sweep,
+    Thresholding,
     brain_quantile,
+    find_thresholds,
     refine,
 )
 from itermask3d.threshold import ThresholdStatus, estimate_threshold
@@ -234,3 +237,83 @@ def test_wrong_shapes_and_empty_brains_are_refused():
         refine(image[0], brain, guide, blur())
     with pytest.raises(ValueError, match="at least one voxel"):
         refine(image, torch.zeros_like(brain), guide, blur())
+
+
+def box(low: int, high: int) -> torch.Tensor:
+    mask = torch.zeros(SHAPE, dtype=torch.bool)
+    mask[..., low:high, low:high, low:high] = True
+    return mask
+
+
+def oracle(image: torch.Tensor, lesion: torch.Tensor):
+    """Reproduces everything but the lesion."""
+    return lambda corrupted, guide: torch.where(lesion, image + 2, image)
+
+
+def test_result_stays_inside_the_start_and_outside_never():
+    image, brain, guide = scan(0)
+    lesion = box(5, 9) | box(10, 13)
+    found = refine(
+        image,
+        brain,
+        guide,
+        oracle(image, lesion),
+        settings=RefinementSettings(gamma=0.02),
+        constraints=Constraints(start=box(4, 10), never=box(7, 9)),
+    )
+    assert torch.equal(found.mask, box(5, 9) & ~box(7, 9))
+
+
+def test_always_stays_masked_in_the_brain_even_without_a_threshold():
+    image, brain, guide = scan(0)
+    found = refine(image, brain, guide, lambda x, _: image, constraints=Constraints(always=box(0, 5)))
+    assert found.estimates[0].status is ThresholdStatus.NO_CROSSING
+    assert torch.equal(found.mask, box(0, 5) & (brain > 0.5))
+
+
+def test_never_wins_over_always():
+    image, brain, guide = scan(0)
+    constraints = Constraints(always=box(6, 10), never=box(8, 10))
+    found = refine(image, brain, guide, lambda x, _: image, constraints=constraints)
+    assert torch.equal(found.mask, box(6, 10) & ~box(8, 10))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_empty_start_gives_an_empty_mask(nested):
+    image, brain, guide = scan(0)
+    constraints = Constraints(start=torch.zeros(SHAPE, dtype=torch.bool))
+    settings = RefinementSettings(nested=nested)
+    found = refine(image, brain, guide, oracle(image, box(5, 9)), settings=settings, constraints=constraints)
+    assert not found.mask.any()
+    assert found.converged == (True,)
+
+
+def test_thresholding_of_an_earlier_run_saves_the_sweep_and_changes_nothing():
+    image, brain, guide = scan(0)
+    settings = RefinementSettings(gamma=0.02)
+    whole = refine(image, brain, guide, oracle(image, box(5, 9)), settings=settings)
+    phases = []
+    again = refine(
+        image,
+        brain,
+        guide,
+        oracle(image, box(5, 9)),
+        settings=settings,
+        thresholding=Thresholding(whole.curves, whole.estimates, whole.thresholds),
+        iter_callback=lambda phase, *_: phases.append(phase),
+    )
+    assert set(phases) == {"shrink"}
+    assert torch.equal(again.mask, whole.mask)
+    assert again.thresholds == whole.thresholds
+
+
+def test_unconstrained_shrink_equals_constraints_that_say_nothing():
+    image, brain, guide = scan(0)
+    task = RefinementTask(image, brain, guide, blur())
+    settings = RefinementSettings()
+    thresholds = find_thresholds(task, settings).thresholds
+    loops = [Shrink.from_settings(task, thresholds, settings, given) for given in (None, Constraints())]
+    for loop in loops:
+        while not loop.done():
+            loop.update()
+    assert torch.equal(loops[0].mask, loops[1].mask)

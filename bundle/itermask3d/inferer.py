@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from itermask3d.detection import find, remove_small_components
 from itermask3d.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, high_frequency
-from itermask3d.refinement import RefinementSettings, refine
+from itermask3d.refinement import Constraints, IterationCallback, RefinementSettings, Thresholding, refine
 
 __all__ = ["IterMaskInferer"]
 
@@ -59,6 +59,9 @@ class IterMaskInferer(Inferer):
         network: Callable[..., Any],
         brain_mask: torch.Tensor | None = None,
         *args: Any,
+        constraints: Constraints | None = None,
+        thresholding: Thresholding | None = None,
+        iter_callback: IterationCallback | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Run the loop on a batch.
@@ -67,6 +70,8 @@ class IterMaskInferer(Inferer):
             inputs: normalised scans ``(B, 1, D, H, W)``, zero outside the brain.
             network: maps ``(B, 2, D, H, W)`` to ``(B, 1, D, H, W)``; used in its current mode.
             brain_mask: same shape as the scans; without one, every voxel that is not exactly zero.
+            constraints, thresholding: see :func:`itermask3d.refinement.refine`.
+            iter_callback: called after every iteration with phase, iterations done, iterations at most.
 
         Returns:
             ``mask`` (float, 0 or 1), ``anomaly_map`` and ``reconstruction``, each ``(B, 1, D, H, W)``, and
@@ -80,9 +85,20 @@ class IterMaskInferer(Inferer):
             with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
                 return network(torch.cat((corrupted, guide), dim=1)).float()
 
-        with _Bar(self.progress, self.settings.n_steps) as bar:
-            refinement = refine(image, brain, guide, reconstruct, settings=self.settings, iter_callback=bar.update)
+        with _Bar(self.progress, self.settings.n_steps, iter_callback) as bar:
+            refinement = refine(
+                image,
+                brain,
+                guide,
+                reconstruct,
+                settings=self.settings,
+                iter_callback=bar.update,
+                constraints=constraints,
+                thresholding=thresholding,
+            )
         mask = remove_small_components(refinement.mask, min_volume_ml=self.min_volume_ml, spacing_mm=self.spacing_mm)
+        if constraints is not None and constraints.always is not None:
+            mask |= constraints.always & refinement.mask
         refinement = replace(refinement, mask=mask)
         findings = find(refinement, brain)
         return {
@@ -94,7 +110,8 @@ class IterMaskInferer(Inferer):
 
 
 class _Bar:
-    def __init__(self, shown: bool, n_steps: int) -> None:
+    def __init__(self, shown: bool, n_steps: int, also: IterationCallback | None = None) -> None:
+        self.also = also
         self.bar = tqdm(total=n_steps, desc="refining", unit="step", leave=False, disable=None if shown else True)
 
     def __enter__(self) -> _Bar:
@@ -104,6 +121,8 @@ class _Bar:
         self.bar.close()
 
     def update(self, phase: str, done: int, total: int) -> None:
+        if self.also is not None:
+            self.also(phase, done, total)
         if phase == "sweep":
             self.bar.update(1)
         else:

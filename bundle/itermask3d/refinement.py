@@ -17,13 +17,17 @@ from itermask3d.masking import corrupt
 from itermask3d.threshold import ThresholdEstimate, estimate_threshold
 
 __all__ = [
+    "Constraints",
+    "IterationCallback",
     "Reconstructor",
     "Refinement",
     "RefinementSettings",
     "RefinementTask",
     "Shrink",
     "Sweep",
+    "Thresholding",
     "brain_quantile",
+    "find_thresholds",
     "refine",
     "run_to_end",
 ]
@@ -102,6 +106,49 @@ class Refinement:
     thresholds: tuple[float, ...]
     iterations: tuple[int, ...]
     converged: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Thresholding:
+    """The threshold of each scan of a batch and where it came from.
+
+    Attributes:
+        curves: ``(B, n_steps)`` float64 on the CPU, the error quantiles of the sweep.
+        estimates: per scan, how the threshold was found.
+        thresholds: per scan, the threshold to apply.
+    """
+
+    curves: torch.Tensor
+    estimates: tuple[ThresholdEstimate, ...]
+    thresholds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a person knows about a batch beforehand; each a boolean ``(B, 1, D, H, W)`` or ``None``.
+
+    Attributes:
+        start: the shrink begins here instead of with the whole brain, and the result lies inside; the rest of the brain
+            is shown to the network as normal.
+        always: voxels that stay masked: suspicious, whatever the network says.
+        never: voxels that are never masked: normal. They win over ``always``.
+    """
+
+    start: torch.Tensor | None = None
+    always: torch.Tensor | None = None
+    never: torch.Tensor | None = None
+
+    def first_mask(self, brain: torch.Tensor) -> torch.Tensor:
+        """Where the shrink begins."""
+        return self.apply(brain if self.start is None else self.start & brain, brain)
+
+    def apply(self, mask: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
+        """A mask of an iteration as the person allows it; inside the brain."""
+        if self.start is not None:
+            mask = mask & self.start
+        if self.always is not None:
+            mask = mask | (self.always & brain)
+        return mask if self.never is None else mask & ~self.never
 
 
 class RefinementTask:
@@ -186,7 +233,10 @@ class Sweep:
 
 
 class Shrink:
-    """Apply one threshold per scan again and again, from the whole brain, until the mask hardly changes."""
+    """Apply one threshold per scan again and again, from the whole brain, until the mask hardly changes.
+
+    With :class:`Constraints` it begins where a person says, and keeps to what the person says.
+    """
 
     phase = "shrink"
 
@@ -198,20 +248,28 @@ class Shrink:
         stop_ratio: float = 0.01,
         max_iterations: int = 50,
         nested: bool = False,
+        constraints: Constraints | None = None,
     ) -> None:
         self.task = task
+        self.constraints = constraints or Constraints()
         self.thresholds = _as_voxels(torch.tensor(thresholds, dtype=task.image.dtype, device=task.image.device))
         self.stop_ratio = stop_ratio
         self.max_iterations = max_iterations
         self.nested = nested
-        self.mask = task.brain
+        self.mask = self.constraints.first_mask(task.brain)
         self.reconstruction = torch.zeros_like(task.image)
         self.anomaly_map = torch.zeros_like(task.image)
         self.iterations = [0] * len(task.image)
         self.converged = [False] * len(task.image)
 
     @classmethod
-    def from_settings(cls, task: RefinementTask, thresholds: Sequence[float], settings: RefinementSettings) -> Shrink:
+    def from_settings(
+        cls,
+        task: RefinementTask,
+        thresholds: Sequence[float],
+        settings: RefinementSettings,
+        constraints: Constraints | None = None,
+    ) -> Shrink:
         """The shrink that the settings ask for."""
         return cls(
             task,
@@ -219,6 +277,7 @@ class Shrink:
             stop_ratio=settings.stop_ratio,
             max_iterations=settings.max_iterations,
             nested=settings.nested,
+            constraints=constraints,
         )
 
     def progress(self) -> tuple[int, int]:
@@ -242,6 +301,7 @@ class Shrink:
         mask = error > self.thresholds
         if self.nested:
             mask &= self.mask
+        mask = self.constraints.apply(mask, self.task.brain)
         removed = (_count(self.mask) - _count(mask)) / _count(self.mask).clamp(min=1)
         self.reconstruction = torch.where(active, reconstruction, self.reconstruction)
         self.anomaly_map = torch.where(active, error, self.anomaly_map)
@@ -265,6 +325,8 @@ def refine(
     *,
     settings: RefinementSettings | None = None,
     iter_callback: IterationCallback | None = None,
+    constraints: Constraints | None = None,
+    thresholding: Thresholding | None = None,
 ) -> Refinement:
     """Segment what the reconstructor cannot reproduce, for each scan of a batch on its own.
 
@@ -275,6 +337,8 @@ def refine(
         reconstructor: see :data:`Reconstructor`.
         settings: see :class:`RefinementSettings`.
         iter_callback: called after every iteration.
+        constraints: what a person knows beforehand; for the shrink only, so the threshold does not depend on it.
+        thresholding: of an earlier run on the same scans; saves the sweep.
 
     Returns:
         See :class:`Refinement`. A scan without a threshold gets an empty mask and the map of the first reconstruction.
@@ -288,8 +352,25 @@ def refine(
     task = RefinementTask(
         image, brain_mask, high_frequency, reconstructor, seed=settings.seed, error_window=settings.error_window
     )
-    sweep = run_to_end(Sweep(task, settings.n_steps), iter_callback)
-    curves = sweep.curves()
+    thresholding = thresholding or find_thresholds(task, settings, iter_callback)
+    shrink = run_to_end(Shrink.from_settings(task, thresholding.thresholds, settings, constraints), iter_callback)
+    return Refinement(
+        mask=shrink.mask,
+        anomaly_map=shrink.anomaly_map,
+        reconstruction=shrink.reconstruction,
+        curves=thresholding.curves,
+        estimates=thresholding.estimates,
+        thresholds=thresholding.thresholds,
+        iterations=tuple(shrink.iterations),
+        converged=tuple(shrink.converged),
+    )
+
+
+def find_thresholds(
+    task: RefinementTask, settings: RefinementSettings, iter_callback: IterationCallback | None = None
+) -> Thresholding:
+    """Sweep, then take the threshold of each scan from its curve."""
+    curves = run_to_end(Sweep(task, settings.n_steps), iter_callback).curves()
     estimates = tuple(
         estimate_threshold(
             curve.numpy(),
@@ -299,17 +380,8 @@ def refine(
         )
         for curve in curves
     )
-    thresholds = tuple(max(estimate.threshold, settings.threshold_floor) for estimate in estimates)
-    shrink = run_to_end(Shrink.from_settings(task, thresholds, settings), iter_callback)
-    return Refinement(
-        mask=shrink.mask,
-        anomaly_map=shrink.anomaly_map,
-        reconstruction=shrink.reconstruction,
-        curves=curves,
-        estimates=estimates,
-        thresholds=thresholds,
-        iterations=tuple(shrink.iterations),
-        converged=tuple(shrink.converged),
+    return Thresholding(
+        curves, estimates, tuple(max(estimate.threshold, settings.threshold_floor) for estimate in estimates)
     )
 
 
