@@ -208,13 +208,15 @@ class SaveResultd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
-        result = self._result(sample)
+        result = self.result(sample)
         write_result(result, self.store.folder(result.case), draw=save_picture if self.picture else None)
         sample["mask"] = torch.from_numpy(result.mask)[None].float()
         sample["findings"] = json.dumps(result.findings.to_json())
         return sample
 
-    def _result(self, sample: Mapping[Hashable, Any]) -> ScanResult:
+    def result(self, sample: Mapping[Hashable, Any], store: ResultStore | None = None) -> ScanResult:
+        """The result of a sample, not yet written; settings and calibration are those of ``store``."""
+        store = store or self.store
         image = load_volume(sample["path"], self.loader)
         voxels = {key: sample[key][0].numpy(force=True) for key in (*OUTPUTS, "brain_mask")}
         brain = voxels["brain_mask"] > 0.5
@@ -222,7 +224,7 @@ class SaveResultd(MapTransform):
         intensity = voxels["reconstruction"] * normalisation["scale"] + normalisation["median"]
         findings = Findings.from_json(json.loads(sample["findings"]))
         if findings.outcome is not Outcome.FIT_FAILED:
-            findings = replace(findings, percentile_among_normals=self.store.percentile(findings.score))
+            findings = replace(findings, percentile_among_normals=store.percentile(findings.score))
         mask = (voxels["mask"] > 0.5) & brain
         return ScanResult(
             case=str(sample["case"]),
@@ -235,7 +237,7 @@ class SaveResultd(MapTransform):
             brain_mask=brain,
             affine=np.asarray(image.affine, dtype=float),
             preprocessing={"brain_extraction": str(sample["brain_extraction"]), **normalisation},
-            settings=self.store.settings,
+            settings=store.settings,
             inputs=json.loads(str(sample.get("inputs", "{}"))),
             warnings=_warnings(findings, mask),
         )

@@ -1,0 +1,241 @@
+"""One scan at a time, kept ready: for servers and notebooks, where a person asks again with another answer in mind."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import SpatialResample
+
+from itermask3d import BUNDLE_ROOT
+from itermask3d.brain_extraction import BrainMaskd
+from itermask3d.cohort import ResultStore, SaveResultd, inference_postprocessing, load_weights, scan_error
+from itermask3d.detection import Findings
+from itermask3d.guidance import Guidance, apply_guidance
+from itermask3d.inferer import IterMaskInferer
+from itermask3d.refinement import Constraints, Thresholding
+from itermask3d.results import ScanResult
+
+__all__ = ["PreparedScan", "Segmenter", "Timings"]
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""``(phase, done, total)``; phases are ``reading``, ``brain extraction``, ``sweep``, ``shrink``, ``writing``."""
+
+FALLBACK_SHARE = 0.95
+"""A scan without a threshold of its own is judged, where a person asks, by the error that this share stays below."""
+
+
+@dataclass
+class Timings:
+    """Seconds spent on one scan, by step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, step: str, since: float) -> float:
+        """Charge the time since ``since`` to a step; return the time now."""
+        now = time.perf_counter()
+        self.seconds[step] = self.seconds.get(step, 0.0) + now - since
+        return now
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan on the network's grid with the way back.
+
+    Attributes:
+        sample: what the preprocessing made of it.
+        shape, affine: of the scan's own grid.
+        timings: of the preparation.
+    """
+
+    sample: Mapping[str, Any]
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    timings: Timings
+
+
+class Segmenter:
+    """The bundle's inference for one scan, with weights loaded once and room for a person's guidance.
+
+    Everything comes from ``configs/inference.json`` of the bundle: preprocessing, network, inferer, calibration.
+
+    Args:
+        bundle_root: the bundle's folder.
+        overrides: config ids and values, such as ``{"settings::gamma": 0.05}``.
+
+    Raises:
+        ScanError: if the weights are missing, damaged or of another network.
+        ValueError: if a setting is outside its range.
+    """
+
+    def __init__(self, bundle_root: str | Path = BUNDLE_ROOT, overrides: Mapping[str, Any] | None = None) -> None:
+        parser = ConfigParser()
+        parser.read_config(str(Path(bundle_root) / "configs" / "inference.json"))
+        parser["bundle_root"] = str(bundle_root)
+        for key, value in (overrides or {}).items():
+            parser[key] = value
+        self.preprocessing = parser.get_parsed_content("preprocessing")
+        self.inferer: IterMaskInferer = parser.get_parsed_content("inferer")
+        self.store: ResultStore = parser.get_parsed_content("store")
+        self.network: torch.nn.Module = parser.get_parsed_content("network")
+        self.device: torch.device = parser.get_parsed_content("device")
+        load_weights(self.network, parser.get_parsed_content("ckpt_path"))
+        self.network.eval()
+        self._postprocessing = inference_postprocessing(self.preprocessing, None)
+        self._results = SaveResultd(self.store, picture=False)
+
+    def prepare(self, item: Mapping[str, Any], progress: Progress | None = None) -> PreparedScan:
+        """Read a scan and bring it to the network's grid.
+
+        Args:
+            item: ``image`` (path), ``case`` and, optionally, ``brain_mask`` (path), as
+                :func:`itermask3d.scans.list_scans` gives them.
+            progress: told the phase.
+
+        Raises:
+            ScanError: if the scan cannot be used.
+        """
+        report, timings = progress or _silent, Timings()
+        sample: Any = dict(item)
+        shape: tuple[int, ...] = ()
+        affine = np.eye(4)
+        report("reading", 0, 1)
+        for transform in self.preprocessing.transforms:
+            brain_extraction = isinstance(transform, BrainMaskd)
+            if brain_extraction:
+                shape, affine = tuple(sample["image"].shape[1:]), np.asarray(sample["image"].affine, dtype=float)
+                report("brain extraction", 0, 1)
+            start = time.perf_counter()
+            sample = _apply(transform, sample)
+            timings.add("brain_extraction" if brain_extraction else "reading", start)
+        return PreparedScan(sample, shape, affine, timings)
+
+    @torch.no_grad()
+    def segment(
+        self,
+        scan: PreparedScan,
+        *,
+        guidance: Guidance | None = None,
+        earlier: Findings | None = None,
+        settings: Mapping[str, Any] | None = None,
+        min_volume_ml: float | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[ScanResult, Timings]:
+        """Find what does not belong, on the scan's own grid.
+
+        Args:
+            scan: from :meth:`prepare`.
+            guidance: what a person says; the threshold is still the scan's own unless it is given.
+            earlier: findings of an automatic run on this scan with the same settings; saves the sweep.
+            settings: fields of :class:`itermask3d.refinement.RefinementSettings` to change for this run.
+            min_volume_ml: connected components below this are dropped; ``None`` for the bundle's value.
+            progress: told phase, iterations done and iterations at most.
+
+        Returns:
+            The result, and the seconds that its steps took.
+
+        Raises:
+            ValueError: if a setting is outside its range or a mask lies on another grid.
+        """
+        timings = Timings(dict(scan.timings.seconds))
+        inferer = self._inferer(settings or {}, min_volume_ml)
+        start = time.perf_counter()
+        predicted = inferer(
+            scan.sample["image"][None].to(self.device),
+            self.network,
+            scan.sample["brain_mask"][None].to(self.device),
+            constraints=self._constraints(scan, guidance),
+            thresholding=self._thresholding(guidance, earlier),
+            iter_callback=progress,
+        )
+        start = timings.add("network", start)
+        (progress or _silent)("writing", 0, 1)
+        sample = self._postprocessing({**scan.sample, "pred": {name: value[0] for name, value in predicted.items()}})
+        result = self._results.result(sample, self._store(inferer))
+        if guidance is not None:
+            result = apply_guidance(result, guidance)
+        timings.add("resampling", start)
+        return result, timings
+
+    def to_network(self, mask: np.ndarray, scan: PreparedScan) -> torch.Tensor:
+        """Bring a mask from the scan's own grid to the network's.
+
+        Args:
+            mask: boolean ``(D, H, W)`` on the scan's grid.
+
+        Returns:
+            Boolean ``(1, 1, *grid)`` on the segmenter's device.
+
+        Raises:
+            ValueError: if the mask has another shape than the scan.
+        """
+        if mask.shape != scan.shape:
+            raise ValueError(f"a mask has shape {mask.shape}; expected the scan's {scan.shape}")
+        grid: MetaTensor = scan.sample["image"]
+        volume = MetaTensor(torch.from_numpy(mask.astype(np.float32))[None], affine=torch.from_numpy(scan.affine))
+        resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=True)
+        moved = resample(volume, dst_affine=grid.affine, spatial_size=grid.shape[1:])
+        return (torch.as_tensor(moved)[None] >= 0.5).as_subclass(torch.Tensor).to(self.device)
+
+    def _inferer(self, settings: Mapping[str, Any], min_volume_ml: float | None) -> IterMaskInferer:
+        inferer = IterMaskInferer.__new__(type(self.inferer))
+        inferer.__dict__.update(self.inferer.__dict__)
+        inferer.settings = replace(self.inferer.settings, **settings)
+        if min_volume_ml is not None:
+            inferer.min_volume_ml = min_volume_ml
+        return inferer
+
+    def _store(self, inferer: IterMaskInferer) -> ResultStore:
+        store = self.store
+        return ResultStore(
+            store.directory,
+            inferer=inferer,
+            checkpoint=store.checkpoint,
+            preprocessing=store.preprocessing,
+            calibration=store.calibration,
+        )
+
+    def _constraints(self, scan: PreparedScan, guidance: Guidance | None) -> Constraints | None:
+        if guidance is None:
+            return None
+        masks = [
+            None if mask is None else self.to_network(mask, scan)
+            for mask in (guidance.region, guidance.suspicious, guidance.normal)
+        ]
+        return Constraints(*masks)
+
+    @staticmethod
+    def _thresholding(guidance: Guidance | None, earlier: Findings | None) -> Thresholding | None:
+        if earlier is None:
+            return None
+        threshold = float("inf") if earlier.threshold is None else earlier.threshold
+        if guidance is not None and guidance.threshold is not None:
+            threshold = guidance.threshold
+        elif guidance is not None and earlier.threshold is None:
+            finite = [value for value in earlier.curve if np.isfinite(value)]
+            threshold = float(np.quantile(finite, FALLBACK_SHARE)) if finite else threshold
+        return Thresholding(torch.tensor([earlier.curve], dtype=torch.float64), (earlier.estimate,), (threshold,))
+
+
+def _apply(transform: Any, sample: Any) -> Any:
+    try:
+        return transform(sample)
+    except Exception as error:
+        reason = scan_error(error)
+        if reason is None or reason is error:
+            raise
+        raise reason from error
+
+
+def _silent(phase: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
