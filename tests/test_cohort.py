@@ -34,7 +34,7 @@ def store(tmp_path: Path, gamma: float = 0.1, *, overwrite: bool = False) -> Res
 def finish(results: ResultStore, item: dict) -> None:
     folder = results.folder(item["case"])
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({"settings": results.settings, "inputs": cohort._inputs(item)}))
+    (folder / "result.json").write_text(json.dumps({"settings": results.settings, "inputs": cohort.input_files(item)}))
 
 
 def test_a_bad_scan_is_recorded_and_the_others_go_on(scans):

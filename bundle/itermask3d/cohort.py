@@ -41,6 +41,7 @@ __all__ = [
     "ScanStream",
     "SegmentationRun",
     "inference_postprocessing",
+    "input_files",
     "load_weights",
     "scan_error",
 ]
@@ -103,7 +104,7 @@ class ResultStore:
         """Whether this scan has a result of the same files, settings and weights."""
         result = self.read(item["case"])
         plain = json.loads(json.dumps(self.settings))
-        same = result is not None and result["settings"] == plain and result["inputs"] == _inputs(item)
+        same = result is not None and result["settings"] == plain and result["inputs"] == input_files(item)
         return same and not self.overwrite
 
     def percentile(self, score: float) -> float | None:
@@ -183,7 +184,7 @@ class ScanStream(IterableDataset[Any]):
                 continue
             logger.info("scan %d of %d, %s", number, len(items), case)
             try:
-                yield self.transform(item | {"inputs": json.dumps(_inputs(item))})
+                yield self.transform(item | {"inputs": json.dumps(input_files(item))})
             except Exception as error:
                 reason = scan_error(error)
                 if reason is None:
@@ -386,8 +387,8 @@ def scan_error(error: BaseException | None) -> ScanError | None:
     return error
 
 
-def _inputs(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The files of an item with what tells whether they changed."""
+def input_files(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The files of an item (``image``, ``brain_mask``) with what tells whether they changed: path, size, time."""
     described: dict[str, Any] = {}
     for key in ("image", "brain_mask"):
         path = Path(str(item.get(key, "")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -17,14 +18,21 @@ from monai.transforms import SpatialResample
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.brain_extraction import BrainMaskd
-from itermask3d.cohort import ResultStore, SaveResultd, inference_postprocessing, load_weights, scan_error
+from itermask3d.cohort import (
+    ResultStore,
+    SaveResultd,
+    inference_postprocessing,
+    input_files,
+    load_weights,
+    scan_error,
+)
 from itermask3d.detection import Findings
 from itermask3d.guidance import Guidance, apply_guidance
 from itermask3d.inferer import IterMaskInferer
 from itermask3d.refinement import Constraints, Thresholding
 from itermask3d.results import ScanResult
 
-__all__ = ["PreparedScan", "Segmenter", "Timings"]
+__all__ = ["PreparedScan", "Segmenter", "Timings", "guided_threshold"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +40,7 @@ Progress = Callable[[str, int, int], None]
 """``(phase, done, total)``; phases are ``reading``, ``brain extraction``, ``sweep``, ``shrink``, ``writing``."""
 
 FALLBACK_SHARE = 0.95
-"""A scan without a threshold of its own is judged, where a person asks, by the error that this share stays below."""
+"""See :func:`guided_threshold`."""
 
 
 @dataclass
@@ -106,7 +114,7 @@ class Segmenter:
             ScanError: if the scan cannot be used.
         """
         report, timings = progress or _silent, Timings()
-        sample: Any = dict(item)
+        sample: Any = {**item, "inputs": json.dumps(input_files(item))}
         shape: tuple[int, ...] = ()
         affine = np.eye(4)
         report("reading", 0, 1)
@@ -219,12 +227,23 @@ class Segmenter:
         if earlier is None:
             return None
         threshold = float("inf") if earlier.threshold is None else earlier.threshold
-        if guidance is not None and guidance.threshold is not None:
-            threshold = guidance.threshold
-        elif guidance is not None and earlier.threshold is None:
-            finite = [value for value in earlier.curve if np.isfinite(value)]
-            threshold = float(np.quantile(finite, FALLBACK_SHARE)) if finite else threshold
-        return Thresholding(torch.tensor([earlier.curve], dtype=torch.float64), (earlier.estimate,), (threshold,))
+        if guidance is not None:
+            threshold = guided_threshold(earlier) if guidance.threshold is None else guidance.threshold
+        curves = torch.tensor([earlier.curve], dtype=torch.float64)
+        return Thresholding(curves, (earlier.estimate,), (threshold,))
+
+
+def guided_threshold(earlier: Findings) -> float:
+    """Error above which a voxel is anomalous where a person asks: the scan's own threshold, or what stands in for it.
+
+    A scan without a threshold agreed with its reconstruction as a whole; a person who asks about a place of it all the
+    same is answered by the error that 95 % of its brain did not exceed in the sweep. Infinite where the curve is
+    unusable.
+    """
+    if earlier.threshold is not None:
+        return earlier.threshold
+    finite = [value for value in earlier.curve if np.isfinite(value)]
+    return float(np.quantile(finite, FALLBACK_SHARE)) if finite else float("inf")
 
 
 def _apply(transform: Any, sample: Any) -> Any:
