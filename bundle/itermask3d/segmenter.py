@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
@@ -157,6 +158,7 @@ class Segmenter:
         """
         timings = Timings(dict(scan.timings.seconds))
         inferer = self._inferer(settings or {}, min_volume_ml)
+        store = self._store(inferer, self.store.directory)
         start = time.perf_counter()
         predicted = inferer(
             scan.sample["image"][None].to(self.device),
@@ -169,7 +171,7 @@ class Segmenter:
         start = timings.add("network", start)
         (progress or _silent)("writing", 0, 1)
         sample = self._postprocessing({**scan.sample, "pred": {name: value[0] for name, value in predicted.items()}})
-        result = self._results.result(sample, self._store(inferer))
+        result = self._results.result(sample, store)
         if guidance is not None:
             result = apply_guidance(result, guidance)
         timings.add("resampling", start)
@@ -196,17 +198,20 @@ class Segmenter:
         return (torch.as_tensor(moved)[None] >= 0.5).as_subclass(torch.Tensor).to(self.device)
 
     def _inferer(self, settings: Mapping[str, Any], min_volume_ml: float | None) -> IterMaskInferer:
-        inferer = IterMaskInferer.__new__(type(self.inferer))
-        inferer.__dict__.update(self.inferer.__dict__)
+        inferer = copy.copy(self.inferer)
         inferer.settings = replace(self.inferer.settings, **settings)
         if min_volume_ml is not None:
             inferer.min_volume_ml = min_volume_ml
         return inferer
 
-    def _store(self, inferer: IterMaskInferer) -> ResultStore:
+    def store_for(self, settings: Mapping[str, Any], min_volume_ml: float | None, directory: str | Path) -> ResultStore:
+        """A store that knows whether a result of a run with these settings lies in a folder."""
+        return self._store(self._inferer(settings, min_volume_ml), directory)
+
+    def _store(self, inferer: IterMaskInferer, directory: str | Path) -> ResultStore:
         store = self.store
         return ResultStore(
-            store.directory,
+            directory,
             inferer=inferer,
             checkpoint=store.checkpoint,
             preprocessing=store.preprocessing,

@@ -1,0 +1,40 @@
+"""A copy of the bundle whose network is known and fast: for tests of what stands around it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+
+
+def write_fast_bundle(root: Path) -> Path:
+    """Write configs and weights of a bundle whose network blurs the image and adds half of the guide.
+
+    It cannot copy a lesion's inside, so a lesion brighter than its surroundings is found.
+    """
+    shutil.copytree(BUNDLE / "configs", root / "configs")
+    (root / "models").mkdir()
+    path = root / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["network_def"] = {
+        "_target_": "torch.nn.Conv3d",
+        "in_channels": 2,
+        "out_channels": 1,
+        "kernel_size": 5,
+        "padding": 2,
+    }
+    config["network"] = "$@network_def.to(@device)"
+    config["spacing_mm"], config["spatial_size"] = 4.0, [48, 56, 48]
+    config["settings"]["n_steps"] = 20
+    path.write_text(json.dumps(config))
+    taps = np.exp(-(np.arange(-2, 3) ** 2) / 8.0)
+    weight = np.zeros((1, 2, 5, 5, 5), dtype=np.float32)
+    weight[0, 0] = np.einsum("i,j,k->ijk", *[taps / taps.sum()] * 3)
+    weight[0, 1, 2, 2, 2] = 0.5
+    torch.save({"weight": torch.from_numpy(weight), "bias": torch.zeros(1)}, root / "models" / "model.pt")
+    return root
