@@ -46,6 +46,7 @@ for _module in (
     "tuning",
     "guidance",
     "segmenter",
+    "dicom",
 ):  # the top: each may use all that stands before it
     ALLOWED[_module] = set(ALLOWED) - {"__init__"}
 
