@@ -67,7 +67,8 @@ def draw_picture(result: ScanResult) -> Figure:
                 axes.text(0.98, 0.5, "L", color=INK, transform=axes.transAxes, va="center", ha="right")
     _draw_curve(figure.add_subplot(grid[3, :3]), result.findings)
     _draw_facts(figure.add_subplot(grid[3, 3]), result)
-    figure.suptitle(f"{result.case}: {verdict(result.findings, _anomaly_ml(result))}", color=INK, fontsize=18, y=0.96)
+    title = f"{result.case}: {verdict(result.findings, _anomaly_ml(result))}"
+    figure.suptitle(title, color=INK, fontsize=min(18, 1800 / len(title)), y=0.96)
     figure.text(0.5, 0.015, "For research use only, not for diagnosis", color=INK, ha="center", fontsize=10)
     return figure
 
