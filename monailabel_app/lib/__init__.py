@@ -1,0 +1,1 @@
+"""The parts of the MONAI Label app; MONAI Label loads them as ``lib`` beside ``main.py``."""

@@ -1,0 +1,282 @@
+"""Where the scans lie: a folder of volumes, or a PACS over DICOMweb. Only what suits the model is offered."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import requests
+from dicomweb_client import DICOMwebClient
+from itermask3d.scans import ScanError
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.utils.dicom import dicom_web_download_series, dicom_web_upload_dcm
+from monailabel.interfaces.datastore import DefaultLabelTag
+from pydicom.dataset import Dataset
+
+from lib.contrast import Acquisition, guess_contrast
+from lib.dicom_seg import Maker, write_segmentation
+from lib.errors import RequestError
+from lib.series import Series, choose, from_dicomweb, suitability
+
+__all__ = ["DicomStore", "FolderStore"]
+
+logger = logging.getLogger(__name__)
+
+BIDS_ENTITY = re.compile(r"(?:^|_)(?:sub|ses|run|echo|rec|desc|space)-[^_]*")
+"""Parts of a name that say whose scan it is and not what it shows; "sub" alone would mean a subtraction."""
+
+UID = re.compile(r"[0-9.]{1,64}")
+
+
+class FolderStore(LocalDatastore):
+    """A folder of volumes (NIfTI, NRRD); a name that says T2, FLAIR and the like keeps a scan from being offered."""
+
+    @property
+    def directory(self) -> str:
+        """Where images and labels lie."""
+        return str(self._datastore_path)
+
+    def obstacle(self, image: str) -> str:
+        """Why a scan does not suit the model; empty where it does or nothing is known.
+
+        Raises:
+            RequestError: with status 404 if there is no such scan.
+        """
+        if image not in self._datastore.objects:
+            raise RequestError(404, f"there is no image '{image}' in the folder; expected one of /datastore")
+        contrast, reason = guess_contrast(Acquisition(words=re.sub(r"[_\-.]", " ", BIDS_ENTITY.sub("", image))))
+        if contrast in ("T1", "unknown"):
+            return ""
+        return f"'{image}' looks like {contrast} ({reason}); the model reads T1 only"
+
+    def list_images(self) -> list[str]:
+        """Identifiers of the scans that suit the model."""
+        return [image for image in super().list_images() if not self.obstacle(image)]
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Scans with a reviewed label."""
+        return sorted(set(super().get_labeled_images(label_tag, labels)) & set(self.list_images()))
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Scans without a reviewed label."""
+        return sorted(set(self.list_images()) - set(super().get_labeled_images(label_tag, labels)))
+
+    def series(self, image: str) -> dict[str, Any] | None:
+        """``None``: a volume in a folder belongs to no series.
+
+        Raises:
+            RequestError: with status 404 if there is no such scan.
+        """
+        self.obstacle(image)
+        return None
+
+
+class DicomStore(DICOMWebDatastore):
+    """A PACS over DICOMweb; masks go back as DICOM SEG. The cache holds what was fetched, and all labels."""
+
+    def __init__(self, client: DICOMwebClient, cache_path: str | None, fetch_by_frame: bool = False) -> None:
+        self._known: dict[str, list[Series]] = {}
+        self._referenced: dict[str, str] = {}
+        self._fetching = threading.Lock()
+        super().__init__(
+            client=client, search_filter={"Modality": "MR"}, cache_path=cache_path, fetch_by_frame=fetch_by_frame
+        )
+
+    @property
+    def directory(self) -> str:
+        """Where the cache and the labels lie."""
+        return str(self._datastore_path)
+
+    def studies(self) -> dict[str, list[Series]]:
+        """All MR series by study, asked anew; a series is described once, because a stored series does not change.
+
+        Raises:
+            RequestError: with status 503 if the PACS does not answer.
+        """
+        listed: dict[str, set[str]] = {}
+        for item in self._ask({"Modality": "MR"}):
+            listed.setdefault(str(item.StudyInstanceUID), set()).add(str(item.SeriesInstanceUID))
+        for study, uids in listed.items():
+            if not uids <= {series.uid for series in self._known.get(study, [])}:
+                self._known[study] = from_dicomweb(self._client, study)
+        self._known = {study: self._known[study] for study in listed}
+        return self._known
+
+    def find(self, image: str) -> Series:
+        """The description of a series.
+
+        Raises:
+            RequestError: with status 404 if the PACS has no such MR series, 503 if it does not answer.
+        """
+        if UID.fullmatch(image):
+            for known in (self._known, self.studies()):
+                for series in (series for study in known.values() for series in study):
+                    if series.uid == image and series.modality == "MR":
+                        return series
+        raise RequestError(404, f"there is no MR series '{image[:80]}' in the PACS; expected a SeriesInstanceUID")
+
+    def obstacle(self, image: str) -> str:
+        """Why a series does not suit the model, and which one of its study does; empty where it suits."""
+        series = self.find(image)
+        rating = suitability(series)
+        if rating.suitable:
+            return ""
+        best = choose(self._known[series.study]).best
+        return f"{rating.reason} Use {best.title} of the same study." if best else rating.reason
+
+    def series(self, image: str) -> dict[str, Any] | None:
+        """What an answer says of the series that was read."""
+        series = self.find(image)
+        return {
+            "uid": series.uid,
+            "description": series.description,
+            "number": series.number,
+            "study": series.study,
+            "contrast": series.contrast,
+            "reason": suitability(series).reason,
+        }
+
+    def suggest(self, study: str) -> dict[str, Any]:
+        """Which series of a study to use, and what speaks for or against each.
+
+        Raises:
+            RequestError: with status 404 if the PACS has no MR in such a study.
+        """
+        found = self.studies().get(study)
+        if not found:
+            raise RequestError(404, f"there is no study '{study[:80]}' with MR series in the PACS")
+        choice = choose(found)
+        series = [
+            {
+                "uid": one.uid,
+                "description": one.description,
+                "number": one.number,
+                "instances": one.instances,
+                "contrast": one.contrast,
+                "suitable": rating.suitable,
+                "reason": rating.reason,
+            }
+            for one, rating in choice.ranking
+        ]
+        chosen = next((one for one in series if choice.best and one["uid"] == choice.best.uid), None)
+        return {"chosen": chosen, "reason": choice.reason, "series": series}
+
+    def list_images(self) -> list[str]:
+        """UIDs of the series that suit the model."""
+        found = [series for study in self.studies().values() for series in study]
+        return [series.uid for series in found if suitability(series).suitable]
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Series with a reviewed label here or a SEG of anybody in the PACS."""
+        for item in self._ask({"Modality": "SEG"}):
+            uid = str(item.SeriesInstanceUID)
+            if uid not in self._referenced:
+                self._referenced[uid] = self._series_of_seg(str(item.StudyInstanceUID), uid)
+        here = LocalDatastore.get_labeled_images(self)
+        return sorted({*here, *self._referenced.values()} & set(self.list_images()))
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Series without any."""
+        return sorted(set(self.list_images()) - set(self.get_labeled_images()))
+
+    def get_image_uri(self, image_id: str) -> str:
+        """The series as a NIfTI in the cache; fetched whole or not at all.
+
+        Raises:
+            RequestError: with status 404 if there is no such series, 422 if its files make up no volume, 503 if the
+                PACS does not answer.
+        """
+        folder = self.series_folder(image_id)
+        with self._fetching:
+            self._fetch(image_id, folder)
+            try:
+                return str(super().get_image_uri(image_id))
+            except RuntimeError as error:  # SimpleITK's, for files that make up no volume
+                raise RequestError(422, f"series {image_id} cannot be read as one volume ({_last(error)})") from error
+
+    def series_folder(self, image_id: str) -> Path:
+        """Where the files of a series lie in the cache."""
+        if not UID.fullmatch(image_id):
+            raise RequestError(404, f"there is no MR series '{image_id[:80]}' in the PACS")
+        return Path(self._datastore.image_path()) / image_id
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any], label_id: str = ""
+    ) -> str:
+        """Keep a label; a final one goes to the PACS as a DICOM SEG first. An empty mask is a SEG without a finding."""
+        info = dict(label_info)
+        self.get_image_uri(image_id)
+        if label_tag == DefaultLabelTag.FINAL:
+            info.update(self._store_seg(image_id, label_filename, info))
+        return str(LocalDatastore.save_label(self, image_id, label_filename, label_tag, info))
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Pairs of image and reviewed label that lie in the cache."""
+        return list(LocalDatastore.datalist(self, full_path))
+
+    def _store_seg(self, image_id: str, label: str, info: Mapping[str, Any]) -> dict[str, Any]:
+        volume = nib.load(label)
+        maker = Maker(
+            version=str(info.get("versions", {}).get("itermask3d", "")),
+            weights=str(info.get("weights", "")),
+            corrected=True,
+            user=str(info.get("user", "")),
+        )
+        path = Path(self._datastore_path) / f".{image_id}.seg.dcm"
+        try:
+            mask = np.asarray(volume.dataobj)
+            written = write_segmentation(mask, volume.affine, self.series_folder(image_id), path, maker=maker)
+            dicom_web_upload_dcm(str(path), self._client)
+        except ScanError as error:
+            raise RequestError(422, f"no DICOM SEG could be made of the label: {error}") from error
+        except requests.RequestException as error:
+            raise RequestError(
+                503, f"the PACS did not take the DICOM SEG ({_last(error)}); nothing was saved"
+            ) from error
+        finally:
+            path.unlink(missing_ok=True)
+        self._referenced[written.series_uid] = image_id
+        return {"SeriesInstanceUID": written.series_uid, "SOPInstanceUID": written.instance_uid, "empty": written.empty}
+
+    def _fetch(self, image_id: str, folder: Path) -> None:
+        if folder.is_dir() and any(folder.iterdir()):
+            return
+        series = self.find(image_id)
+        partial = folder.with_name(f".{image_id}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            dicom_web_download_series(series.study, image_id, str(partial), self._client, self._fetch_by_frame)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        except requests.RequestException as error:
+            raise RequestError(503, f"the PACS did not send series {image_id} ({_last(error)})") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _ask(self, query: Mapping[str, str]) -> list[Dataset]:
+        try:
+            return [Dataset.from_json(item) for item in self._client.search_for_series(search_filters=dict(query))]
+        except requests.RequestException as error:
+            raise RequestError(503, f"the PACS does not answer ({_last(error)})") from error
+
+    def _series_of_seg(self, study: str, uid: str) -> str:
+        try:
+            data = Dataset.from_json(self._client.retrieve_series_metadata(study, uid)[0])
+            return str(data.ReferencedSeriesSequence[0].SeriesInstanceUID)
+        except (requests.RequestException, AttributeError, IndexError) as error:
+            logger.warning("SEG %s names no series and is left aside: %s", uid, error)
+            return ""
+
+
+def _last(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:160]

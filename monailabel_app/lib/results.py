@@ -1,0 +1,174 @@
+"""Results of the scans of a datastore, kept on disk: what the page, the report, a refinement and a restart need."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from itermask3d.detection import Findings
+from itermask3d.reporting import save_picture, verdict
+from itermask3d.results import RESEARCH_USE, ScanResult, settle, write_atomically, write_result
+from scipy import ndimage
+
+__all__ = ["BANDS", "LABELS", "Results", "banded", "case_name", "describe"]
+
+BANDS = (1.0, 2.0, 4.0)
+"""Lower edges of the severity bands, in multiples of the scan's threshold."""
+
+LABELS = {"anomaly 1 mild": 1, "anomaly 2 moderate": 2, "anomaly 3 severe": 3}
+"""Segment names begin alike and sort by severity, because OHIF orders segments by name."""
+
+
+def case_name(image: str) -> str:
+    """A name for files: the image's own where it is one, otherwise made safe and told apart by a digest."""
+    safe = re.sub(r"[^\w.-]", "_", image).lstrip(".") or "image"
+    return safe if safe == image else f"{safe[:80]}-{hashlib.sha256(image.encode()).hexdigest()[:8]}"
+
+
+def banded(mask: np.ndarray, anomaly_map: np.ndarray, threshold: float | None) -> np.ndarray:
+    """Severity of each connected region, by its mean error in multiples of the threshold.
+
+    Args:
+        mask: boolean ``(D, H, W)``.
+        anomaly_map: squared error, same grid.
+        threshold: of the scan; without one every region counts as mild.
+
+    Returns:
+        uint8, 0 outside the mask, then 1 (mild), 2 (moderate) or 3 (severe).
+    """
+    regions, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    if not count:
+        return np.zeros(mask.shape, dtype=np.uint8)
+    severity = np.ones(count + 1, dtype=np.uint8)
+    if threshold:
+        means = np.asarray(ndimage.mean(anomaly_map, regions, np.arange(1, count + 1)))
+        severity[1:] = np.clip(np.searchsorted(np.asarray(BANDS) * threshold, means, side="right"), 1, len(BANDS))
+    severity[0] = 0
+    return severity[regions]
+
+
+def describe(result: ScanResult, **facts: Any) -> dict[str, Any]:
+    """The ``params`` of an answer: what ``result.json`` holds, put shortly, and the severity bands."""
+    data = result.to_json()
+    labels = banded(result.mask, result.anomaly_map, result.findings.threshold)
+    volumes = dict(data["volumes_ml"])
+    for name, value in LABELS.items():
+        volumes[name.split()[-1]] = float((labels == value).sum()) * result.voxel_ml
+    return {
+        "outcome": data["outcome"],
+        "verdict": verdict(result.findings, volumes["anomaly"]),
+        "score": data["score"],
+        "percentile_among_normals": data["percentile_among_normals"],
+        "flagged_share": data["flagged_share"],
+        "threshold": data["threshold"],
+        "threshold_status": data["estimate"]["status"],
+        "slope_source": data["estimate"]["slope_source"],
+        "step": data["estimate"]["step"],
+        "fit": data["estimate"]["fit"],
+        "curve": data["curve"],
+        "iterations": data["iterations"],
+        "converged": data["converged"],
+        "volumes_ml": volumes,
+        "components": data["components"],
+        "geometry": data["geometry"],
+        "preprocessing": data["preprocessing"],
+        "settings": data["settings"],
+        "versions": data["versions"],
+        "warnings": data["warnings"],
+        "note": RESEARCH_USE,
+        "label_names": LABELS,
+        **facts,
+    }
+
+
+class Results:
+    """One folder a scan for the automatic result, and one for what a person made of it.
+
+    Args:
+        directory: made when the first result is written.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self._lock = threading.Lock()
+
+    @property
+    def automatic_directory(self) -> Path:
+        """Where automatic results lie, a folder a scan as in a cohort's output."""
+        return self.directory / "automatic"
+
+    def folder(self, image: str) -> Path:
+        """The folder of the newest result, guided or automatic; it may not exist."""
+        guided = self.directory / "guided" / case_name(image)
+        return guided if guided.is_dir() else self.automatic_directory / case_name(image)
+
+    def file(self, image: str, volume: str) -> Path:
+        """The file of a volume: ``mask``, ``anomaly_map``, ``reconstruction`` or ``brain_mask``."""
+        return self.folder(image) / f"{case_name(image)}_{volume}.nii.gz"
+
+    def put(self, image: str, result: ScanResult, params: Mapping[str, Any], *, guided: bool) -> None:
+        """Write a result, whole or not at all; an automatic one replaces what a person made before."""
+        with self._lock:
+            folder = self.directory / ("guided" if guided else "automatic") / case_name(image)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            settle(folder)
+            write_result(result, folder, draw=save_picture)
+            self._write_params(image, params, guided=guided)
+            if not guided:
+                self._forget_guided(image)
+
+    def back_to_automatic(self, image: str) -> None:
+        """Drop what a person made of a scan; the automatic result counts again."""
+        with self._lock:
+            self._forget_guided(image)
+
+    def params(self, image: str) -> dict[str, Any] | None:
+        """What was answered last for a scan; ``None`` where nothing was."""
+        guided = self.folder(image).parent.name == "guided"
+        path = self._params_file(image, guided=guided)
+        return json.loads(path.read_text()) if self.folder(image).is_dir() and path.is_file() else None
+
+    def findings(self, image: str) -> Findings | None:
+        """Findings of the automatic run on a scan; ``None`` where there was none."""
+        path = self.automatic_directory / case_name(image) / "result.json"
+        return Findings.from_json(json.loads(path.read_text())) if path.is_file() else None
+
+    def options(self, image: str) -> dict[str, Any]:
+        """Options of the automatic run on a scan; empty where there was none."""
+        path = self._params_file(image, guided=False)
+        return dict(json.loads(path.read_text()).get("options", {})) if path.is_file() else {}
+
+    def mask(self, image: str) -> np.ndarray | None:
+        """The newest mask with its severity bands, uint8 in the scan's array order; ``None`` where there is none."""
+        path = self.file(image, "mask")
+        if not path.is_file():
+            return None
+        volumes = [np.asarray(nib.load(self.file(image, name)).dataobj) for name in ("mask", "anomaly_map")]
+        params = self.params(image) or {}
+        return banded(volumes[0] > 0, volumes[1], params.get("threshold"))
+
+    def brain(self, image: str) -> np.ndarray:
+        """The brain mask of the newest result, boolean; everything is brain where there is no result."""
+        path = self.file(image, "brain_mask")
+        return np.asarray(nib.load(path).dataobj) > 0 if path.is_file() else np.ones((1, 1, 1), dtype=bool)
+
+    def _write_params(self, image: str, params: Mapping[str, Any], *, guided: bool) -> None:
+        path = self._params_file(image, guided=guided)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(json.dumps(params) + "\n", path)
+
+    def _params_file(self, image: str, *, guided: bool) -> Path:
+        kind = "guided" if guided else "automatic"
+        return self.directory / "params" / kind / f"{case_name(image)}.json"
+
+    def _forget_guided(self, image: str) -> None:
+        shutil.rmtree(self.directory / "guided" / case_name(image), ignore_errors=True)
+        self._params_file(image, guided=True).unlink(missing_ok=True)

@@ -1,0 +1,309 @@
+"""Routes that stand in front of MONAI Label's own: answers during a run, clear errors, the panel in OHIF, the guard.
+
+MONAI Label calls ``MONAILabelApp.server_mode`` while its FastAPI app starts; the app calls :func:`install` from there,
+so a plain ``monailabel start_server`` serves everything.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Annotated, Any
+
+import nibabel as nib
+import numpy as np
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Form, UploadFile
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from monailabel.config import settings
+from monailabel.endpoints import ohif
+from monailabel.endpoints.datastore import save_label
+from monailabel.endpoints.infer import send_response
+from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.utils.others.generic import remove_file
+from starlette.middleware import Middleware
+
+from lib.dicom_seg import Maker, write_segmentation
+from lib.errors import RequestError
+from lib.guard import HANDLED, LoopbackGuard, NameCheck, answer_error
+from lib.page import draw_curve, render_report
+from lib.uploads import Scratch, on_grid, parse_options, safe_name, safe_person, store_upload
+
+__all__ = ["install"]
+
+logger = logging.getLogger(__name__)
+
+MODEL, REFINE = "itermask3d", "itermask3d_refine"
+OUTPUTS = ("", "none", "json", "image", "all", "dicom_seg")
+MAX_WAITING = 8
+"""Runs that may wait at a time: each holds one of the server's about 40 worker threads, the others answer the rest."""
+
+PANEL = Path(__file__).parent / "panel"
+APP_CONFIG = Path(ohif.__file__).parent / "static" / "ohif" / "app-config.js"
+LOADER = """
+// IterMask3D: the panel with verdict, progress, refinement and saving
+(function () {
+  const style = document.createElement('link');
+  style.rel = 'stylesheet';
+  style.href = '/itermask3d/panel.css';
+  const script = document.createElement('script');
+  script.type = 'module';
+  script.src = '/itermask3d/panel.js';
+  document.head.append(style, script);
+})();
+"""
+USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
+Annotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
+Upload = Annotated[UploadFile, File()]
+Params = Annotated[str, Form()]
+
+
+def install(app: FastAPI, instance: Any) -> None:
+    """Put the routes in front of MONAI Label's, guard the app and let errors answer with a sentence.
+
+    The app may already be starting: the router is live, and the middleware is built anew around it. A second call, with
+    a new instance, replaces the first.
+
+    Args:
+        app: ``monailabel.app.app``.
+        instance: the MONAI Label app; ``instance.conf["remote"]`` opens the server to other machines.
+    """
+    for route in getattr(app.state, "itermask3d_routes", ()):
+        app.router.routes.remove(route)
+    app.state.itermask3d_routes = list(Routes(instance).router().routes)
+    app.router.routes[:0] = app.state.itermask3d_routes
+    app.exception_handlers.update(dict.fromkeys(HANDLED, answer_error))
+    ours = [
+        Middleware(LoopbackGuard, remote=str(instance.conf.get("remote", "")).lower() in {"true", "1", "yes"}),
+        Middleware(NameCheck, instance=instance),
+    ]
+    kept = [entry for entry in app.user_middleware if entry not in getattr(app.state, "itermask3d_middleware", ())]
+    app.state.itermask3d_middleware = ours
+    app.user_middleware = [*ours, *kept]
+    app.middleware_stack = app.build_middleware_stack()
+    app.openapi_schema = None
+
+
+class Routes:
+    """The routes, bound to one instance of the app. Plain functions: each runs in a worker thread.
+
+    Errors are raised as :class:`RequestError` and answered as ``{"detail": "<sentence>"}``.
+    """
+
+    def __init__(self, instance: Any) -> None:
+        self.instance = instance
+        self._slots = threading.BoundedSemaphore(MAX_WAITING)
+
+    def router(self) -> APIRouter:
+        """All routes with their methods and rights."""
+        router = APIRouter(tags=["IterMask3D"])
+        router.add_api_route("/infer/{model}", self.infer, methods=["POST"], dependencies=[USER], response_model=None)
+        router.add_api_route("/datastore/label", self.put_label, methods=["PUT"])
+        router.add_api_route("/itermask3d/refine", self.refine, methods=["POST"], dependencies=[USER])
+        router.add_api_route("/itermask3d/save", self.save, methods=["POST"])
+        for name in ("status", "result", "mask", "series", "report"):
+            router.add_api_route(f"/itermask3d/{name}", getattr(self, name), dependencies=[USER], response_model=None)
+        for name in ("curve", "picture"):
+            router.add_api_route(f"/itermask3d/{name}.png", getattr(self, name), dependencies=[USER])
+        for name in ("panel.js", "viewer.js", "panel.css"):
+            router.add_api_route(f"/itermask3d/{name}", _panel_file(name), include_in_schema=False)
+        router.add_api_route("/ohif/app-config.js", app_config, include_in_schema=False)
+        return router
+
+    def infer(
+        self,
+        background_tasks: BackgroundTasks,
+        model: str,
+        image: str = "",
+        session_id: str = "",
+        params: Params = "{}",
+        file: Upload | None = None,
+        label: Upload | None = None,
+        output: str = "",
+    ) -> Any:
+        """MONAI Label's ``/infer/{model}``, which answers other requests meanwhile and says what went wrong."""
+        if output not in OUTPUTS:
+            raise RequestError(422, f"output is '{output}'; expected one of {', '.join(OUTPUTS[1:])}")
+        options = parse_options(params)
+        with self._slot(), Scratch() as scratch:
+            request = {**options, **self._subject(image, session_id, file, scratch), "model": model}
+            request.pop("label", None)
+            if label is not None:
+                request["label"] = str(self._label(label, request["image"], scratch))
+            result = self._run(request)
+        if output == "dicom_seg":
+            result["dicom_seg"] = self._dicom_seg(image, result, background_tasks)
+        return send_response(self.instance.datastore(), result, output, background_tasks)
+
+    def refine(self, image: str, label: Upload, params: Params = "{}") -> dict[str, Any]:
+        """Run the loop again from a person's mask; the mask is then at ``/itermask3d/mask``."""
+        image, options = safe_name(image), parse_options(params)
+        with self._slot(), Scratch() as scratch:
+            mask = self._label(label, image, scratch)
+            result = self._run({**options, "model": REFINE, "image": image, "label": str(mask)})
+        _discard(result)
+        return result["params"]
+
+    def save(self, image: str, label: Upload, account: Annotator, user: str = "", comment: str = "") -> dict[str, Any]:
+        """Keep a person's mask as the final label: a NIfTI file, and a DICOM SEG in the PACS."""
+        image = safe_name(image)
+        user = safe_person(user.strip() or (account.username if settings.MONAI_LABEL_AUTH_ENABLE else ""))
+        with Scratch() as scratch:
+            mask = self._label(label, image, scratch)
+            saved = self.instance.save_correction(image, mask, user=user, comment=comment)
+        logger.info("saved the final label of image '%s', series %s", image, saved.get("seg_series_uid"))
+        return saved
+
+    def put_label(
+        self,
+        background_tasks: BackgroundTasks,
+        image: str,
+        label: Upload,
+        account: Annotator,
+        params: Params = "{}",
+        tag: str = "",
+    ) -> dict[str, Any]:
+        """MONAI Label's route for its clients: a final label goes the way of :meth:`save`, also when empty."""
+        options = parse_options(params)
+        if tag in ("", "final"):
+            user, comment = options.get("user", ""), options.get("comment", "")
+            return self.save(safe_name(image), label, account, str(user), str(comment))
+        return save_label(background_tasks, safe_name(image), params, tag, label, account.username)
+
+    def status(self) -> dict[str, Any]:
+        """What runs now, how many wait, and what finished last."""
+        return self.instance.monitor.status()
+
+    def result(self, image: str) -> Response:
+        """What the last run found; 204 without a body where the image has no result yet."""
+        found = self.instance.results.params(safe_name(image))
+        return (
+            Response(status_code=204) if found is None else JSONResponse(found, headers={"Cache-Control": "no-store"})
+        )
+
+    def curve(self, image: str) -> Response:
+        """The error curve as a PNG."""
+        return Response(draw_curve(self._found(image)), media_type="image/png")
+
+    def picture(self, image: str) -> Response:
+        """The picture of the last run as a PNG."""
+        self._found(image)
+        path = self.instance.results.folder(image) / "picture.png"
+        if not path.is_file():
+            raise RequestError(404, f"the result of image '{image}' has no picture")
+        return FileResponse(path, media_type="image/png")
+
+    def report(self, image: str) -> Response:
+        """One HTML page about the last run, which needs no network."""
+        found = self._found(image)
+        folder = self.instance.results.folder(image)
+        stored = folder / "result.json"
+        details = json.loads(stored.read_text()) if stored.is_file() else {}
+        picture = folder / "picture.png"
+        page = render_report(found, details, picture.read_bytes() if picture.is_file() else None)
+        return HTMLResponse(page, headers={"Cache-Control": "no-store"})
+
+    def mask(self, image: str) -> Response:
+        """Voxels of the last mask as bytes, first axis fastest, as viewers hold them; ``X-Shape: i,j,k``."""
+        self._found(image)
+        voxels = self.instance.results.mask(image)
+        if voxels is None:
+            raise RequestError(404, f"the result of image '{image}' holds no mask any more; run the model again")
+        headers = {"X-Shape": ",".join(map(str, voxels.shape)), "Cache-Control": "no-store"}
+        return Response(
+            voxels.astype(np.uint8).tobytes(order="F"), media_type="application/octet-stream", headers=headers
+        )
+
+    def series(self, study: str) -> dict[str, Any]:
+        """Which series of a study suits the model, and why the others do not."""
+        return self.instance.suggest_series(safe_name(study))
+
+    def _found(self, image: str) -> dict[str, Any]:
+        found = self.instance.results.params(safe_name(image))
+        if found is None:
+            raise RequestError(404, f"image '{image}' has no result yet; run the model '{MODEL}' on it first")
+        return found
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        """Bound the runs that wait, so that worker threads are left for every other request."""
+        if not self._slots.acquire(blocking=False):
+            raise RequestError(503, f"{MAX_WAITING} runs are already waiting; try again when some have finished")
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def _subject(self, image: str, session_id: str, file: UploadFile | None, scratch: Scratch) -> dict[str, Any]:
+        """The image to run on: an upload, a session's, or one of the datastore."""
+        if file is not None:
+            return {"image": str(store_upload(file, scratch))}
+        if session_id:
+            sessions = self.instance.sessions()
+            session = sessions.get_session(session_id) if sessions else None
+            if session is None:
+                raise RequestError(404, f"there is no session '{session_id}', or it has expired")
+            return {"image": session.image, "session": session.to_json()}
+        if not image:
+            raise RequestError(422, "the request names no image, holds no file and belongs to no session")
+        return {"image": safe_name(image)}
+
+    def _run(self, request: dict[str, Any]) -> dict[str, Any]:
+        logger.info("infer request: %s", request)
+        result = self.instance.infer(request)
+        if not result:
+            raise RequestError(500, f"model '{request['model']}' returned nothing")
+        return result
+
+    def _label(self, label: UploadFile, image: str, scratch: Scratch) -> Path:
+        """Store an uploaded mask; the raw bytes of a viewer (``.bin``) become a NIfTI file on the image's grid."""
+        path = store_upload(label, scratch, extra=(".bin",))
+        if path.suffix != ".bin":
+            return path
+        reference = Path(image) if Path(image).is_absolute() else Path(self.instance.datastore().get_image_uri(image))
+        if not reference.is_file():
+            raise RequestError(404, f"the datastore has no image '{image}'")
+        return on_grid(path, reference, scratch)
+
+    def _dicom_seg(self, image: str, result: dict[str, Any], background_tasks: BackgroundTasks) -> str:
+        """Write the answer as a DICOM segmentation, which is removed once it is sent."""
+        try:
+            datastore = self.instance.datastore()
+            if not image or not hasattr(datastore, "series_folder"):
+                raise RequestError(422, "output=dicom_seg needs an image of a PACS, read over DICOMweb")
+            affine = nib.load(datastore.get_image_uri(image)).affine
+            params = result["params"]
+            maker = Maker(
+                version=str(params.get("versions", {}).get("itermask3d", "")),
+                weights=str(params.get("settings", {}).get("weights_sha256", "")),
+            )
+            folder = mkdtemp(prefix="itermask3d_")
+            background_tasks.add_task(remove_file, folder)
+            mask, path = self.instance.results.mask(image), Path(folder) / "seg.dcm"
+            return str(write_segmentation(mask, affine, datastore.series_folder(image), path, maker=maker).path)
+        except Exception:
+            _discard(result)
+            raise
+
+
+def app_config() -> Response:
+    """MONAI Label's own configuration of OHIF, then what loads the panel."""
+    headers = {"Cache-Control": "no-cache"}
+    return Response(APP_CONFIG.read_text() + LOADER, media_type="text/javascript", headers=headers)
+
+
+def _panel_file(name: str) -> Any:
+    def send_file() -> Response:
+        return FileResponse(PANEL / name, headers={"Cache-Control": "no-cache"})
+
+    return send_file
+
+
+def _discard(result: dict[str, Any]) -> None:
+    """Remove the file that a run wrote for its answer and that nobody will fetch."""
+    if result.get("file"):
+        Path(result["file"]).unlink(missing_ok=True)

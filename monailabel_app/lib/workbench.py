@@ -1,0 +1,213 @@
+"""Segmenters, scans that are ready, and results: what the tasks share."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from itermask3d.guidance import Guidance
+from itermask3d.results import ScanResult
+from itermask3d.scans import ScanError
+from itermask3d.segmenter import PreparedScan, Segmenter, Timings
+
+from lib.errors import RequestError
+from lib.monitor import Monitor, Run
+from lib.results import Results, case_name, describe
+
+__all__ = ["Workbench"]
+
+logger = logging.getLogger(__name__)
+
+KEPT_SCANS = 3
+"""Scans kept ready in memory: about 60 MB each at 1 mm."""
+
+KEPT_OPTIONS = ("weights", "brain_extraction", "gamma", "min_volume_ml", "seed")
+"""Options of the automatic run that a guided run takes over."""
+
+
+class Workbench:
+    """Runs the bundle for the tasks of the app; one run at a time.
+
+    Args:
+        bundle_root: the bundle's folder.
+        results: where answers are kept.
+        monitor: the turn, and the progress.
+        weights: state dicts by the name a viewer shows; ``None`` stands for the bundle's own.
+        overrides: ids of the bundle's inference config and their values.
+    """
+
+    def __init__(
+        self,
+        bundle_root: str | Path,
+        results: Results,
+        monitor: Monitor,
+        *,
+        weights: Mapping[str, Path | None],
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.bundle_root = Path(bundle_root)
+        self.results = results
+        self.monitor = monitor
+        self.weights = dict(weights)
+        self.overrides = dict(overrides or {})
+        self._segmenters: dict[tuple[str, str], Segmenter] = {}
+        self._scans: OrderedDict[tuple[str, ...], PreparedScan] = OrderedDict()
+
+    def segmenter(self, weights: str = "", brain_extraction: str = "") -> Segmenter:
+        """The segmenter for some weights; loaded once.
+
+        Raises:
+            RequestError: with status 503 if weights or packages are missing; there are no random weights.
+        """
+        name = weights or next(iter(self.weights))
+        key = (name, brain_extraction)
+        if key not in self._segmenters:
+            try:
+                self._segmenters[key] = Segmenter(self.bundle_root, self._overrides(name, brain_extraction))
+            except (ScanError, ValueError, ImportError, RuntimeError) as error:
+                raise RequestError(503, f"the model cannot run: {_first_cause(error)}") from error
+        return self._segmenters[key]
+
+    def problem(self) -> str:
+        """Why the model cannot run; empty where it can."""
+        try:
+            self.segmenter()
+        except RequestError as error:
+            return error.message
+        return ""
+
+    def prepared(self, image: str, path: str, segmenter: Segmenter, run: Run) -> PreparedScan:
+        """A scan on the network's grid; kept for the next question about it.
+
+        Raises:
+            RequestError: with status 422 if the scan cannot be used.
+        """
+        source = Path(path)
+        changed = str(source.stat().st_mtime_ns) if source.exists() else ""
+        key = (image, path, changed, str(segmenter.store.preprocessing["brain_extraction_method"]))
+        if key not in self._scans:
+            item = {"image": path, "case": case_name(image)}
+            try:
+                scan = segmenter.prepare(item, run.report)
+            except ScanError as error:
+                raise RequestError(422, str(error)) from error
+            self._scans[key] = replace(scan, timings=Timings())  # the next answer did not wait for it
+            while len(self._scans) > KEPT_SCANS:
+                self._scans.popitem(last=False)
+            return scan
+        self._scans.move_to_end(key)
+        return self._scans[key]
+
+    def automatic(self, image: str, path: str, values: Mapping[str, Any], run: Run) -> dict[str, Any]:
+        """Run the method on a whole scan, or find the answer of an equal run.
+
+        Args:
+            image: identifier in the datastore.
+            path: the scan's file.
+            values: ``weights``, ``brain_extraction``, ``gamma``, ``min_volume_ml``, ``seed``, ``fresh``, as read.
+
+        Returns:
+            ``params``; the mask lies in :class:`Results`.
+        """
+        segmenter = self.segmenter(values["weights"], values["brain_extraction"])
+        if not values["fresh"] and self._is_done(image, path, values):
+            self.results.back_to_automatic(image)
+            return {**(self.results.params(image) or {}), "from_earlier_run": True}
+        settings, min_volume_ml = _settings(values)
+        scan = self.prepared(image, path, segmenter, run)
+        result, timings = segmenter.segment(scan, settings=settings, min_volume_ml=min_volume_ml, progress=run.report)
+        return self._keep(image, result, timings.seconds, guided=False, options=values)
+
+    def ready(self, image: str, path: str, values: Mapping[str, Any], run: Run) -> tuple[dict[str, Any], PreparedScan]:
+        """Make sure that a scan has an automatic result for a person to start from, whatever its options were.
+
+        Returns:
+            The options of that result, and the scan on the network's grid.
+        """
+        stored = self.results.options(image)
+        options = {**values, **stored} if stored.get("weights") in self.weights else dict(values)
+        if not self._is_done(image, path, options):
+            options = dict(values)
+            self.automatic(image, path, {**options, "fresh": True}, run)
+        segmenter = self.segmenter(options["weights"], options["brain_extraction"])
+        return options, self.prepared(image, path, segmenter, run)
+
+    def guided(
+        self, image: str, options: Mapping[str, Any], scan: PreparedScan, guidance: Guidance, run: Run
+    ) -> dict[str, Any]:
+        """Run the method where a person asks, with the threshold of the automatic run.
+
+        Args:
+            image: identifier in the datastore.
+            options, scan: from :meth:`ready`.
+            guidance: on the scan's own grid.
+
+        Returns:
+            ``params``; the mask lies in :class:`Results`.
+        """
+        findings = self.results.findings(image)
+        segmenter = self.segmenter(options["weights"], options["brain_extraction"])
+        try:
+            result, timings = segmenter.segment(
+                scan,
+                guidance=guidance,
+                earlier=findings,
+                settings=_settings(options)[0],
+                min_volume_ml=0.0,
+                progress=run.report,
+            )
+        except ValueError as error:
+            raise RequestError(422, str(error)) from error
+        return self._keep(image, result, timings.seconds, guided=True, options=options)
+
+    def _is_done(self, image: str, path: str, values: Mapping[str, Any]) -> bool:
+        segmenter = self.segmenter(values["weights"], values["brain_extraction"])
+        store = segmenter.store_for(*_settings(values), self.results.automatic_directory)
+        return store.is_done({"case": case_name(image), "image": path}) and self.results.params(image) is not None
+
+    def _keep(
+        self,
+        image: str,
+        result: ScanResult,
+        seconds: Mapping[str, float],
+        *,
+        guided: bool,
+        options: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        latencies = {step: round(value, 2) for step, value in seconds.items()}
+        latencies["total"] = round(sum(seconds.values()), 2)
+        asked = {name: options.get(name) for name in KEPT_OPTIONS}
+        params = describe(
+            result, image=image, series=options.get("series"), guided=guided, options=asked, latencies=latencies
+        )
+        self.results.put(image, result, params, guided=guided)
+        return params
+
+    def _overrides(self, weights: str, brain_extraction: str) -> dict[str, Any]:
+        overrides: dict[str, Any] = {"output_dir": str(self.results.automatic_directory), **self.overrides}
+        if self.weights.get(weights) is not None:
+            overrides["ckpt_path"] = str(self.weights[weights])
+        if brain_extraction:
+            overrides["brain_extraction"] = brain_extraction
+        return overrides
+
+
+def _settings(values: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
+    """Fields of the refinement to change, and the smallest component; what is ``None`` is left to the bundle."""
+    settings: dict[str, Any] = {}
+    if values.get("gamma") is not None:
+        settings["gamma"] = float(values["gamma"])
+    if values.get("seed") is not None:
+        settings["seed"] = int(values["seed"])
+    volume = values.get("min_volume_ml")
+    return settings, None if volume is None else float(volume)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -1,0 +1,368 @@
+"""The card in OHIF, in a real browser against a stand-in for OHIF and for the server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+pytest.importorskip("playwright")
+
+from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
+
+PANEL = Path(__file__).resolve().parents[2] / "monailabel_app" / "lib" / "panel"
+ORIGIN = "http://127.0.0.1:8765"
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND"]
+
+RESULT: dict[str, Any] = {
+    "outcome": "anomaly",
+    "verdict": "1.2 ml flagged <img src=x onerror=alert(1)>",
+    "score": 0.00463,
+    "percentile_among_normals": 93.2,
+    "volumes_ml": {"anomaly": 1.2},
+    "threshold": 0.713,
+    "components": [{"index": 1, "volume_ml": 1.2, "centroid_mm": [10, 20, 30], "peak_error": 1.0}],
+    "warnings": ["The scan is small."],
+}
+INFO = {
+    "labels": ["anomaly 1 mild", "anomaly 2 moderate", "anomaly 3 severe", "anomaly"],
+    "models": {"itermask3d": {"type": "segmentation", "labels": {"anomaly 1 mild": 1}}},
+}
+
+VIEWER = """
+<!doctype html><html><head><link rel="stylesheet" href="/itermask3d/panel.css"></head><body>
+<div class="cornerstone-viewport-element"></div><script>
+  const displaySets = {
+    a: {Modality: 'MR', SeriesInstanceUID: '1.1', StudyInstanceUID: '1', SeriesDescription: 'T1', imageIds: ['a0']},
+    b: {Modality: 'MR', SeriesInstanceUID: '1.2', StudyInstanceUID: '1', SeriesDescription: 'T2', imageIds: ['b0']},
+  };
+  window.fake = {shown: 'a', segmentations: [], voxels: new Uint8Array(8), jumps: [], events: [], tool: 'WindowLevel'};
+  const grid = () => ({
+    activeViewportId: 'v', viewports: new Map([['v', {displaySetInstanceUIDs: [fake.shown]}]]),
+  });
+  window.services = {
+    viewportGridService: {getState: grid},
+    displaySetService: {getDisplaySetByUID: id => displaySets[id]},
+    toolbarService: {refreshToolbarState() {}},
+    toolGroupService: {getToolGroupForViewport: () => ({getActivePrimaryMouseButtonTool: () => fake.tool})},
+    cornerstoneViewportService: {
+      getCornerstoneViewport: () => ({type: 'orthographic', jumpToWorld: point => fake.jumps.push(point)}),
+    },
+    segmentationService: {
+      getSegmentations: () => fake.segmentations,
+      getSegmentation: id => fake.segmentations.find(one => one.segmentationId === id),
+      getActiveSegmentation: () => fake.segmentations[0],
+      getViewportIdsWithSegmentation: () => ['v'],
+      setSegmentColor() {},
+      addSegment(id, segment) { this.getSegmentation(id).segments[segment.segmentIndex] = segment; },
+      getLabelmapVolume: () => ({voxelManager: {
+        getCompleteScalarDataArray: () => fake.voxels,
+        setCompleteScalarDataArray: values => { fake.voxels = values; },
+      }}),
+    },
+  };
+  window.commandsManager = {runCommand: (name, options) => {
+    if (name === 'setToolActiveToolbar') { fake.tool = options.toolName; return; }
+    const {segmentationId, config} = options.segmentations[0];
+    const representationData = {Labelmap: {imageIds: ['seg-' + fake.shown]}};
+    fake.segmentations.push({segmentationId, segments: config.segments, representationData});
+  }};
+  window.cornerstone = {
+    cache: {getImage: id => ({referencedImageId: id.split('-')[1] + '0'}), getVolume: () => null},
+    eventTarget: {}, triggerEvent: (target, name, detail) => fake.events.push(detail.segmentationId), utilities: {},
+  };
+  window.cornerstoneTools = {
+    Enums: {SegmentationRepresentations: {Labelmap: 'Labelmap'}, Events: {SEGMENTATION_DATA_MODIFIED: 'modified'}},
+    utilities: {segmentation: {setBrushSizeForToolGroup() {}}},
+  };
+</script><script type="module" src="/itermask3d/panel.js"></script></body></html>
+"""
+
+
+class Backend:
+    """What the server answers; tests change it."""
+
+    def __init__(self) -> None:
+        self.result: dict[str, Any] | None = None
+        self.status: dict[str, Any] = {"running": None, "waiting": 0, "finished": None}
+        self.failures: dict[str, tuple[int, Any]] = {}
+        self.saved = {"seg_series_uid": "1.2.3", "empty": False}
+        self.mask = bytes([0, 1, 2, 3, 0, 0, 0, 0])
+        self.posted: list[tuple[str, dict[str, list[str]], bytes]] = []
+        self.outside: list[str] = []
+
+    def answer(self, route: Route, request: Request) -> None:
+        url = urlsplit(request.url)
+        if not request.url.startswith(ORIGIN):
+            self.outside.append(request.url)
+            route.abort()
+        elif url.path in self.failures:
+            status, body = self.failures[url.path]
+            route.fulfill(status=status, json=body)
+        elif url.path.startswith("/ohif"):
+            route.fulfill(body=VIEWER, content_type="text/html")
+        elif (PANEL / Path(url.path).name).is_file():
+            route.fulfill(path=PANEL / Path(url.path).name)
+        else:
+            self._data(route, request, url.path)
+
+    def _data(self, route: Route, request: Request, path: str) -> None:
+        if request.method == "POST":
+            self.posted.append((path, parse_qs(urlsplit(request.url).query), request.post_data_buffer or b""))
+        if path == "/itermask3d/result" and self.result is None:
+            route.fulfill(status=204)
+        elif path == "/itermask3d/mask":
+            route.fulfill(body=self.mask, content_type="application/octet-stream")
+        elif path == "/itermask3d/series":
+            chosen = {"uid": "1.1", "description": "T1", "number": 3}
+            route.fulfill(json={"chosen": chosen, "series": [{"uid": "1.2", "reason": "it is T2."}]})
+        elif path == "/itermask3d/save":
+            route.fulfill(json=self.saved)
+        else:
+            known = {"/itermask3d/status": self.status, "/itermask3d/result": self.result, "/info/": INFO}
+            route.fulfill(json=known.get(path, RESULT))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.skip("this test needs chromium on the PATH")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return Backend()
+
+
+@pytest.fixture
+def page(browser: Browser, backend: Backend) -> Iterator[Page]:
+    """A page of the stand-in viewer; a script error fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    made = context.new_page()
+    errors: list[str] = []
+    made.on("pageerror", lambda error: errors.append(str(error)))
+    made.on("dialog", lambda dialog: errors.append(dialog.message))
+    made.route("**/*", backend.answer)
+    yield made
+    context.close()
+    assert errors == []
+    assert backend.outside == []
+
+
+def open_viewer(page: Page) -> None:
+    page.goto(f"{ORIGIN}/ohif/monai-label")
+    expect(page.locator("#itermask3d-card")).to_be_visible()
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name).click()
+
+
+def status(page: Page) -> Any:
+    return page.locator(".itermask3d-status")
+
+
+def test_idle_card_names_the_series_and_offers_what_can_be_done(page: Page) -> None:
+    open_viewer(page)
+    card = page.locator("#itermask3d-card")
+    for words in ("IterMask3D", "research use only", "Series: T1", "No result for this series yet."):
+        expect(card).to_contain_text(words)
+    expect(page.get_by_role("button", name="Find anomalies")).to_be_enabled()
+    expect(page.get_by_role("link", name="Open report")).to_be_hidden()
+    expect(page.locator(".itermask3d-bar")).to_be_hidden()
+
+
+def test_card_stays_beside_the_middle_and_the_right_panel(page: Page, backend: Backend) -> None:
+    backend.result = RESULT
+    open_viewer(page)
+    expect(page.locator(".itermask3d-verdict")).to_be_visible()
+    box = page.locator("#itermask3d-card").bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] < 285
+    assert box["y"] > 360
+    assert box["y"] + box["height"] <= 800
+
+
+def test_server_address_is_set_for_the_panel_of_monai_label(page: Page) -> None:
+    page.context.add_cookies(
+        [
+            {
+                "name": "MONAILABEL_SERVER_URL",
+                "value": "http%3A%2F%2F127.0.0.1%3A8000%2F",
+                "domain": "127.0.0.1",
+                "path": "/ohif",
+            }
+        ]
+    )
+    open_viewer(page)
+    assert page.evaluate("document.cookie") == "MONAILABEL_SERVER_URL=http%3A%2F%2F127.0.0.1%3A8765%2F"
+
+
+def test_progress_of_a_run_is_shown_and_nothing_else_can_start(page: Page, backend: Backend) -> None:
+    run = {"model": "itermask3d", "image": "1.1", "phase": "sweep", "done": 40, "total": 100, "seconds": 3}
+    backend.status = {"running": run, "waiting": 0, "finished": None}
+    open_viewer(page)
+    expect(status(page)).to_have_text("Sweeping the mask (40 of 100)")
+    expect(page.locator(".itermask3d-bar")).to_have_js_property("value", 40)
+    expect(page.get_by_role("button", name="Find anomalies")).to_be_disabled()
+
+
+def test_an_earlier_result_is_shown_as_text_and_never_as_html(page: Page, backend: Backend) -> None:
+    backend.result = RESULT
+    open_viewer(page)
+    expect(page.locator(".itermask3d-verdict")).to_have_text(RESULT["verdict"])
+    expect(page.locator(".itermask3d-facts")).to_contain_text("0.0046, higher than 93 % of normal scans")
+    expect(page.locator(".itermask3d-facts")).to_contain_text("1.20 ml")
+    expect(page.locator(".itermask3d-warning")).to_have_text("The scan is small.")
+    expect(page.get_by_role("link", name="Open report")).to_have_attribute("href", "/itermask3d/report?image=1.1")
+    press(page, "Region 1, 1.20 ml: go to its centre")
+    assert page.evaluate("fake.jumps") == [[-10, -20, 30]]
+
+
+def test_find_runs_the_model_and_puts_the_mask_into_the_viewer(page: Page, backend: Backend) -> None:
+    open_viewer(page)
+    press(page, "Find anomalies")
+    expect(status(page)).to_have_text("Done: the mask is shown.")
+    assert backend.posted[0][:2] == ("/infer/itermask3d", {"image": ["1.1"], "output": ["json"]})
+    assert page.evaluate("fake.segmentations.map(one => one.segmentationId)") == ["1"]
+    assert page.evaluate("fake.events") == ["1"]
+    assert page.evaluate("[...fake.voxels]") == [0, 2, 3, 4, 0, 0, 0, 0]  # "anomaly" sorts first and is segment 1
+    assert page.evaluate("fake.jumps.length") == 1
+
+
+def test_refine_sends_what_is_drawn_as_the_servers_values(page: Page, backend: Backend) -> None:
+    open_viewer(page)
+    press(page, "Find anomalies")
+    expect(status(page)).to_have_text("Done: the mask is shown.")
+    page.evaluate("fake.voxels = Uint8Array.from([1, 2, 3, 4, 0, 0, 0, 9])")
+    press(page, "Refine from my edit")
+    expect(status(page)).to_have_text("Refined from your edit.")
+    path, query, body = backend.posted[-1]
+    assert (path, query) == ("/itermask3d/refine", {"image": ["1.1"]})
+    assert b'filename="label.bin"' in body
+    assert bytes([1, 1, 2, 3, 0, 0, 0, 1]) in body
+    assert page.evaluate("[...fake.voxels]") == [0, 2, 3, 4, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("saved", "sentence"),
+    [
+        ({"seg_series_uid": "1.2.3", "empty": False}, "Mask saved in the PACS as series 1.2.3."),
+        ({"seg_series_uid": "1.2.3", "empty": True}, "Empty mask saved: no finding, in the PACS as series 1.2.3."),
+        ({"seg_series_uid": None, "empty": False}, "Mask saved in the datastore."),
+    ],
+)
+def test_save_says_where_the_mask_went_and_remembers_the_name(
+    page: Page, backend: Backend, saved: dict[str, Any], sentence: str
+) -> None:
+    backend.saved = saved
+    open_viewer(page)
+    press(page, "Find anomalies")
+    expect(status(page)).to_have_text("Done: the mask is shown.")
+    page.get_by_label("Your name, stored with the saved mask").fill("Reader One")
+    press(page, "Save to PACS")
+    expect(status(page)).to_have_text(sentence)
+    assert backend.posted[-1][:2] == ("/itermask3d/save", {"image": ["1.1"], "user": ["Reader One"]})
+    page.reload()
+    expect(page.get_by_label("Your name, stored with the saved mask")).to_have_value("Reader One")
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"detail": "the scan holds no brain"}, "the scan holds no brain"),
+        ({"detail": [{"loc": []}]}, "The server answered 422."),
+        ({}, "The server answered 422."),
+    ],
+)
+def test_an_error_of_the_server_is_a_sentence_in_the_card(
+    page: Page, backend: Backend, body: dict[str, Any], sentence: str
+) -> None:
+    backend.failures["/infer/itermask3d"] = (422, body)
+    open_viewer(page)
+    press(page, "Find anomalies")
+    expect(page.get_by_role("alert")).to_have_text(sentence)
+    expect(page.get_by_role("button", name="Find anomalies")).to_be_enabled()
+
+
+def test_saving_nothing_drawn_says_what_to_do(page: Page) -> None:
+    open_viewer(page)
+    press(page, "Save to PACS")
+    expect(page.get_by_role("alert")).to_contain_text("Nothing is drawn on this series yet")
+
+
+def test_a_mask_of_another_size_is_refused(page: Page, backend: Backend) -> None:
+    backend.mask = bytes(7)
+    open_viewer(page)
+    press(page, "Find anomalies")
+    expect(page.get_by_role("alert")).to_contain_text("The mask has 7 voxels and the viewer 8")
+
+
+def test_card_follows_the_series_and_names_a_better_one(page: Page, backend: Backend) -> None:
+    backend.result = RESULT
+    open_viewer(page)
+    expect(page.locator(".itermask3d-verdict")).to_be_visible()
+    expect(page.locator(".itermask3d-hint")).to_be_hidden()
+    backend.result = None
+    page.evaluate("fake.shown = 'b'")
+    expect(page.locator(".itermask3d-series")).to_have_text("Series: T2")
+    expect(page.locator(".itermask3d-hint")).to_have_text("Series 3 (T1) suits the model better. It is T2.")
+    expect(page.locator(".itermask3d-verdict")).to_have_count(0)
+    page.evaluate("fake.shown = 'none'")
+    expect(page.locator("#itermask3d-card")).to_be_hidden()
+
+
+def test_a_second_series_gets_a_segmentation_of_its_own(page: Page) -> None:
+    open_viewer(page)
+    press(page, "Find anomalies")
+    expect(status(page)).to_have_text("Done: the mask is shown.")
+    page.evaluate("fake.shown = 'b'")
+    expect(page.locator(".itermask3d-series")).to_have_text("Series: T2")
+    press(page, "Find anomalies")
+    expect(status(page)).to_have_text("Done: the mask is shown.")
+    assert page.evaluate("fake.segmentations.map(one => one.segmentationId)") == ["1", "itermask3d-1.2"]
+
+
+def test_a_run_that_somebody_else_asked_for_is_shown_when_it_ends(page: Page, backend: Backend) -> None:
+    with page.expect_response("**/itermask3d/status"):
+        open_viewer(page)
+    expect(page.locator(".itermask3d-empty")).to_be_visible()
+    backend.result = RESULT
+    finished = {"image": "1.1", "model": "itermask3d", "id": 1, "ok": True, "message": ""}
+    backend.status = {"running": None, "waiting": 0, "finished": finished}
+    expect(page.locator(".itermask3d-verdict")).to_be_visible()
+    backend.status = backend.status | {"finished": finished | {"id": 2, "ok": False, "message": "No brain was found."}}
+    expect(page.get_by_role("alert")).to_have_text("No brain was found.")
+
+
+def test_brush_is_switched_on_and_off(page: Page) -> None:
+    open_viewer(page)
+    press(page, "Brush")
+    expect(page.get_by_role("button", name="Brush")).to_have_attribute("aria-pressed", "true")
+    assert page.evaluate("fake.tool") == "SphereBrush"
+    press(page, "Brush")
+    expect(page.get_by_role("button", name="Brush")).to_have_attribute("aria-pressed", "false")
+
+
+def test_card_collapses_by_keyboard_and_stays_collapsed(page: Page) -> None:
+    open_viewer(page)
+    toggle = page.get_by_role("button", name="IterMask3D")
+    toggle.press("Enter")
+    expect(page.get_by_role("button", name="Find anomalies")).to_be_hidden()
+    expect(toggle).to_have_attribute("aria-expanded", "false")
+    page.reload()
+    expect(toggle).to_have_attribute("aria-expanded", "false")
+    assert json.loads(page.evaluate("localStorage.getItem('itermask3d.collapsed')")) is True
