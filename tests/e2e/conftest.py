@@ -1,0 +1,53 @@
+"""A PACS and a server for the tests of the whole chain; what is not installed skips them, with the reason."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[ModuleType]:
+    """``scripts/services.py``, which starts what the tests talk to."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    yield importlib.import_module("services")
+    sys.path.remove(str(ROOT / "scripts"))
+
+
+@pytest.fixture(scope="module")
+def orthanc(services: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An empty PACS."""
+    try:
+        executable, plugin = services.find_orthanc()
+    except services.ServiceError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("orthanc")
+    with services.running() as started:
+        started.append(services.start_orthanc(executable, plugin, folder, port=services.free_port()))
+        started[0].wait_until_it_answers("/system")
+        yield started[0]
+
+
+@pytest.fixture(scope="module")
+def start(services: ModuleType, orthanc: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Starts the MONAI Label server on :func:`orthanc`, with settings of the app by keyword."""
+    pytest.importorskip("monailabel", reason="this test needs monailabel")
+    with services.running() as started:
+
+        def start_server(**conf: str) -> Any:
+            folder = tmp_path_factory.mktemp("server")
+            studies = f"{orthanc.url}/dicom-web"
+            server = services.start_server(studies, folder, port=services.free_port(), conf=tuple(conf.items()))
+            started.append(server)
+            server.wait_until_it_answers("/info/")
+            return server
+
+        yield start_server

@@ -1,0 +1,290 @@
+"""A person at OHIF: open a study, run, look at score and mask, correct with the brush, refine, save to the PACS."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import requests
+from dicom_helpers import read_by_dcmqi, read_by_simpleitk, require_same_scan
+from itermask3d.dicom import MrSeries, write_mr_series
+from itermask3d.lesions import LesionLook, generated_shape, insert_lesion
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+SCREENSHOTS = ROOT / "out" / "e2e"
+RUN_MS, STEP_MS = 280_000, 60_000
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+]  # fmt: skip
+"""A browser that asks nothing of the outside and draws without a graphics card."""
+
+LABELMAP = """() => {
+  const values = window.services.segmentationService.getLabelmapVolume('1').voxelManager.getCompleteScalarDataArray();
+  const places = [];
+  values.forEach((value, place) => { if (value) { places.push(place, value); } });
+  return { length: values.length, places };
+}"""
+SEGMENT_NAMES = """() => Object.fromEntries(Object.values(
+  window.services.segmentationService.getSegmentation('1').segments
+).filter(Boolean).map(segment => [segment.segmentIndex, segment.label]))"""
+VOXELS = """places => {
+  const volumes = window.cornerstone.cache.getVolumes().filter(one => one.metadata?.Modality === 'MR');
+  const values = volumes[0].voxelManager.getCompleteScalarDataArray();
+  return places.map(place => values[place]);
+}"""
+LOADED = """() => {
+  const volumes = window.cornerstone.cache.getVolumes().filter(one => one.metadata?.Modality === 'MR');
+  return Boolean(volumes.length && volumes[0].loadStatus?.loaded);
+}"""
+STORED = """async uid => {
+  const found = window.services.displaySetService.activeDisplaySets.find(one => one.SeriesInstanceUID === uid);
+  await found.load({ headers: {} });
+  const values = new Uint8Array(found.labelmapBufferArray[0]);
+  const places = [];
+  values.forEach((value, place) => { if (value) { places.push(place, value); } });
+  return { length: values.length, places };
+}"""
+"""How OHIF reads a SEG of the PACS."""
+
+COLOURED = """() => {
+  let count = 0;
+  for (const canvas of document.querySelectorAll('.cornerstone-viewport-element canvas')) {
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    for (let i = 0; i < data.length; i += 4) {
+      count += Math.max(data[i], data[i + 1], data[i + 2]) - Math.min(data[i], data[i + 1], data[i + 2]) > 40;
+    }
+  }
+  return count;
+}"""
+
+
+class Study:
+    """A scan of the packaged template with a lesion, sagittal and from right to left, in the PACS."""
+
+    def __init__(self, folder: Path, services: ModuleType, orthanc: Any) -> None:
+        image, affine = self._scan()
+        self.series: MrSeries = write_mr_series(image, affine, folder / "dicom", description="T1 with a lesion")
+        services.store(orthanc, self.series.files)
+        self.voxels, self.affine = read_by_simpleitk(self.series.folder, folder / "scan.nii.gz")
+
+    @staticmethod
+    def _scan() -> tuple[np.ndarray, np.ndarray]:
+        """The template at 2 mm with a dark lesion, as a scanner would store it from right to left."""
+        datasets = pytest.importorskip("nilearn.datasets", reason="this test needs nilearn's template")
+        image = datasets.load_mni152_template(resolution=2)
+        brain = datasets.load_mni152_brain_mask(resolution=2).get_fdata() > 0
+        rng = np.random.default_rng(7)
+        region = generated_shape(brain, image.affine, volume_ml=25, rng=rng)
+        look = LesionLook(contrast=-2.0)
+        changed = insert_lesion(image.get_fdata(dtype=np.float32), region, brain, image.affine, look=look, rng=rng)
+        changed = np.round(1000 * changed / changed.max()) * (image.get_fdata() > 0)
+        volume = nib.Nifti1Image(changed.astype(np.float32), image.affine)
+        wanted = nib.orientations.axcodes2ornt("PIR")
+        turned = volume.as_reoriented(
+            nib.orientations.ornt_transform(nib.orientations.io_orientation(volume.affine), wanted)
+        )
+        return turned.get_fdata(), turned.affine
+
+
+class Viewer:
+    """OHIF in a browser, with the study open."""
+
+    def __init__(self, page: Any, server: Any, study: Study) -> None:
+        self.page, self.server, self.study = page, server, study
+        self.card = page.locator("#itermask3d-card")
+        self.stage = 0
+        page.set_default_timeout(STEP_MS)
+        page.goto(f"{server.url}/ohif/monai-label?StudyInstanceUIDs={study.series.study_uid}")
+        page.get_by_role("button", name="Confirm and Hide").click()
+        page.locator(".cornerstone-viewport-element canvas").first.wait_for()
+        page.wait_for_function(LOADED, polling=250)
+
+    def shoot(self, name: str) -> None:
+        """A screenshot for people, numbered by stage."""
+        self.stage += 1
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{self.stage}_{name}.png")
+
+    def press(self, button: str, *, until: str, timeout_ms: int = STEP_MS) -> str:
+        """Press a button of the card and wait for a sentence in its status; an error in the card fails the test."""
+        self.card.get_by_role("button", name=button, exact=True).click()
+        answer = self.card.locator(".itermask3d-status").filter(has_text=re.compile(until))
+        trouble = self.card.locator(".itermask3d-error:visible")
+        answer.or_(trouble).first.wait_for(timeout=timeout_ms)
+        assert not trouble.count(), trouble.inner_text()
+        return str(answer.inner_text())
+
+    def labelmap(self) -> np.ndarray:
+        """What is drawn, in the voxel order of the server's image."""
+        return self._volume(self.page.evaluate(LABELMAP))
+
+    def stored(self, series_uid: str) -> np.ndarray:
+        """What OHIF makes of a SEG in the PACS, in the same order."""
+        known = "uid => window.services?.displaySetService?.activeDisplaySets?.some(s => s.SeriesInstanceUID === uid)"
+        self.page.wait_for_function(known, arg=series_uid, polling=250)
+        return self._volume(self.page.evaluate(STORED, series_uid))
+
+    def _volume(self, found: dict[str, Any]) -> np.ndarray:
+        assert found["length"] == self.study.voxels.size
+        flat = np.zeros(found["length"], dtype=np.uint8)
+        flat[found["places"][::2]] = found["places"][1::2]
+        return flat.reshape(self.study.voxels.shape, order="F")
+
+    def server_mask(self) -> np.ndarray:
+        image = {"image": self.study.series.series_uid}
+        answer = requests.get(f"{self.server.url}/itermask3d/mask", params=image, timeout=60)
+        assert answer.ok, answer.text
+        return np.frombuffer(answer.content, np.uint8).reshape(self.study.voxels.shape, order="F")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, or the one that playwright has."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="this test needs playwright")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with playwright.sync_playwright() as driver:
+        if not executable and not os.path.exists(driver.chromium.executable_path):
+            pytest.skip("this test needs a browser (sudo apt install chromium)")
+        launched = driver.chromium.launch(executable_path=executable, headless=True, args=ARGUMENTS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def quick_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle as shipped, but for a coarser sweep: a quarter of the time on a CPU."""
+    root = tmp_path_factory.mktemp("bundle")
+    for name in ("configs", "models"):
+        shutil.copytree(ROOT / "bundle" / name, root / name)
+    path = root / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["settings"]["n_steps"] = 25
+    path.write_text(json.dumps(config))
+    return root
+
+
+@pytest.fixture(scope="module")
+def viewer(
+    services: ModuleType,
+    orthanc: Any,
+    start: Callable[..., Any],
+    browser: Any,
+    quick_bundle: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Viewer:
+    study = Study(tmp_path_factory.mktemp("study"), services, orthanc)
+    page = browser.new_context(viewport={"width": 1600, "height": 1000}).new_page()
+    return Viewer(page, start(bundle=str(quick_bundle)), study)
+
+
+def run_in_monai_label_panel(viewer: Viewer) -> None:
+    """The steps of OHIF's own MONAI Label panel: connect, choose the model, run, wait for the mask."""
+    page = viewer.page
+    page.locator(".settingsTable button.actionButton").click()
+    page.locator(".monaiLabelPanel .tabs").wait_for()
+    page.get_by_text("Auto-Segmentation").first.click()
+    page.locator("select.selectBox").first.select_option("itermask3d")
+    with page.expect_console_message(
+        lambda message: "updated the segmentation's scalar data" in message.text, timeout=RUN_MS
+    ):
+        page.locator("button[title='Run Segmentation']").click()
+
+
+def paint(viewer: Viewer) -> None:
+    """A stroke with the brush across the middle of the first viewport."""
+    box = viewer.page.locator(".cornerstone-viewport-element").first.bounding_box()
+    x, y = box["x"] + 0.45 * box["width"], box["y"] + 0.45 * box["height"]
+    mouse = viewer.page.mouse
+    mouse.move(x, y)
+    mouse.down()
+    mouse.move(x + 30, y + 12, steps=6)
+    mouse.up()
+
+
+def read_seg(orthanc: Any, series_uid: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The SEG of a series, as another client gets it from the PACS."""
+    query = {"Level": "Instance", "Query": {"SeriesInstanceUID": series_uid}}
+    found = requests.post(f"{orthanc.url}/tools/find", json=query, timeout=60).json()
+    assert len(found) == 1
+    path = folder / "seg.dcm"
+    path.write_bytes(requests.get(f"{orthanc.url}/instances/{found[0]}/file", timeout=60).content)
+    return read_by_dcmqi(path, folder / "dcmqi")
+
+
+def test_a_scan_is_run_corrected_refined_and_saved(viewer: Viewer, orthanc: Any, tmp_path: Path) -> None:
+    places = np.random.default_rng(0).integers(0, viewer.study.voxels.size, 4000)
+    shown = viewer.page.evaluate(VOXELS, places.tolist())
+    np.testing.assert_allclose(shown, viewer.study.voxels.ravel(order="F")[places], atol=1e-3)
+    before = viewer.page.evaluate(COLOURED)
+    viewer.shoot("opened")
+
+    run_in_monai_label_panel(viewer)
+    mask, drawn = viewer.server_mask(), viewer.labelmap()
+    assert mask.any()
+    names = viewer.page.evaluate(SEGMENT_NAMES)
+    bands = {int(index): int(re.search(r"\d", name).group()) for index, name in names.items() if "anomaly " in name}
+    np.testing.assert_array_equal(np.vectorize(lambda index: bands.get(index, 0))(drawn), mask)
+    viewer.shoot("run")
+    result = requests.get(
+        f"{viewer.server.url}/itermask3d/result", params={"image": viewer.study.series.series_uid}, timeout=60
+    ).json()
+    viewer.card.locator("dt:text-is('Score') + dd").filter(has_text=f"{result['score']:.4f}").wait_for()
+    viewer.card.locator(".itermask3d-region").first.click()
+    viewer.page.wait_for_function(f"before => ({COLOURED})() > before + 200", arg=before, polling=250)
+    viewer.shoot("region")
+
+    viewer.card.get_by_role("button", name="Brush", exact=True).click()
+    viewer.card.locator("button[aria-pressed='true']", has_text="Brush").wait_for()
+    paint(viewer)
+    viewer.page.wait_for_function(
+        f"before => ({LABELMAP})().places.length / 2 > before", arg=int((drawn > 0).sum()), polling=250
+    )
+    painted = viewer.labelmap() > 0
+    assert painted[drawn > 0].all()
+    assert painted.sum() > (drawn > 0).sum()
+    viewer.shoot("painted")
+
+    viewer.press("Refine from my edit", until="Refined", timeout_ms=RUN_MS)
+    refined = viewer.labelmap() > 0
+    np.testing.assert_array_equal(refined, viewer.server_mask() > 0)
+    viewer.shoot("refined")
+
+    viewer.card.get_by_placeholder("Your name").fill("e2e")
+    said = viewer.press("Save to PACS", until="saved")
+    viewer.shoot("saved")
+    series_uid = re.search(r"series ([\d.]+\d)", said).group(1)
+    require_same_scan(refined, viewer.study.affine, *read_seg(orthanc, series_uid, tmp_path))
+
+
+def save(viewer: Viewer, mask: np.ndarray) -> str:
+    """Save a mask without the viewer; returns the series of its SEG."""
+    answer = requests.post(
+        f"{viewer.server.url}/itermask3d/save",
+        params={"image": viewer.study.series.series_uid, "user": "e2e"},
+        files={"label": ("label.bin", mask.astype(np.uint8).tobytes(order="F"))},
+        timeout=120,
+    )
+    assert answer.ok, answer.text
+    return str(answer.json()["seg_series_uid"])
+
+
+def test_saved_masks_are_read_back_by_the_viewer(viewer: Viewer) -> None:
+    mask = viewer.study.voxels > 600
+    mask[: mask.shape[0] // 3] = False
+    masks = {save(viewer, drawn): drawn for drawn in (mask, np.zeros_like(mask))}
+    viewer.page.goto(f"{viewer.server.url}/ohif/viewer?StudyInstanceUIDs={viewer.study.series.study_uid}")
+    for series_uid, drawn in masks.items():
+        np.testing.assert_array_equal(viewer.stored(series_uid) > 0, drawn)
+    viewer.shoot("read_back")
