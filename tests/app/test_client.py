@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import nibabel as nib
 import numpy as np
 import pytest
 import requests
+import SimpleITK
 
 pytest.importorskip("monailabel")
 from monailabel.client import MONAILabelClient
@@ -25,6 +27,15 @@ def client(server, tmp_path_factory) -> MONAILabelClient:
 def answer(client):
     """The automatic answer for the scan with the strongest lesion: label file and params."""
     return client.infer("itermask3d", IMAGE, {"result_extension": ".nii.gz"})
+
+
+def read_log_until(log, words: str) -> None:
+    """Block until a line of a growing file holds some words."""
+    with subprocess.Popen(["tail", "-n", "+1", "-f", str(log)], stdout=subprocess.PIPE, text=True) as tail:
+        assert tail.stdout is not None
+        found = any(words in line for line in tail.stdout)
+        tail.kill()
+    assert found
 
 
 def untouched(folder) -> set[str]:
@@ -74,6 +85,29 @@ def test_points_force_suspicion_and_normality_to_the_voxel(client, answer, phant
     assert nib.load(label).get_fdata()[tuple(centre)] == 0
 
 
+def test_deepgrow_as_slicer_sends_it(client, answer, phantom):
+    centre = np.argwhere(phantom.brain_mask & ~phantom.label)[2000].tolist()
+    params = {
+        "label": "anomaly 1 mild",
+        "foreground": [centre],
+        "background": [],
+        "radius_mm": "4",
+        "strictness": ["as found", "stricter", "looser"],
+        "bands": False,
+        "result_extension": ".nrrd",
+        "result_dtype": "uint8",
+    }
+    label, said = client.infer("itermask3d_points", IMAGE, params)
+    image = SimpleITK.ReadImage(label)
+    mask = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)
+    assert mask[tuple(centre)] == 1
+    assert set(np.unique(mask)) <= {0, 1}
+    assert said["label_names"] == {"anomaly": 1}
+    expected = phantom.affine @ [*centre, 1]
+    place = image.TransformIndexToPhysicalPoint(centre)
+    assert np.allclose([-place[0], -place[1], place[2]], expected[:3], atol=1e-3)
+
+
 def test_scribbles_as_slicer_sends_them(server, client, answer, phantom, tmp_path):
     drawn = np.zeros(phantom.image.shape, dtype=np.uint8)
     inside, outside = np.argwhere(phantom.label)[200], np.argwhere(phantom.brain_mask & ~phantom.label)[500]
@@ -89,8 +123,6 @@ def test_scribbles_as_slicer_sends_them(server, client, answer, phantom, tmp_pat
         "result_dtype": "uint8",
     }
     label, _ = client.infer("itermask3d_refine", IMAGE, params, label_in=str(file))
-    import SimpleITK
-
     mask = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(label)).transpose(2, 1, 0)
     assert mask[tuple(inside)] == 1
     assert mask[tuple(outside)] == 0
@@ -141,7 +173,8 @@ def test_the_contrast_check_can_be_switched_off_knowingly(client):
 
 
 def test_saving_keeps_label_person_version_and_anomaly_map(server, client, answer):
-    saved = client.save_label(IMAGE, answer[0], params={"user": "reader 1"})
+    as_slicer = {"label_info": [{"name": "anomaly 2 moderate", "idx": 2}], "model": "itermask3d"}
+    saved = client.save_label(IMAGE, answer[0], params={"user": "reader 1", **as_slicer})
     assert saved["image"] == IMAGE
     final = server.studies / "labels" / "final" / f"{IMAGE}.nii.gz"
     assert set(np.unique(np.asarray(nib.load(final).dataobj))) == {0, 1}
@@ -198,11 +231,11 @@ def test_training_needs_normal_scans_then_trains_on_them_and_offers_the_weights(
     nib.save(nib.Nifti1Image(np.zeros(phantom.image.shape, dtype=np.uint8), phantom.affine), nothing)
     for number in range(1, 5):
         client.save_label(f"sub-0{number}_T1w", str(nothing))
-    trained = requests.post(
-        f"{server.url}/train/itermask3d", params={"run_sync": "true"}, json={"epochs": "1"}, timeout=600
-    )
-    assert trained.status_code == 200, trained.text
-    assert trained.json()["epoch"] == 1
+    assert client.train_start("itermask3d", {"epochs": "1"})["status"] in ("SUBMITTED", "RUNNING")
+    read_log_until(server.log, "Return code:")
+    status = client.train_status()
+    assert status["status"] == "DONE", status["details"]
+    assert any("epoch 1 of 1" in line for line in status["details"])
     assert untouched(server.app / "model") - before >= {"trained.pt"}
     assert client.info()["train_stats"]["itermask3d"]["ended"]
 
