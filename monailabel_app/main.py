@@ -9,7 +9,6 @@ For research use only. Settings (``--conf name value``): ``bundle`` (folder), ``
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -154,11 +153,16 @@ class IterMask3DApp(MONAILabelApp):
         if problem:
             raise RequestError(503, problem)
         image = str(request.get("image") or "")
-        series = None if _is_upload(image) else self._series(store, image, request)
-        path = image if _is_upload(image) else store.get_image_uri(image)
-        file, params = task({**request, "image": path, "image_id": image, "series": series})
+        passing = _is_passing(image, request)
+        series = None if passing else self._series(store, image, request)
+        path = image if passing else store.get_image_uri(image)
+        try:
+            file, params = task({**request, "image": path, "image_id": image, "series": series})
+        finally:
+            if passing and not request.get("session"):
+                self.results.forget(image)
         label = file
-        if request.get("save_label") and not _is_upload(image):
+        if request.get("save_label") and not passing:
             tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL
             tag = str(getattr(tag, "value", tag))
             label = store.save_label(image, file, tag, {"model": task.model, "params": params})
@@ -233,9 +237,13 @@ class IterMask3DApp(MONAILabelApp):
             store.save_label(image, str(path), ANOMALY_MAP, facts)
 
 
-def _is_upload(image: str) -> bool:
-    """Whether a request names a file that came with it; any other path of this machine is nobody's business."""
-    return Path(tempfile.gettempdir()).resolve() in Path(image).resolve().parents and os.path.exists(image)
+def _is_passing(image: str, request: Mapping[str, Any]) -> bool:
+    """Whether a request names a file that came with it or with its session; other paths are nobody's business."""
+    folders = [Path(tempfile.gettempdir()).resolve()]
+    if request.get("session"):
+        folders.append(Path(settings.MONAI_LABEL_SESSION_PATH or Path.home() / ".cache" / "monailabel").resolve())
+    path = Path(image)
+    return path.is_absolute() and path.exists() and any(folder in path.resolve().parents for folder in folders)
 
 
 def _read_mask(label_path: str | Path, image_path: str) -> tuple[np.ndarray, np.ndarray]:

@@ -130,6 +130,13 @@ class Results:
         with self._lock:
             self._forget_guided(image)
 
+    def forget(self, image: str) -> None:
+        """Remove all that is kept of a scan."""
+        with self._lock:
+            self._forget_guided(image)
+            shutil.rmtree(self.automatic_directory / case_name(image), ignore_errors=True)
+            self._params_file(image, guided=False).unlink(missing_ok=True)
+
     def params(self, image: str) -> dict[str, Any] | None:
         """What was answered last for a scan; ``None`` where nothing was."""
         guided = self.folder(image).parent.name == "guided"

@@ -14,6 +14,8 @@ import pytest
 import requests
 
 pytest.importorskip("monailabel")
+from monailabel.client import MONAILabelClient
+from monailabel.client.client import MONAILabelClientException
 from serving import running_server
 
 IMAGE = "sub-03_T1w"
@@ -116,6 +118,21 @@ def test_an_uploaded_scan_is_answered_and_not_kept(server, phantom, tmp_path):
     assert answer.status_code == 200, answer.text
     assert answer.json()["outcome"] == "anomaly"
     assert requests.get(f"{server.url}/info/", timeout=60).json()["datastore"]["total"] == 4
+    kept = {path.name.split(".")[0] for path in (server.studies / ".itermask3d").rglob("*") if path.is_file()}
+    assert not any("itermask3d_" in name for name in kept)
+
+
+def test_a_session_is_answered_until_it_is_removed(server, phantom, tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(phantom.image, phantom.affine), path)
+    client = MONAILabelClient(server.url, tmpdir=str(tmp_path))
+    session = client.create_session(str(path))["session_id"]
+    label, params = client.infer("itermask3d", "", {"result_extension": ".nii.gz"}, session_id=session)
+    assert params["outcome"] == "anomaly"
+    assert np.asarray(nib.load(label).dataobj).shape == phantom.image.shape
+    client.remove_session(session)
+    with pytest.raises(MONAILabelClientException, match="404"):
+        client.infer("itermask3d", "", {}, session_id=session)
 
 
 @pytest.mark.parametrize("values", [np.zeros((64, 64)), np.zeros((40, 40, 40, 3)), np.full((60, 60, 60), np.nan)])
