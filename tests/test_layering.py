@@ -20,7 +20,7 @@ LAYERS_ABOVE = {"scripts", "monailabel_app", "monailabel"}
 
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
-    "acceleration": set(),
+    "acceleration": {"network"},
     "artefacts": set(),
     "frequency": set(),
     "lesions": {"scans"},
@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "preprocessing": {"brain_extraction", "frequency", "masking", "scans"},
     "refinement": {"masking", "threshold"},
     "detection": {"refinement", "threshold"},
-    "inferer": {"detection", "frequency", "refinement"},
+    "inferer": {"acceleration", "detection", "frequency", "network", "refinement"},
     "training": {"masking"},
 }
 """Which of our modules each module may import."""

@@ -13,9 +13,18 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from tqdm import tqdm
 
+from itermask3d.acceleration import InferenceUNet
 from itermask3d.detection import find, remove_small_components
 from itermask3d.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, high_frequency
-from itermask3d.refinement import Constraints, IterationCallback, RefinementSettings, Thresholding, refine
+from itermask3d.network import ReconstructionUNet
+from itermask3d.refinement import (
+    Constraints,
+    IterationCallback,
+    Reconstructor,
+    RefinementSettings,
+    Thresholding,
+    refine,
+)
 
 __all__ = ["IterMaskInferer"]
 
@@ -32,6 +41,8 @@ class IterMaskInferer(Inferer):
         min_volume_ml: connected components below this are dropped from the final mask.
         mixed_precision: run the network in bfloat16.
         progress: show a progress bar.
+        accelerate: compute a :class:`itermask3d.network.ReconstructionUNet` in evaluation mode through
+            :class:`itermask3d.acceleration.InferenceUNet`, which equals it to rounding. Other networks run as they are.
     """
 
     def __init__(
@@ -43,6 +54,7 @@ class IterMaskInferer(Inferer):
         min_volume_ml: float = 0.0,
         mixed_precision: bool = False,
         progress: bool = False,
+        accelerate: bool = True,
     ) -> None:
         super().__init__()
         self.settings = settings or RefinementSettings()
@@ -51,6 +63,7 @@ class IterMaskInferer(Inferer):
         self.min_volume_ml = min_volume_ml
         self.mixed_precision = mixed_precision
         self.progress = progress
+        self.accelerate = accelerate
 
     @torch.no_grad()
     def __call__(
@@ -80,11 +93,7 @@ class IterMaskInferer(Inferer):
         image = _as_plain(inputs)
         brain = image != 0 if brain_mask is None else _as_plain(brain_mask).to(image.device) > 0.5
         guide = high_frequency(image, spacing_mm=self.spacing_mm, radius_cycles_per_mm=self.radius_cycles_per_mm)
-
-        def reconstruct(corrupted: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
-            with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
-                return network(torch.cat((corrupted, guide), dim=1)).float()
-
+        reconstruct = self.reconstructor(network, brain)
         with _Bar(self.progress, self.settings.n_steps, iter_callback) as bar:
             refinement = refine(
                 image,
@@ -107,6 +116,24 @@ class IterMaskInferer(Inferer):
             "reconstruction": refinement.reconstruction * brain,
             "findings": [json.dumps(scan.to_json()) for scan in findings],
         }
+
+    def reconstructor(self, network: Callable[..., Any], brain_mask: torch.Tensor) -> Reconstructor:
+        """The network as the loop calls it: in the precision asked for, accelerated where that is possible.
+
+        Args:
+            network: as for a call.
+            brain_mask: ``(B, 1, D, H, W)``, boolean; what lies outside it need not be reconstructed.
+        """
+        run = network
+        if self.accelerate and isinstance(network, ReconstructionUNet) and not network.training:
+            run = InferenceUNet(network, brain_mask, dtype=torch.bfloat16 if self.mixed_precision else torch.float32)
+
+        def reconstruct(corrupted: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+            autocast = self.mixed_precision and run is network
+            with torch.autocast(corrupted.device.type, dtype=torch.bfloat16, enabled=autocast):
+                return run(torch.cat((corrupted, guide), dim=1)).float()
+
+        return reconstruct
 
 
 class _Bar:

@@ -9,7 +9,7 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import nn
 
-__all__ = ["SIZE_DIVISOR", "ReconstructionUNet"]
+__all__ = ["SIZE_DIVISOR", "ReconstructionUNet", "check_input"]
 
 SIZE_DIVISOR = 16
 """Every spatial size of the input must be a multiple of this (four halvings)."""
@@ -86,7 +86,7 @@ class ReconstructionUNet(nn.Module):
         self.up_stage_4 = _up_stage(2 * c1, out_channels, dropout=dropout, last=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        _check_input(x)
+        check_input(x)
         level_1 = self.conv_1(x)
         level_2 = self.conv_2(level_1)
         level_3 = self.conv_3(level_2)
@@ -123,7 +123,8 @@ def _up_stage(in_channels: int, out_channels: int, *, dropout: float, last: bool
     )
 
 
-def _check_input(x: torch.Tensor, divisor: int = SIZE_DIVISOR, smallest: int = _MIN_SIZE) -> None:
+def check_input(x: torch.Tensor, divisor: int = SIZE_DIVISOR, smallest: int = _MIN_SIZE) -> None:
+    """Refuse a tensor that the network cannot halve four times, with a :class:`ValueError` that names its shape."""
     # TorchScript compiles this too, and it knows neither globals nor generators nor tuples of any length.
     if x.dim() != 5 or sum([size % divisor for size in x.shape[2:]]) > 0 or min(x.shape[2:]) < smallest:
         shape = ", ".join([str(size) for size in x.shape])
