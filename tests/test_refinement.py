@@ -223,12 +223,64 @@ def test_quantile_leaves_the_stated_share_above(share):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"gamma": 0}, {"n_steps": 0}, {"stop_ratio": 1.0}, {"error_window": 2}, {"threshold_floor": -1.0}],
+    [
+        {"gamma": 0},
+        {"n_steps": 0},
+        {"stop_ratio": 1.0},
+        {"error_window": 2},
+        {"threshold_floor": -1.0},
+        {"schedule": "quick"},
+    ],
     ids=str,
 )
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         RefinementSettings(**wrong)
+
+
+@pytest.mark.parametrize("lesion", [0.0, 3.0])
+def test_fast_schedule_gives_the_exact_answer_where_the_reconstruction_is_known(lesion):
+    image, brain, guide = scan(14)
+    off = torch.zeros_like(image)
+    off[..., 4:9, 5:10, 3:8] = lesion
+    fine = 0.3 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+
+    def oracle(corrupted, guide):
+        return image + off + fine
+
+    settings = RefinementSettings(gamma=0.02)
+    exact = refine(image, brain, guide, oracle, settings=settings)
+    fast = refine(image, brain, guide, oracle, settings=replace(settings, schedule="fast"))
+    assert torch.equal(fast.mask, exact.mask)
+    assert fast.estimates[0].status is exact.estimates[0].status
+    assert fast.curves.shape == exact.curves.shape
+    torch.testing.assert_close(fast.curves[:, 85:], exact.curves[:, 85:])
+
+
+def test_fast_schedule_takes_every_step_where_its_curve_leaves_the_threshold_open():
+    image, brain, guide = scan(15)
+    phases = []
+    exact = refine(image, brain, guide, blur(1.0), settings=RefinementSettings(gamma=0.02))
+    slope = exact.estimates[0].slope[exact.estimates[0].step - 1]
+    settings = RefinementSettings(gamma=slope * 0.9999, schedule="fast")
+    result = refine(image, brain, guide, blur(1.0), settings=settings, iter_callback=lambda *call: phases.append(call))
+    totals = {total for phase, _, total in phases if phase == "sweep"}
+    assert 100 in totals
+    same = refine(image, brain, guide, blur(1.0), settings=replace(settings, schedule="exact"))
+    assert torch.equal(result.mask, same.mask)
+    assert torch.equal(result.curves, same.curves)
+
+
+def test_the_whole_brain_masked_is_reconstructed_once():
+    image, brain, guide = scan(16)
+    hidden = []
+
+    def watched(corrupted, guide):
+        hidden.append(bool((corrupted != image)[brain > 0.5].all()))
+        return blur(1.0)(corrupted, guide)
+
+    refine(image, brain, guide, watched, settings=RefinementSettings(n_steps=10))
+    assert sum(hidden) == 1
 
 
 def test_wrong_shapes_and_empty_brains_are_refused():

@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 OUTPUTS = ("mask", "anomaly_map", "reconstruction")
 
-UNDECISIVE = ("calibration_sha256", "seed", "spatial_size", "brain_extraction_method", "mixed_precision")
+UNDECISIVE = ("calibration_sha256", "seed", "spatial_size", "brain_extraction_method", "mixed_precision", "schedule")
 """Settings under which a score keeps its meaning."""
 
 

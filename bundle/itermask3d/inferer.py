@@ -151,7 +151,9 @@ class _Bar:
         if self.also is not None:
             self.also(phase, done, total)
         if phase == "sweep":
-            self.bar.update(1)
+            self.bar.total = total
+            self.bar.n = done
+            self.bar.refresh()
         else:
             self.bar.set_postfix_str(f"{phase} {done}")
 

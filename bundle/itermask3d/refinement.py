@@ -14,7 +14,8 @@ import torch
 from torch.nn.functional import avg_pool3d
 
 from itermask3d.masking import corrupt
-from itermask3d.threshold import ThresholdEstimate, estimate_threshold
+from itermask3d.schedule import SCHEDULES, fill_curve, sweep_steps
+from itermask3d.threshold import ThresholdEstimate, estimate_threshold, is_decided
 
 __all__ = [
     "Constraints",
@@ -56,6 +57,9 @@ class RefinementSettings:
         threshold_floor: the threshold is never below this, which is the error that normal brains show anyway.
             Published: 0.
         seed: of the noise in the masked region, drawn once per scan.
+        schedule: ``"exact"`` takes every step of the sweep. ``"fast"`` leaves early ones out
+            (:func:`itermask3d.schedule.sweep_steps`) and falls back to every step where its curve is too close to
+            another threshold to tell.
     """
 
     gamma: float = 0.01
@@ -68,6 +72,7 @@ class RefinementSettings:
     error_window: int = 1
     threshold_floor: float = 0.0
     seed: int = 0
+    schedule: str = "exact"
 
     def __post_init__(self) -> None:
         requirements = {
@@ -77,6 +82,7 @@ class RefinementSettings:
             "max_iterations": self.max_iterations >= 1,
             "error_window": self.error_window >= 1 and self.error_window % 2 == 1,
             "threshold_floor": self.threshold_floor >= 0,
+            "schedule": self.schedule in SCHEDULES,
         }
         for name, fulfilled in requirements.items():
             if not fulfilled:
@@ -184,14 +190,26 @@ class RefinementTask:
         self.noise = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(seed)).to(image)[None]
         self.error_window = error_window
         self._brain_share = self._mean(self.brain.to(image.dtype)) if error_window > 1 else None
+        self._outside = ~self.brain
+        self._brain_voxels = [scan.flatten().nonzero().flatten() for scan in self.brain]
+        self._from_nothing: torch.Tensor | None = None
 
     def reconstruct(self, mask: torch.Tensor) -> torch.Tensor:
-        """Fill in the masked voxels; ``(B, 1, D, H, W)``."""
-        return self.reconstructor(corrupt(self.image, mask, self.noise), self.high_frequency)
+        """Fill in the masked voxels; ``(B, 1, D, H, W)``. The whole brain masked is done once and kept."""
+        if mask is not self.brain:
+            return self.reconstructor(corrupt(self.image, mask, self.noise), self.high_frequency)
+        if self._from_nothing is None:
+            self._from_nothing = self.reconstructor(corrupt(self.image, mask, self.noise), self.high_frequency)
+        return self._from_nothing
+
+    def quantile(self, error: torch.Tensor, share: float) -> torch.Tensor:
+        """:func:`brain_quantile` of an error ``(B, 1, D, H, W)``, with the brain's voxels looked up once."""
+        scans = zip(error.flatten(1), self._brain_voxels, strict=True)
+        return torch.stack([_smallest(scan.index_select(0, voxels), share) for scan, voxels in scans])
 
     def error(self, reconstruction: torch.Tensor) -> torch.Tensor:
         """Squared error inside the brain, zero outside, averaged over the window's brain voxels."""
-        squared = (self.image - reconstruction).square() * self.brain
+        squared = (self.image - reconstruction).square_().masked_fill_(self._outside, 0)
         if self._brain_share is None:
             return squared
         return self._mean(squared) / self._brain_share.clamp(min=1e-6) * self.brain
@@ -202,34 +220,47 @@ class RefinementTask:
 
 
 class Sweep:
-    """Shrink the mask by a fixed share of the brain per update and record the error quantile that does it."""
+    """Shrink the mask by a fixed share of the brain per step and record the error quantile that does it.
+
+    Args:
+        task: the scans.
+        n_steps: steps from the whole brain masked to nothing masked.
+        schedule: which of them are taken, see :func:`itermask3d.schedule.sweep_steps`.
+    """
 
     phase = "sweep"
 
-    def __init__(self, task: RefinementTask, n_steps: int = 100) -> None:
+    def __init__(self, task: RefinementTask, n_steps: int = 100, *, schedule: str = "exact") -> None:
         self.task = task
         self.n_steps = n_steps
+        self.steps = sweep_steps(n_steps, schedule)
         self.mask = task.brain
         self._quantiles: list[torch.Tensor] = []
 
     def progress(self) -> tuple[int, int]:
         """Updates so far, and at most."""
-        return len(self._quantiles), self.n_steps
+        return len(self._quantiles), len(self.steps)
 
     def done(self) -> bool:
         """Whether the whole brain has been unmasked."""
-        return len(self._quantiles) >= self.n_steps
+        return len(self._quantiles) >= len(self.steps)
 
     def update(self) -> None:
-        """One step: reconstruct, find the quantile, mask what lies above it."""
+        """Reconstruct, find the quantile of the next step, mask what lies above that of the next step taken."""
         error = self.task.error(self.task.reconstruct(self.mask))
-        quantile = brain_quantile(error, self.task.brain, share=(len(self._quantiles) + 1) / self.n_steps)
+        step, *later = self.steps[len(self._quantiles) :]
+        quantile = self.task.quantile(error, (step + 1) / self.n_steps)
         self._quantiles.append(quantile)
+        if later and later[0] > step + 1:
+            quantile = self.task.quantile(error, later[0] / self.n_steps)
         self.mask = error > _as_voxels(quantile)
 
     def curves(self) -> torch.Tensor:
-        """``(B, steps done)``, float64 on the CPU."""
-        return torch.stack(self._quantiles, dim=1).double().cpu()
+        """``(B, steps done)``, float64 on the CPU; ``(B, n_steps)`` after a fast sweep, of which it fills the gaps."""
+        values = torch.stack(self._quantiles, dim=1).double().cpu()
+        if len(self.steps) == self.n_steps:
+            return values
+        return torch.from_numpy(fill_curve(self.steps, values.numpy(), self.n_steps))
 
 
 class Shrink:
@@ -370,19 +401,26 @@ def find_thresholds(
     task: RefinementTask, settings: RefinementSettings, iter_callback: IterationCallback | None = None
 ) -> Thresholding:
     """Sweep, then take the threshold of each scan from its curve."""
-    curves = run_to_end(Sweep(task, settings.n_steps), iter_callback).curves()
-    estimates = tuple(
-        estimate_threshold(
-            curve.numpy(),
-            gamma=settings.gamma,
-            fit_limit=settings.fit_limit,
-            min_r_squared=settings.min_r_squared,
-        )
-        for curve in curves
-    )
+    curves, estimates = _swept(task, settings, iter_callback)
     return Thresholding(
         curves, estimates, tuple(max(estimate.threshold, settings.threshold_floor) for estimate in estimates)
     )
+
+
+def _swept(
+    task: RefinementTask, settings: RefinementSettings, iter_callback: IterationCallback | None
+) -> tuple[torch.Tensor, tuple[ThresholdEstimate, ...]]:
+    """Curves and estimates; every step is taken where a fast sweep leaves the threshold of a scan undecided."""
+    rule = {name: getattr(settings, name) for name in ("gamma", "fit_limit", "min_r_squared")}
+    for schedule in dict.fromkeys((settings.schedule, "exact")):
+        curves = run_to_end(Sweep(task, settings.n_steps, schedule=schedule), iter_callback).curves()
+        estimates = tuple(estimate_threshold(curve.numpy(), **rule) for curve in curves)
+        decided = (
+            is_decided(estimate, gamma=settings.gamma, min_r_squared=settings.min_r_squared) for estimate in estimates
+        )
+        if schedule == "exact" or all(decided):
+            break
+    return curves, estimates
 
 
 def run_to_end(loop: Loop, iter_callback: IterationCallback | None = None) -> Loop:
@@ -410,10 +448,13 @@ def brain_quantile(error: torch.Tensor, brain: torch.Tensor, *, share: float) ->
     """
     quantiles = []
     for values, inside in zip(error, brain, strict=True):
-        voxels = values[inside]
-        rank = int(share * voxels.numel() + 1e-6)
-        quantiles.append(voxels.kthvalue(max(rank, 1)).values)
+        quantiles.append(_smallest(values[inside], share))
     return torch.stack(quantiles)
+
+
+def _smallest(voxels: torch.Tensor, share: float) -> torch.Tensor:
+    rank = int(share * voxels.numel() + 1e-6)
+    return voxels.kthvalue(max(rank, 1)).values
 
 
 def _as_voxels(values: torch.Tensor) -> torch.Tensor:

@@ -15,11 +15,23 @@ from enum import Enum
 import numpy as np
 from scipy.optimize import curve_fit
 
-__all__ = ["CurveFit", "SlopeSource", "ThresholdEstimate", "ThresholdStatus", "estimate_threshold", "fit_curve"]
+__all__ = [
+    "CurveFit",
+    "SlopeSource",
+    "ThresholdEstimate",
+    "ThresholdStatus",
+    "estimate_threshold",
+    "fit_curve",
+    "is_decided",
+]
 
 FIT_START = (1.0, 0.01)
 DETERMINATION_SHARE = 0.8
 SMOOTHING_WINDOW = 5
+
+SLOPE_TOLERANCE = 0.01
+R_SQUARED_TOLERANCE = 0.03
+"""How far the fast sweep's figures are from the exact ones, measured, see docs/benchmarks.md."""
 
 
 class ThresholdStatus(str, Enum):
@@ -133,6 +145,28 @@ def estimate_threshold(
         return _without_threshold(ThresholdStatus.NO_CROSSING, source, tuple(slope.tolist()), fit)
     index = int(steep[0])
     return ThresholdEstimate(ThresholdStatus.FOUND, float(values[index]), index + 1, source, tuple(slope.tolist()), fit)
+
+
+def is_decided(
+    estimate: ThresholdEstimate,
+    *,
+    gamma: float,
+    min_r_squared: float = 0.85,
+    slope_tolerance: float = SLOPE_TOLERANCE,
+    r_squared_tolerance: float = R_SQUARED_TOLERANCE,
+) -> bool:
+    """Whether the same step would be chosen if the slopes and the quality of the fit were a little different.
+
+    Args:
+        estimate: from :func:`estimate_threshold` with the same ``gamma`` and ``min_r_squared``.
+        slope_tolerance: relative change of the slopes that must not matter.
+        r_squared_tolerance: change of the coefficient of determination that must not matter.
+    """
+    if abs(estimate.fit.r_squared - min_r_squared) < r_squared_tolerance:
+        return False
+    before = estimate.slope if estimate.step is None else estimate.slope[: estimate.step - 1]
+    reached = estimate.step is None or estimate.slope[estimate.step - 1] > gamma * (1 + slope_tolerance)
+    return reached and max(before, default=0.0) <= gamma * (1 - slope_tolerance)
 
 
 def fit_curve(curve: np.ndarray, *, fit_limit: float = 10.0) -> CurveFit:
