@@ -1,0 +1,429 @@
+"""Time and compare the ways to compute one answer: plain and accelerated network, exact and fast schedule.
+
+    python scripts/bench.py agreement OUT [--list scans.json]     final masks against the exact schedule, 2 mm
+    python scripts/bench.py time OUT --spacing-mm 1 [--scan FILE]  every step of acceleration, time and peak memory
+    python scripts/bench.py growth OUT                             cost against voxels, steps and scans
+    python scripts/bench.py scan OUT                               where a whole scan's time goes
+    python scripts/bench.py report OUT                             tables and plots into docs/
+    python scripts/bench.py quick OUT                              agreement on a small synthetic scan, no times
+
+Without a list or a scan the demo's volumes are used. Each part adds to OUT/bench.json, so parts can be run one at a
+time; `make bench` runs them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import inspect
+import json
+import os
+import pstats
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from bench_report import report as write_report
+from demo import packaged_scan, prepare
+from itermask3d import BUNDLE_ROOT
+from itermask3d.acceleration import InferenceUNet, fuse_upsampling
+from itermask3d.brain_extraction import extract_brain
+from itermask3d.cohort import SegmentationRun, load_weights
+from itermask3d.detection import find, remove_small_components
+from itermask3d.frequency import high_frequency
+from itermask3d.inferer import IterMaskInferer
+from itermask3d.network import ReconstructionUNet
+from itermask3d.preprocessing import AntiAliasd, ScannerGridd, inference_transforms, load_volume
+from itermask3d.refinement import RefinementSettings, RefinementTask, refine
+from itermask3d.results import write_atomically, write_result
+from itermask3d.scans import list_scans
+from monai.bundle import ConfigWorkflow
+from torch.nn.functional import avg_pool3d
+
+HALF_WIDTH = (8, 16, 32, 64, 128)
+FIELD_MM = {2.0: (96, 112, 96), 1.0: (192, 192, 192)}
+SETTINGS = RefinementSettings(gamma=0.1, nested=True)
+MIN_VOLUME_ML = 1.0
+LEAST_DICE = 0.98
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain, exact": {"network": "plain"},
+    "fused upsampling, exact": {"network": "fused"},
+    "accelerated, exact": {},
+    "accelerated, exact, bfloat16": {"mixed_precision": True},
+    "accelerated, fast": {"schedule": "fast"},
+    "accelerated, fast, bfloat16": {"schedule": "fast", "mixed_precision": True},
+}
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    warnings.simplefilter("ignore")
+    output = Path(arguments.output)
+    output.mkdir(parents=True, exist_ok=True)
+    PARTS[arguments.part](arguments, output)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=list(PARTS))
+    parser.add_argument("output")
+    parser.add_argument("--list", help="scans of the agreement, .json or .txt")
+    parser.add_argument("--scan", help="scan of the times")
+    parser.add_argument("--spacing-mm", type=float, choices=list(FIELD_MM), default=2.0)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--limit", type=int, help="the first scans of the list only")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    return parser.parse_args()
+
+
+def agreement(arguments: argparse.Namespace, output: Path) -> None:
+    """Final masks of every variant against the accelerated network under the exact schedule."""
+    reference, *others = [name for name in VARIANTS if name.startswith("accelerated") and name in arguments.variants]
+    network, rows = shipped_network(arguments.spacing_mm), []
+    for case, image, brain in samples(arguments, output):
+        runs = {
+            name: segmented(network, image, brain, VARIANTS[name], arguments.spacing_mm)
+            for name in (reference, *others)
+        }
+        for name in others:
+            rows.append({"case": case, "variant": name, **compared(runs[name], runs[reference], brain)})
+            print(rows[-1], flush=True)
+        store(output, f"agreement_{arguments.spacing_mm:g}mm", rows)
+
+
+def times(arguments: argparse.Namespace, output: Path) -> None:
+    """One scan under every variant: first single passes in turn, then whole loops, each in a process of its own."""
+    image, brain = one_sample(arguments, output)
+    torch.save((image, brain), output / "sample.pt")
+    key = f"{arguments.spacing_mm:g}mm"
+    store(output, f"pass_{key}", pass_seconds(arguments.spacing_mm, image, brain))
+    rows: list[dict[str, Any]] = []
+    for name in arguments.variants:
+        command = [sys.executable, __file__, "worker", str(output), "--spacing-mm", str(arguments.spacing_mm)]
+        command += ["--variants", name, "--threads", str(arguments.threads)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        with np.load(masks_file(output, rows[0]["variant"])) as first, np.load(masks_file(output, name)) as masks:
+            rows[-1]["dice"] = dice(masks["mask"], first["mask"])
+            rows[-1]["dice_before_small_components_go"] = dice(masks["raw"], first["raw"])
+            rows[-1]["voxels_apart"] = int((masks["raw"] != first["raw"]).sum())
+        print(rows[-1], flush=True)
+        store(output, f"time_{key}", {"threads": arguments.threads, "grid": list(image.shape[2:]), "rows": rows})
+
+
+def worker(arguments: argparse.Namespace, output: Path) -> None:
+    """Run one variant on the scan that the parent prepared; print its figures with the peak memory as JSON."""
+    at_start = peak_gb()
+    (name,) = arguments.variants
+    image, brain = torch.load(output / "sample.pt")
+    run = segmented(shipped_network(arguments.spacing_mm), image, brain, VARIANTS[name], arguments.spacing_mm)
+    np.savez_compressed(masks_file(output, name), raw=run.pop("raw"), mask=run.pop("mask"))
+    memory = {"peak_gb": peak_gb(), "peak_over_start_gb": peak_gb() - at_start}
+    print(json.dumps({"variant": name, **run, **memory, "brain_voxels": int(brain.sum())}))
+
+
+def masks_file(output: Path, variant: str) -> Path:
+    """Where a variant's masks lie until the last one is compared."""
+    return output / f"{variant.replace(', ', '_').replace(' ', '_')}.npz"
+
+
+def peak_gb() -> float:
+    """Largest resident memory of this process so far (Linux counts it in kilobytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def pass_seconds(spacing_mm: float, image: torch.Tensor, brain: torch.Tensor, rounds: int = 5) -> dict[str, float]:
+    """Median seconds of one pass of each form of the network, taken in turn so that all see the same machine."""
+    network = shipped_network(spacing_mm)
+    forms: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "plain": network,
+        "fused upsampling": fuse_upsampling(shipped_network(spacing_mm)),
+        "accelerated": InferenceUNet(network, brain),
+        "accelerated, bfloat16": InferenceUNet(network, brain, dtype=torch.bfloat16),
+    }
+    inputs = torch.cat((image, high_frequency(image, spacing_mm=(spacing_mm,) * 3)), dim=1)
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            for name, form in forms.items():
+                start = time.perf_counter()
+                form(inputs)
+                seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(taken[1:])) for name, taken in seconds.items()}
+
+
+def growth(arguments: argparse.Namespace, output: Path) -> None:
+    """Cost of a pass against voxels, and of a scan against steps and against scans at once; shipped width."""
+    network = shipped_network(2.0)
+    voxels = []
+    for size in (64, 96, 128, 160, 192):
+        image, brain = ball_scan(size)
+        voxels.append({"voxels": size**3, **pass_seconds(2.0, image, brain, rounds=3)})
+    image, brain = one_sample(arguments, output)
+    steps = [{"n_steps": n, **loop_seconds(network, image, brain, n_steps=n)} for n in (10, 25, 50, 100)]
+    batches = {n: (image.repeat(n, 1, 1, 1, 1), brain.repeat(n, 1, 1, 1, 1)) for n in (1, 2, 4)}
+    together = [{"scans": n, **loop_seconds(network, *batch, n_steps=10)} for n, batch in batches.items()]
+    store(output, "growth", {"voxels": voxels, "steps": steps, "scans": together})
+
+
+def ball_scan(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise in a ball that spans 80 % of a cube, about what a brain does."""
+    axis = torch.linspace(-1, 1, size)
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    brain = (x.square() + y.square() + z.square() < 0.8**2)[None, None]
+    return torch.randn(brain.shape, generator=torch.Generator().manual_seed(0)) * brain, brain
+
+
+def loop_seconds(
+    network: ReconstructionUNet, image: torch.Tensor, brain: torch.Tensor, *, n_steps: int
+) -> dict[str, float]:
+    """Seconds of the whole loop and of the network in it."""
+    passes = Counter(IterMaskInferer(spacing_mm=2.0).reconstructor(network, brain))
+    start = time.perf_counter()
+    with torch.inference_mode():
+        guide = high_frequency(image, spacing_mm=(2.0,) * 3)
+        refine(image, brain, guide, passes, settings=replace(SETTINGS, n_steps=n_steps))
+    return {"seconds": time.perf_counter() - start, "network_seconds": passes.seconds, "passes": passes.count}
+
+
+STAGES: dict[str, Callable[..., Any]] = {
+    "everything": SegmentationRun.run,
+    "reading": load_volume,
+    "brain extraction": extract_brain,
+    "smoothing": AntiAliasd.__call__,
+    "resampling": ScannerGridd.__call__,
+    "guide": high_frequency,
+    "loop": refine,
+    "network": InferenceUNet.__call__,
+    "quantiles": RefinementTask.quantile,
+    "resampling back": ScannerGridd.inverse,
+    "files and picture": write_result,
+}
+"""Functions of which each takes one stage; ``network`` and ``quantiles`` are parts of ``loop``."""
+
+
+def scan(arguments: argparse.Namespace, output: Path) -> None:
+    """Where the time goes from a raw scan to its files, in the bundle's own inference workflow."""
+    workflow = ConfigWorkflow(
+        config_file=f"{BUNDLE_ROOT}/configs/inference.json",
+        meta_file=f"{BUNDLE_ROOT}/configs/metadata.json",
+        logging_file=f"{BUNDLE_ROOT}/configs/logging.conf",
+        workflow_type="infer",
+        dataset_dir=str(arguments.scan or packaged_scan()),
+        output_dir=str(output / "scan"),
+        overwrite=True,
+        progress=False,
+    )
+    workflow.initialize()
+    segmentation, profile = workflow.parser.get_parsed_content("segmentation"), cProfile.Profile()
+    profile.runcall(segmentation.run)
+    taken = pstats.Stats(profile).stats
+    seconds = {label: cumulative_seconds(taken, function) for label, function in STAGES.items()}
+    store(output, "scan", seconds)
+    print(seconds)
+
+
+def quick(arguments: argparse.Namespace, output: Path) -> None:
+    """The agreement of all variants on a small textured ball with a bright lump; fails where they do not agree."""
+    image, brain = ball_scan(64)
+    texture = avg_pool3d(image, 7, stride=1, padding=3)
+    image = texture / texture[brain].std() * brain
+    image[..., 20:30, 28:38, 30:40] += 4.0
+    network, settings = shipped_network(2.0), replace(SETTINGS, n_steps=40)
+    runs = {name: segmented(network, image, brain, VARIANTS[name], 2.0, settings=settings) for name in VARIANTS}
+    first = next(iter(runs.values()))
+    rows = [{"variant": name, **compared(run, first, brain)} for name, run in runs.items()]
+    store(output, "quick", rows)
+    for row in rows:
+        if row["dice"] < LEAST_DICE or row["outcome"] != row["exact_outcome"]:
+            sys.exit(f"error: '{row['variant']}' agrees with a Dice of {row['dice']:.3f}, expected {LEAST_DICE}")
+
+
+def cumulative_seconds(taken: dict[Any, Any], function: Callable[..., Any]) -> float:
+    """Seconds in a function and all that it called; 0 where it was not called."""
+    code = inspect.unwrap(function).__code__
+    return float(taken.get((code.co_filename, code.co_firstlineno, code.co_name), (0, 0, 0, 0.0))[3])
+
+
+def report(arguments: argparse.Namespace, output: Path) -> None:
+    """Tables and plots from what has been measured so far."""
+    write_report(json.loads((output / "bench.json").read_text()), Path(__file__).parents[1] / "docs")
+
+
+def one_sample(arguments: argparse.Namespace, output: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scan of the times: the one named, else the last of the list (the demo's with the lesion)."""
+    item = list_scans(arguments.scan)[0] if arguments.scan else scans(arguments, output)[-1]
+    spacing_mm = arguments.spacing_mm
+    sample = inference_transforms(spacing_mm=spacing_mm, spatial_size=FIELD_MM[spacing_mm])(item)
+    return sample["image"].as_tensor()[None].clone(), sample["brain_mask"].as_tensor()[None] > 0.5
+
+
+def segmented(
+    network: ReconstructionUNet,
+    image: torch.Tensor,
+    brain: torch.Tensor,
+    variant: dict[str, Any],
+    spacing_mm: float,
+    *,
+    settings: RefinementSettings = SETTINGS,
+) -> dict[str, Any]:
+    """One scan through the loop under a variant: the mask before and after small components go, and the figures."""
+    settings = replace(settings, schedule=variant.get("schedule", "exact"))
+    inferer = IterMaskInferer(
+        settings,
+        spacing_mm=spacing_mm,
+        mixed_precision=variant.get("mixed_precision", False),
+        accelerate="network" not in variant,
+    )
+    if variant.get("network") == "fused":
+        network = fuse_upsampling(network)
+    passes = Counter(inferer.reconstructor(network, brain))
+    start = time.perf_counter()
+    guide = high_frequency(image, spacing_mm=(spacing_mm,) * 3)
+    with torch.inference_mode():
+        refinement = refine(image, brain, guide, passes, settings=settings)
+    mask = remove_small_components(refinement.mask, min_volume_ml=MIN_VOLUME_ML, spacing_mm=(spacing_mm,) * 3)
+    seconds = time.perf_counter() - start
+    findings = find(replace(refinement, mask=mask), brain)[0]
+    return {
+        "raw": refinement.mask.numpy(),
+        "mask": mask.numpy(),
+        "seconds": seconds,
+        "network_seconds": passes.seconds,
+        "passes": passes.count,
+        "outcome": findings.outcome.value,
+        "threshold": findings.threshold,
+        "step": findings.estimate.step,
+        "slope_source": findings.estimate.slope_source.value,
+        "flagged_share": findings.flagged_share,
+        "score": findings.score,
+        "iterations": findings.iterations,
+    }
+
+
+class Counter:
+    """A reconstructor that counts its calls and the seconds in them."""
+
+    def __init__(self, reconstructor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        self.reconstructor = reconstructor
+        self.count, self.seconds = 0, 0.0
+
+    def __call__(self, image: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+        start = time.perf_counter()
+        result = self.reconstructor(image, guide)
+        self.count += 1
+        self.seconds += time.perf_counter() - start
+        return result
+
+
+def compared(run: dict[str, Any], reference: dict[str, Any], brain: torch.Tensor) -> dict[str, Any]:
+    """How far a run is from another of the same scan."""
+    figures = ("seconds", "passes", "outcome", "step", "threshold", "iterations", "flagged_share", "score")
+    return {
+        "dice": dice(run["mask"], reference["mask"]),
+        "dice_before_small_components_go": dice(run["raw"], reference["raw"]),
+        "voxels_apart": int((run["raw"] != reference["raw"]).sum()),
+        "brain_voxels": int(brain.sum()),
+        **{figure: run[figure] for figure in figures},
+        **{f"exact_{figure}": reference[figure] for figure in figures},
+    }
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Overlap of two masks; 1 where both are empty."""
+    total = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / total if total else 1.0
+
+
+def shipped_network(spacing_mm: float) -> ReconstructionUNet:
+    """The bundle's weights; at 1 mm widened to the published width."""
+    network = ReconstructionUNet(channels=HALF_WIDTH)
+    load_weights(network, f"{BUNDLE_ROOT}/models/model.pt")
+    return (widened(network) if spacing_mm == 1.0 else network).eval()
+
+
+def widened(network: ReconstructionUNet) -> ReconstructionUNet:
+    """The same function in twice the channels, for times: the published width has no weights.
+
+    What is added computes zeros, which cost a convolution as much as anything else; the weights that read them are
+    random.
+    """
+    wide = ReconstructionUNet(channels=[2 * width for width in HALF_WIDTH])
+    state, generator = wide.state_dict(), torch.Generator().manual_seed(0)
+    for name, narrow in network.state_dict().items():
+        target = state[name]
+        if target.shape == narrow.shape:
+            target.copy_(narrow)
+            continue
+        target.fill_(1.0 if name.endswith("running_var") else 0.0)
+        rows = torch.arange(len(narrow))
+        if narrow.ndim == 1:
+            target[rows] = narrow
+            continue
+        used = used_inputs(name, narrow.shape[1], target.shape[1])
+        target[rows] = torch.randn(target[rows].shape, generator=generator) * narrow.std()
+        block = target[rows]
+        block[:, used] = narrow
+        target[rows] = block
+    wide.load_state_dict(state)
+    return wide
+
+
+def used_inputs(name: str, narrow: int, wide: int) -> torch.Tensor:
+    """Which inputs of a widened convolution carry values: the first of each tensor that was concatenated."""
+    if not (name.startswith("up_stage") and name.split(".")[1] == "1"):
+        return torch.arange(narrow)
+    first = narrow * 2 // 3 if name.startswith("up_stage_1") else narrow // 2
+    return torch.cat((torch.arange(first), torch.arange(narrow - first) + 2 * first))
+
+
+def samples(arguments: argparse.Namespace, output: Path) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Name, normalised image and brain mask ``(1, 1, D, H, W)`` of each listed scan."""
+    transform = inference_transforms(spacing_mm=arguments.spacing_mm, spatial_size=FIELD_MM[arguments.spacing_mm])
+    for item in scans(arguments, output)[: arguments.limit]:
+        sample = transform(item)
+        yield item["case"], sample["image"].as_tensor()[None], sample["brain_mask"].as_tensor()[None] > 0.5
+
+
+def scans(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]:
+    """The list that was given, or the demo's volumes."""
+    if arguments.list:
+        return list_scans(arguments.list)
+    inputs = output / "inputs"
+    if not (inputs / "scans.json").exists():
+        inputs.mkdir(parents=True, exist_ok=True)
+        prepare(nib.load(packaged_scan()), inputs)
+    return list_scans(inputs / "scans.json")
+
+
+def store(output: Path, key: str, value: Any) -> None:
+    """Put one part's figures into OUT/bench.json."""
+    path = output / "bench.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_atomically(json.dumps({**known, key: value}, indent=1) + "\n", path)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path], None]] = {
+    "agreement": agreement,
+    "time": times,
+    "worker": worker,
+    "growth": growth,
+    "scan": scan,
+    "report": report,
+    "quick": quick,
+}
+
+
+if __name__ == "__main__":
+    main()

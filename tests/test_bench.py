@@ -1,0 +1,47 @@
+"""The benchmark's quick form: every variant gives one answer. No times."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The script's names; the folder of the scripts is on the path only while they are read."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        return runpy.run_path(str(SCRIPTS / "bench.py"))
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+def test_variants_agree_on_a_small_scan(bench, tmp_path):
+    bench["quick"](None, tmp_path)
+    rows = json.loads((tmp_path / "bench.json").read_text())["quick"]
+    assert {row["variant"] for row in rows} == set(bench["VARIANTS"])
+    assert all(row["flagged_share"] > 0 for row in rows)
+
+
+def test_widened_network_computes_the_same_function(bench):
+    network = bench["shipped_network"](2.0)
+    wide = bench["widened"](network).eval()
+    assert sum(parameter.numel() for parameter in wide.parameters()) == 8_902_626
+    inputs = torch.randn((1, 2, 32, 48, 32), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network(inputs)
+        assert (wide(inputs) - expected).abs().max() < 1e-4 * expected.std()
+
+
+def test_report_writes_between_its_markers_only(bench):
+    between = bench["write_report"].__globals__["between_markers"]
+    page = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n"
+    assert between(page, "x", "new\n") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
+    assert between(page, "y", "new\n") == page
