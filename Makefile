@@ -23,7 +23,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo label ohif test test-slow e2e lint types format train hooks lock clean
+.PHONY: help setup demo bench label ohif test test-slow e2e lint types format train hooks lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,18 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: setup ## segment a real scan, and the same with a lesion put in, into out/demo; any other scan: SCAN=path
 	$(PY) scripts/demo.py $(if $(SCAN),--scan "$(SCAN)") --output out/demo
+
+bench: setup ## time and compare the ways to compute one answer; QUICK=1 checks agreement only, FULL=1 also at 1 mm; LIST=scans.json
+ifdef QUICK
+	$(PY) scripts/bench.py quick out/bench
+else
+	$(PY) scripts/bench.py time out/bench
+	$(if $(FULL),$(PY) scripts/bench.py time out/bench --spacing-mm 1)
+	$(PY) scripts/bench.py agreement out/bench $(if $(LIST),--list "$(LIST)")
+	$(PY) scripts/bench.py growth out/bench
+	$(PY) scripts/bench.py scan out/bench
+	$(PY) scripts/bench.py report out/bench
+endif
 
 label: setup ## serve STUDIES=folder (or DICOMweb URL) to OHIF and 3D Slicer on this machine; also PORT=8000
 	@test -n "$(STUDIES)" || { echo "Name the folder of scans, or the PACS: make label STUDIES=path/to/scans" >&2; exit 2; }

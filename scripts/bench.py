@@ -14,6 +14,7 @@ time; `make bench` runs them all.
 from __future__ import annotations
 
 import argparse
+import copy
 import cProfile
 import inspect
 import json
@@ -107,19 +108,29 @@ def times(arguments: argparse.Namespace, output: Path) -> None:
     image, brain = one_sample(arguments, output)
     torch.save((image, brain), output / "sample.pt")
     key = f"{arguments.spacing_mm:g}mm"
-    store(output, f"pass_{key}", pass_seconds(arguments.spacing_mm, image, brain))
+    store(output, f"pass_{key}", apart(arguments, output, "passes"))
     rows: list[dict[str, Any]] = []
     for name in arguments.variants:
-        command = [sys.executable, __file__, "worker", str(output), "--spacing-mm", str(arguments.spacing_mm)]
-        command += ["--variants", name, "--threads", str(arguments.threads)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        rows.append(apart(arguments, output, "worker", name))
         with np.load(masks_file(output, rows[0]["variant"])) as first, np.load(masks_file(output, name)) as masks:
             rows[-1]["dice"] = dice(masks["mask"], first["mask"])
             rows[-1]["dice_before_small_components_go"] = dice(masks["raw"], first["raw"])
             rows[-1]["voxels_apart"] = int((masks["raw"] != first["raw"]).sum())
         print(rows[-1], flush=True)
         store(output, f"time_{key}", {"threads": arguments.threads, "grid": list(image.shape[2:]), "rows": rows})
+
+
+def apart(arguments: argparse.Namespace, output: Path, part: str, *variants: str) -> dict[str, Any]:
+    """What a part prints when a process of its own runs it on the scan that this one prepared."""
+    command = [sys.executable, __file__, part, str(output), "--spacing-mm", str(arguments.spacing_mm)]
+    command += ["--threads", str(arguments.threads), *(["--variants", *variants] if variants else [])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def passes(arguments: argparse.Namespace, output: Path) -> None:
+    """Print the seconds of single passes as JSON."""
+    print(json.dumps(pass_seconds(arguments.spacing_mm, *torch.load(output / "sample.pt"))))
 
 
 def worker(arguments: argparse.Namespace, output: Path) -> None:
@@ -287,7 +298,7 @@ def segmented(
         accelerate="network" not in variant,
     )
     if variant.get("network") == "fused":
-        network = fuse_upsampling(network)
+        network = fuse_upsampling(copy.deepcopy(network))
     passes = Counter(inferer.reconstructor(network, brain))
     start = time.perf_counter()
     guide = high_frequency(image, spacing_mm=(spacing_mm,) * 3)
@@ -417,6 +428,7 @@ def store(output: Path, key: str, value: Any) -> None:
 PARTS: dict[str, Callable[[argparse.Namespace, Path], None]] = {
     "agreement": agreement,
     "time": times,
+    "passes": passes,
     "worker": worker,
     "growth": growth,
     "scan": scan,

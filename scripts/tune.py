@@ -16,12 +16,11 @@ from pathlib import Path
 
 import torch
 from itermask3d import BUNDLE_ROOT
-from itermask3d.acceleration import fuse_upsampling
 from itermask3d.cohort import load_weights, scan_error
 from itermask3d.frequency import high_frequency
+from itermask3d.inferer import IterMaskInferer
 from itermask3d.network import ReconstructionUNet
 from itermask3d.preprocessing import inference_transforms
-from itermask3d.refinement import Reconstructor
 from itermask3d.results import RESEARCH_USE, write_atomically, write_table
 from itermask3d.scans import ScanError, list_scans
 from itermask3d.tuning import Grid, TuningRow, choose, evaluate_grid, summarise_rows
@@ -30,7 +29,7 @@ from tqdm import tqdm
 
 def main() -> None:
     arguments = parse()
-    network = fuse_upsampling(ReconstructionUNet(channels=arguments.channels))
+    network = ReconstructionUNet(channels=arguments.channels)
     try:
         load_weights(network, arguments.weights)
         items = list_scans(arguments.list)[: arguments.limit]
@@ -44,6 +43,7 @@ def main() -> None:
         spacing_mm=arguments.spacing_mm, spatial_size=arguments.spatial_size, with_label=True
     )
     spacing = (arguments.spacing_mm,) * 3
+    inferer = IterMaskInferer(spacing_mm=arguments.spacing_mm, mixed_precision=True)
     rows: list[TuningRow] = []
     for item in tqdm(items, unit="scan"):
         try:
@@ -56,10 +56,9 @@ def main() -> None:
             continue
         image, brain, label = (sample[key].as_tensor()[None] for key in ("image", "brain_mask", "label"))
         guide = high_frequency(image, spacing_mm=spacing)
+        reconstruct = inferer.reconstructor(network, brain)
         with torch.no_grad():
-            rows += evaluate_grid(
-                item["case"], image, brain, guide, label, reconstructor(network), grid=grid, spacing_mm=spacing
-            )
+            rows += evaluate_grid(item["case"], image, brain, guide, label, reconstruct, grid=grid, spacing_mm=spacing)
         write(rows, Path(arguments.output), arguments.max_normal_share)
 
 
@@ -77,16 +76,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-normal-share", type=float, default=0.005)
     parser.add_argument("--limit", type=int, help="use the first scans only")
     return parser.parse_args()
-
-
-def reconstructor(network: torch.nn.Module) -> Reconstructor:
-    """The network in bfloat16, as a function of image and guide."""
-
-    def reconstruct(image: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(image.device.type, dtype=torch.bfloat16):
-            return network(torch.cat((image, guide), dim=1)).float()
-
-    return reconstruct
 
 
 def write(rows: list[TuningRow], output: Path, max_normal_share: float) -> None:

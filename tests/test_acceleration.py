@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 from helpers import ball
 from itermask3d.acceleration import InferenceUNet, fuse_upsampling
+from itermask3d.inferer import IterMaskInferer
 from itermask3d.network import ReconstructionUNet
+from itermask3d.refinement import RefinementSettings
 from torch import nn
 
 FLOAT32_ERROR = 1e-4
@@ -141,3 +144,31 @@ def test_a_network_in_training_mode_is_refused():
 def test_wrong_size_is_refused_as_the_plain_network_does():
     with pytest.raises(ValueError, match="divide by 16"):
         InferenceUNet(network())(torch.zeros(1, 2, 40, 32, 32))
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True])
+def test_inferer_gives_the_same_answer_with_and_without_acceleration(mixed_precision):
+    image = volume(1, 1) * torch.from_numpy(ball(GRID, radius=18))
+    settings = RefinementSettings(gamma=0.02, n_steps=8)
+    results = [
+        IterMaskInferer(settings, mixed_precision=mixed_precision, accelerate=accelerate)(image, network())
+        for accelerate in (True, False)
+    ]
+    masks = [result["mask"].bool() for result in results]
+    overlap = 2 * int((masks[0] & masks[1]).sum()) / int(masks[0].sum() + masks[1].sum())
+    assert overlap > (0.98 if mixed_precision else 0.999)
+    assert [json.loads(result["findings"][0])["outcome"] for result in results] == ["anomaly"] * 2
+
+
+def test_inferer_runs_a_network_in_training_mode_and_other_callables_as_they_are():
+    seen = []
+
+    def other(inputs):
+        seen.append(inputs.shape)
+        return inputs[:, :1] * 0.5
+
+    brain = torch.ones(1, 1, *GRID, dtype=torch.bool)
+    for net in (other, network().train()):
+        output = IterMaskInferer().reconstructor(net, brain)(volume(1, 1), volume(1, 1))
+        assert output.shape == (1, 1, *GRID)
+    assert seen == [(1, 2, *GRID)]

@@ -29,7 +29,7 @@ FIT_START = (1.0, 0.01)
 DETERMINATION_SHARE = 0.8
 SMOOTHING_WINDOW = 5
 
-SLOPE_TOLERANCE = 0.01
+SLOPE_TOLERANCE = 0.03
 R_SQUARED_TOLERANCE = 0.03
 """How far the fast sweep's figures are from the exact ones, measured, see docs/benchmarks.md."""
 
