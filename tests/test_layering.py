@@ -21,7 +21,10 @@ LAYERS_ABOVE = {"scripts", "monailabel_app", "monailabel"}
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "acceleration": {"network"},
-    "artefacts": set(),
+    "artefacts": {"artefacts_image", "artefacts_kspace", "artefacts_local"},
+    "artefacts_image": set(),
+    "artefacts_kspace": {"artefacts_image"},
+    "artefacts_local": {"artefacts_image"},
     "frequency": set(),
     "lesions": {"scans"},
     "masking": set(),
