@@ -33,6 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     "scans": set(),
     "schedule": set(),
     "threshold": set(),
+    "calibration": set(),
+    "discrimination": set(),
     "brain_extraction": {"scans"},
     "preprocessing": {"brain_extraction", "frequency", "masking", "scans"},
     "refinement": {"masking", "schedule", "threshold"},
