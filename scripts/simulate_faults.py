@@ -3,9 +3,9 @@
     python scripts/simulate_faults.py SCANS OUT [--brain-masks FOLDER] [--faults noise motion] [--severities 1 3 5]
     python scripts/simulate_faults.py SCANS OUT --sheet docs/faults.png
 
-Writes OUT/<fault>_<severity>/ with images, brain_masks, labels (an empty one for a fault of the whole image: there is
-no place to find), scans.json, which evaluation takes as it is, and records.json, from which every fault can be made
-again. With --sheet a picture of the first scan with all faults is drawn instead.
+Writes OUT/<fault>_<severity>/ with images, brain_masks, labels (none for a fault of the whole image), scans.json, which
+inference and evaluation take as it is, and records.json, from which every fault can be made again. With --sheet a
+picture of the first scan with all faults is drawn instead.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ def generator(seed: int, *words: str) -> np.random.Generator:
 
 def save(faulted: FaultedScan, affine: np.ndarray, folder: Path, case: str) -> dict[str, str]:
     """Write the volumes of one scan; return its list entry."""
-    label = np.zeros_like(faulted.brain_mask) if faulted.label is None else faulted.label
-    volumes = {"image": faulted.image, "brain_mask": faulted.brain_mask, "label": label}
-    for key, voxels in volumes.items():
+    volumes = {"image": faulted.image, "brain_mask": faulted.brain_mask, "label": faulted.label}
+    written = {key: voxels for key, voxels in volumes.items() if voxels is not None}
+    for key, voxels in written.items():
         (folder / f"{key}s").mkdir(parents=True, exist_ok=True)
         dtype = np.float32 if key == "image" else np.uint8
         save_nifti(voxels.astype(dtype), affine, folder / f"{key}s" / f"{case}.nii.gz")
-    return {"case": case} | {key: f"{key}s/{case}.nii.gz" for key in volumes}
+    return {"case": case} | {key: f"{key}s/{case}.nii.gz" for key in written}
 
 
 def draw_sheet(
