@@ -31,7 +31,7 @@ from itermask3d.detection import Findings
 from itermask3d.guidance import Guidance, apply_guidance
 from itermask3d.inferer import IterMaskInferer
 from itermask3d.refinement import Constraints, Thresholding
-from itermask3d.results import ScanResult
+from itermask3d.results import ScanResult, file_digest
 
 __all__ = ["PreparedScan", "Segmenter", "Timings", "guided_threshold"]
 
@@ -98,7 +98,9 @@ class Segmenter:
         self.store: ResultStore = parser.get_parsed_content("store")
         self.network: torch.nn.Module = parser.get_parsed_content("network")
         self.device: torch.device = parser.get_parsed_content("device")
-        load_weights(self.network, parser.get_parsed_content("ckpt_path"))
+        checkpoint = parser.get_parsed_content("ckpt_path")
+        self._weights_sha256 = file_digest(checkpoint)  # of the weights that run, whatever becomes of the file
+        load_weights(self.network, checkpoint)
         self.network.eval()
         self._postprocessing = inference_postprocessing(self.preprocessing, None)
         self._results = SaveResultd(self.store, picture=False)
@@ -210,13 +212,15 @@ class Segmenter:
 
     def _store(self, inferer: IterMaskInferer, directory: str | Path) -> ResultStore:
         store = self.store
-        return ResultStore(
+        made = ResultStore(
             directory,
             inferer=inferer,
             checkpoint=store.checkpoint,
             preprocessing=store.preprocessing,
             calibration=store.calibration,
         )
+        made.settings["weights_sha256"] = self._weights_sha256
+        return made
 
     def _constraints(self, scan: PreparedScan, guidance: Guidance | None) -> Constraints | None:
         if guidance is None:

@@ -54,18 +54,20 @@ class Workbench:
         self.monitor = monitor
         self.weights = dict(weights)
         self.overrides = dict(overrides or {})
-        self._segmenters: dict[tuple[str, str], Segmenter] = {}
-        self._scans: OrderedDict[tuple[str, ...], PreparedScan] = OrderedDict()
+        self._segmenters: dict[tuple[str, str, int], Segmenter] = {}
+        self._scans: OrderedDict[tuple[Segmenter, str, str, str], PreparedScan] = OrderedDict()
 
     def segmenter(self, weights: str = "", brain_extraction: str = "") -> Segmenter:
-        """The segmenter for some weights; loaded once.
+        """The segmenter for some weights; loaded once, and again when training has replaced them.
 
         Raises:
             RequestError: with status 503 if weights or packages are missing; there are no random weights.
         """
         name = weights or next(iter(self.weights))
-        key = (name, brain_extraction)
+        path = self.weights.get(name) or self.bundle_root / "models" / "model.pt"
+        key = (name, brain_extraction, path.stat().st_mtime_ns if path.is_file() else 0)
         if key not in self._segmenters:
+            self._segmenters = {old: kept for old, kept in self._segmenters.items() if old[:2] != key[:2]}
             try:
                 self._segmenters[key] = Segmenter(self.bundle_root, self._overrides(name, brain_extraction))
             except (ScanError, ValueError, ImportError, RuntimeError) as error:
@@ -88,7 +90,7 @@ class Workbench:
         """
         source = Path(path)
         changed = str(source.stat().st_mtime_ns) if source.exists() else ""
-        key = (image, path, changed, str(segmenter.store.preprocessing["brain_extraction_method"]))
+        key = (segmenter, image, path, changed)  # the way back is that of the segmenter's own transforms
         if key not in self._scans:
             item = {"image": path, "case": case_name(image)}
             try:
