@@ -21,18 +21,23 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.dicom import dicom_web_download_series, dicom_web_upload_dcm
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
+from requests.adapters import HTTPAdapter
 
 from lib.contrast import Acquisition, guess_contrast
 from lib.dicom_seg import Maker, write_segmentation
 from lib.errors import RequestError
 from lib.series import Series, choose, from_dicomweb, suitability
+from lib.uploads import safe_name
 
-__all__ = ["DicomStore", "FolderStore"]
+__all__ = ["DicomStore", "FolderStore", "patient"]
 
 logger = logging.getLogger(__name__)
 
 BIDS_ENTITY = re.compile(r"(?:^|_)(?:sub|ses|run|echo|rec|desc|space)-[^_]*")
 """Parts of a name that say whose scan it is and not what it shows; "sub" alone would mean a subtraction."""
+
+TIMEOUT_S = 60
+"""Of a silent PACS."""
 
 UID = re.compile(r"[0-9.]{1,64}")
 
@@ -57,6 +62,10 @@ class FolderStore(LocalDatastore):
         if contrast in ("T1", "unknown"):
             return ""
         return f"'{image}' looks like {contrast} ({reason}); the model reads T1 only"
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Add a volume under a name that is no path."""
+        return str(super().add_image(safe_name(image_id) if image_id else "", image_filename, image_info))
 
     def list_images(self) -> list[str]:
         """Identifiers of the scans that suit the model."""
@@ -87,6 +96,7 @@ class DicomStore(DICOMWebDatastore):
         self._known: dict[str, list[Series]] = {}
         self._referenced: dict[str, str] = {}
         self._fetching = threading.Lock()
+        self._listing = threading.Lock()
         super().__init__(
             client=client, search_filter={"Modality": "MR"}, cache_path=cache_path, fetch_by_frame=fetch_by_frame
         )
@@ -102,14 +112,28 @@ class DicomStore(DICOMWebDatastore):
         Raises:
             RequestError: with status 503 if the PACS does not answer.
         """
-        listed: dict[str, set[str]] = {}
+        listed: dict[str, dict[str, int]] = {}
         for item in self._ask({"Modality": "MR"}):
-            listed.setdefault(str(item.StudyInstanceUID), set()).add(str(item.SeriesInstanceUID))
-        for study, uids in listed.items():
-            if not uids <= {series.uid for series in self._known.get(study, [])}:
-                self._known[study] = from_dicomweb(self._client, study)
-        self._known = {study: self._known[study] for study in listed}
-        return self._known
+            count = int(item.get("NumberOfSeriesRelatedInstances") or 0)
+            listed.setdefault(str(item.StudyInstanceUID), {})[str(item.SeriesInstanceUID)] = count
+        with self._listing:
+            known = {
+                study: self._known[study] if self._is_described(study, counts) else self._describe(study)
+                for study, counts in listed.items()
+            }
+            self._known = known
+        return known
+
+    def _is_described(self, study: str, counts: Mapping[str, int]) -> bool:
+        """Whether all series of a study are known as they are; one may still be arriving from the scanner."""
+        described = {series.uid: series.instances for series in self._known.get(study, [])}
+        return all(uid in described and count <= described[uid] for uid, count in counts.items())
+
+    def _describe(self, study: str) -> list[Series]:
+        try:
+            return from_dicomweb(self._client, study)
+        except requests.RequestException as error:
+            raise RequestError(503, f"the PACS does not describe study {study} ({_last(error)})") from error
 
     def find(self, image: str) -> Series:
         """The description of a series.
@@ -118,8 +142,8 @@ class DicomStore(DICOMWebDatastore):
             RequestError: with status 404 if the PACS has no such MR series, 503 if it does not answer.
         """
         if UID.fullmatch(image):
-            for known in (self._known, self.studies()):
-                for series in (series for study in known.values() for series in study):
+            for look in (lambda: self._known, self.studies):
+                for series in (series for study in look().values() for series in study):
                     if series.uid == image and series.modality == "MR":
                         return series
         raise RequestError(404, f"there is no MR series '{image[:80]}' in the PACS; expected a SeriesInstanceUID")
@@ -130,7 +154,7 @@ class DicomStore(DICOMWebDatastore):
         rating = suitability(series)
         if rating.suitable:
             return ""
-        best = choose(self._known[series.study]).best
+        best = choose(self._known.get(series.study, [series])).best
         return f"{rating.reason} Use {best.title} of the same study." if best else rating.reason
 
     def series(self, image: str) -> dict[str, Any] | None:
@@ -170,6 +194,10 @@ class DicomStore(DICOMWebDatastore):
         chosen = next((one for one in series if choice.best and one["uid"] == choice.best.uid), None)
         return {"chosen": chosen, "reason": choice.reason, "series": series}
 
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Add a volume under a name that is no path."""
+        return str(super().add_image(safe_name(image_id) if image_id else "", image_filename, image_info))
+
     def list_images(self) -> list[str]:
         """UIDs of the series that suit the model."""
         found = [series for study in self.studies().values() for series in study]
@@ -199,9 +227,17 @@ class DicomStore(DICOMWebDatastore):
         with self._fetching:
             self._fetch(image_id, folder)
             try:
-                return str(super().get_image_uri(image_id))
+                found = Path(super().get_image_uri(image_id))
             except RuntimeError as error:  # SimpleITK's, for files that make up no volume
                 raise RequestError(422, f"series {image_id} cannot be read as one volume ({_last(error)})") from error
+            cached = Path(self._datastore.image_path()).resolve() / f"{image_id}.nii.gz"
+            if found.resolve() != cached:  # MONAI Label answers its temporary file the first time, and leaves it
+                found.unlink(missing_ok=True)
+            return str(cached)
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """The label's file in the cache; what is final lies there as well as in the PACS."""
+        return str(LocalDatastore.get_label_uri(self, label_id, label_tag))
 
     def series_folder(self, image_id: str) -> Path:
         """Where the files of a series lie in the cache."""
@@ -248,13 +284,23 @@ class DicomStore(DICOMWebDatastore):
         return {"SeriesInstanceUID": written.series_uid, "SOPInstanceUID": written.instance_uid, "empty": written.empty}
 
     def _fetch(self, image_id: str, folder: Path) -> None:
-        if folder.is_dir() and any(folder.iterdir()):
+        cached = sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
+        try:
+            series = self.find(image_id)
+        except RequestError as error:
+            if cached and error.status == 503:
+                return
+            raise
+        if cached and cached >= series.instances:
             return
-        series = self.find(image_id)
+        folder.with_name(f"{image_id}.nii.gz").unlink(missing_ok=True)  # of a part of the series
         partial = folder.with_name(f".{image_id}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
             dicom_web_download_series(series.study, image_id, str(partial), self._client, self._fetch_by_frame)
+            arrived = sum(1 for _ in partial.iterdir())
+            if arrived < series.instances:
+                raise RequestError(503, f"the PACS sent {arrived} of {series.instances} images of series {image_id}")
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(partial, folder)
         except requests.RequestException as error:
@@ -275,6 +321,20 @@ class DicomStore(DICOMWebDatastore):
         except (requests.RequestException, AttributeError, IndexError) as error:
             logger.warning("SEG %s names no series and is left aside: %s", uid, error)
             return ""
+
+
+def patient(session: requests.Session) -> requests.Session:
+    """Let a session wait for its server, but not for ever."""
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _WithTimeout())
+    return session
+
+
+class _WithTimeout(HTTPAdapter):
+    def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the parent; :data:`TIMEOUT_S` where nobody says otherwise."""
+        kwargs["timeout"] = kwargs.get("timeout") or TIMEOUT_S
+        return super().send(request, *args, **kwargs)
 
 
 def _last(error: BaseException) -> str:

@@ -143,6 +143,16 @@ def test_an_empty_correction_is_a_seg_without_a_finding_and_the_scan_is_reviewed
     assert client.next_sample("random", {}) == {}
 
 
+def test_scoring_reads_labels_of_a_pacs_and_a_scan_is_computed_once(server: Any, study: dict[str, MrSeries]) -> None:
+    uid = study["t1"].series_uid
+    first = ask(server, uid, save_label=True, fresh=True).json()
+    assert ask(server, uid).json()["from_earlier_run"]
+    assert "from_earlier_run" not in first
+    dice = requests.post(f"{server.url}/scoring/dice", params={"run_sync": "true"}, timeout=120)
+    assert dice.status_code == 200, dice.text
+    assert dice.json() == {uid: 0.0}  # found something where a person saved nothing
+
+
 def test_a_drawing_of_the_wrong_size_is_refused(server: Any, study: dict[str, MrSeries]) -> None:
     answer = requests.post(
         f"{server.url}/itermask3d/save",
