@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from itermask3d.cohort import scan_error
 from itermask3d.results import file_digest, write_atomically
 from itermask3d.scans import ScanError
 from monai.bundle import ConfigWorkflow
@@ -91,19 +92,22 @@ class NormalTrainer(TrainTask):
         logger.info("training on %d normal scans, %d epochs", len(scans), values["epochs"])
         try:
             self._train(scans, epochs=int(values["epochs"]), batch_size=int(values["batch_size"]))
-        except (ScanError, ValueError) as error:
-            raise RequestError(422, f"training is not possible: {error}") from error
+        except (ScanError, ValueError, RuntimeError) as error:
+            raise RequestError(422, f"training is not possible: {scan_error(error) or error}") from error
         best = self.directory / "best.pt"
         self.weights.parent.mkdir(parents=True, exist_ok=True)
         partial = self.weights.with_suffix(".partial")
         partial.write_bytes(best.read_bytes())
         os.replace(partial, self.weights)
+        (self.directory / "last.pt").unlink(missing_ok=True)  # it ended: the next training starts anew
         self._note(ended=True, scans=len(scans), weights_sha256=file_digest(self.weights))
         return {"scans": len(scans), "weights": self.weights.name, **self.stats()}
 
     def _scans(self, datastore: Datastore, which: str) -> list[str]:
-        wanted = (True,) if which == "reviewed as normal" else (True, None)
-        images = [image for image in datastore.list_images() if is_normal(datastore, image) in wanted]
+        listed = datastore.list_images()
+        unsure = set(listed) - set(datastore.get_labeled_images()) if which != "reviewed as normal" else set()
+        said = {image: is_normal(datastore, image) for image in listed}
+        images = [image for image in listed if said[image] or (said[image] is None and image in unsure)]
         if len(images) < MIN_NORMALS:
             raise RequestError(
                 422,
@@ -113,6 +117,7 @@ class NormalTrainer(TrainTask):
 
     def _train(self, scans: list[str], *, epochs: int, batch_size: int) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._start_anew_on_other_scans(scans)
         workflow = ConfigWorkflow(
             config_file=str(self.bundle_root / "configs" / "train.json"),
             meta_file=str(self.bundle_root / "configs" / "metadata.json"),
@@ -131,6 +136,13 @@ class NormalTrainer(TrainTask):
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._progress(trainer, validator, epochs))
         workflow.run()
         workflow.finalize()
+
+    def _start_anew_on_other_scans(self, scans: list[str]) -> None:
+        """A stopped training goes on only on the same scans: with others, its split would be another one."""
+        listed, text = self.directory / "scans.txt", "\n".join(scans) + "\n"
+        if not listed.is_file() or listed.read_text() != text:
+            (self.directory / "last.pt").unlink(missing_ok=True)
+        write_atomically(text, listed)
 
     def _progress(self, trainer: Engine, validator: Engine, epochs: int) -> Callable[[], None]:
         def write() -> None:
