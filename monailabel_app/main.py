@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 from dicomweb_client.session_utils import create_session_from_user_pass
 from itermask3d import BUNDLE_ROOT, __version__
 from itermask3d.preprocessing import load_volume, scan_loader
 from itermask3d.results import RESEARCH_USE, save_nifti, versions
 from itermask3d.scans import ScanError, require_same_grid, voxel_volume_ml
-from lib.datastores import DicomStore, FolderStore
+from lib.datastores import DicomStore, FolderStore, patient
 from lib.errors import RequestError
 from lib.learning import DiceScore, MostSuspicious, NormalTrainer, SuspicionScore
 from lib.monitor import Monitor
@@ -29,6 +30,7 @@ from lib.options import Switch
 from lib.results import Results
 from lib.server import install
 from lib.tasks import AutomaticTask, BatchInference, PointsTask, RefineTask
+from lib.uploads import safe_tag
 from lib.workbench import Workbench
 from monailabel.app import app as web_app
 from monailabel.config import settings
@@ -51,7 +53,6 @@ class IterMask3DApp(MONAILabelApp):
     """The app: one model, three ways to ask it, and what a person makes of the answer."""
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
-        self.monitor = Monitor()
         self.bundle_root = Path(conf.get("bundle") or BUNDLE_ROOT).resolve()
         self._trained = Path(app_dir) / "model" / "trained.pt"
         super().__init__(
@@ -72,6 +73,7 @@ class IterMask3DApp(MONAILabelApp):
         store = super().init_datastore() if self.studies.startswith(("http://", "https://")) else self._folder()
         default = Path(store.directory) / ".itermask3d"  # hidden: MONAI Label lists the folder's volumes
         self.results = Results(self.conf.get("results") or default)
+        self.monitor = Monitor(shared=self.results.directory / ".turn")
         shipped = self.conf.get("weights")
         self.workbench = Workbench(
             self.bundle_root,
@@ -94,7 +96,7 @@ class IterMask3DApp(MONAILabelApp):
         user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
         client = DICOMwebClientX(
             url=self.studies,
-            session=create_session_from_user_pass(user, password) if user and password else None,
+            session=patient(create_session_from_user_pass(user, password) if user and password else requests.Session()),
             qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
             wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
             stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
@@ -153,6 +155,8 @@ class IterMask3DApp(MONAILabelApp):
         if problem:
             raise RequestError(503, problem)
         image = str(request.get("image") or "")
+        tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL
+        tag = safe_tag(str(getattr(tag, "value", tag)))
         passing = _is_passing(image, request)
         series = None if passing else self._series(store, image, request)
         path = image if passing else store.get_image_uri(image)
@@ -162,12 +166,15 @@ class IterMask3DApp(MONAILabelApp):
             if passing and not request.get("session"):
                 self.results.forget(image)
         label = file
-        if request.get("save_label") and not passing:
-            tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL
-            tag = str(getattr(tag, "value", tag))
+        if Switch(False).parse("save_label", request.get("save_label"))[0] and not passing:
             label = store.save_label(image, file, tag, {"model": task.model, "params": params})
             self._keep_anomaly_map(store, image)
         return {"label": label, "tag": DefaultLabelTag.ORIGINAL, "file": file, "params": params}
+
+    def cleanup_sessions(self) -> None:
+        """With a session goes what was found on its image."""
+        super().cleanup_sessions()
+        self.results.forget_lost()
 
     def suggest_series(self, study: str) -> dict[str, Any]:
         """Which series of a study to use.

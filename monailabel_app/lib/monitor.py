@@ -6,7 +6,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from lib.errors import RequestError
 
@@ -45,10 +48,12 @@ class Monitor:
 
     Args:
         patience_s: how long a second request waits for its turn at most.
+        shared: a file that other processes of the app lock too, such as a batch; ``None`` for this process alone.
     """
 
-    def __init__(self, patience_s: float = 600.0) -> None:
+    def __init__(self, patience_s: float = 600.0, shared: str | Path | None = None) -> None:
         self.patience_s = patience_s
+        self._shared = FileLock(shared, thread_local=False) if shared else None
         self._turn = threading.Lock()
         self._state = threading.Lock()
         self._running: Run | None = None
@@ -80,7 +85,7 @@ class Monitor:
                 self._running = None
                 self._count += 1
                 self._finished = {"image": image, "model": model, "id": self._count, "ok": ok, "message": message}
-            self._turn.release()
+            self._release()
 
     def status(self) -> dict[str, Any]:
         """What runs, how many wait, what ended last."""
@@ -92,19 +97,38 @@ class Monitor:
             }
 
     def _queue(self, model: str, image: str, wait: bool) -> None:
-        if self._turn.acquire(blocking=False):
+        if self._acquire(0):
             return
         if not wait:
             raise RequestError(503, self._busy())
         with self._state:
             self._waiting += 1
         try:
-            if not self._turn.acquire(timeout=self.patience_s):
+            if not self._acquire(self.patience_s):
                 raise RequestError(503, self._busy())
         finally:
             with self._state:
                 self._waiting -= 1
 
+    def _acquire(self, timeout_s: float) -> bool:
+        if not self._turn.acquire(timeout=timeout_s):
+            return False
+        try:
+            if self._shared is not None:
+                Path(self._shared.lock_file).parent.mkdir(parents=True, exist_ok=True)
+                self._shared.acquire(timeout=timeout_s)
+        except Timeout:
+            self._turn.release()
+            return False
+        return True
+
+    def _release(self) -> None:
+        if self._shared is not None:
+            self._shared.release()
+        self._turn.release()
+
     def _busy(self) -> str:
         running = self.status()["running"]
-        return f"the server is busy with {running['model'] if running else 'another request'}; ask again later"
+        return (
+            f"the server is busy with {running['model'] if running else 'a batch or another request'}; ask again later"
+        )

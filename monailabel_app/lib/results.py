@@ -7,12 +7,14 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from filelock import FileLock
 from itermask3d.detection import Findings
 from itermask3d.reporting import save_picture, verdict
 from itermask3d.results import RESEARCH_USE, ScanResult, settle, write_atomically, write_result
@@ -98,7 +100,15 @@ class Results:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        self._lock = threading.Lock()
+        self._threads = threading.Lock()
+
+    @property
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One writer at a time, also among processes: a batch runs in one of its own."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self._threads, FileLock(self.directory / ".lock"):
+            yield
 
     @property
     def automatic_directory(self) -> Path:
@@ -120,10 +130,11 @@ class Results:
             folder = self.directory / ("guided" if guided else "automatic") / case_name(image)
             folder.parent.mkdir(parents=True, exist_ok=True)
             settle(folder)
-            write_result(result, folder, draw=save_picture)
-            self._write_params(image, params, guided=guided)
             if not guided:
                 self._forget_guided(image)
+            self._params_file(image, guided=guided).unlink(missing_ok=True)  # never those of another run
+            write_result(result, folder, draw=save_picture)
+            self._write_params(image, params, guided=guided)
 
     def back_to_automatic(self, image: str) -> None:
         """Drop what a person made of a scan; the automatic result counts again."""
@@ -136,6 +147,13 @@ class Results:
             self._forget_guided(image)
             shutil.rmtree(self.automatic_directory / case_name(image), ignore_errors=True)
             self._params_file(image, guided=False).unlink(missing_ok=True)
+
+    def forget_lost(self) -> None:
+        """Remove what is kept of files that came with a session and are gone."""
+        for path in sorted(self.directory.glob("params/*/*.json")):
+            image = str(json.loads(path.read_text()).get("image", ""))
+            if Path(image).is_absolute() and not Path(image).exists():
+                self.forget(image)
 
     def params(self, image: str) -> dict[str, Any] | None:
         """What was answered last for a scan; ``None`` where nothing was."""

@@ -15,10 +15,17 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Annotated, Any
 
-import nibabel as nib
 import numpy as np
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Form, UploadFile
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
+from itermask3d.preprocessing import load_volume, scan_loader
 from monailabel.config import settings
 from monailabel.endpoints import ohif
 from monailabel.endpoints.datastore import save_label
@@ -31,7 +38,7 @@ from lib.dicom_seg import Maker, write_segmentation
 from lib.errors import RequestError
 from lib.guard import HANDLED, LoopbackGuard, NameCheck, answer_error
 from lib.page import draw_curve, render_report
-from lib.uploads import Scratch, on_grid, parse_options, safe_name, safe_person, store_upload
+from lib.uploads import Scratch, on_grid, parse_options, safe_name, safe_person, safe_tag, store_upload
 
 __all__ = ["install"]
 
@@ -72,6 +79,7 @@ def install(app: FastAPI, instance: Any) -> None:
         app: ``monailabel.app.app``.
         instance: the MONAI Label app; ``instance.conf["remote"]`` opens the server to other machines.
     """
+    logging.getLogger("monailabel.datastore.local").setLevel(logging.WARNING)  # it logs what people say of scans
     for route in getattr(app.state, "itermask3d_routes", ()):
         app.router.routes.remove(route)
     app.state.itermask3d_routes = list(Routes(instance).router().routes)
@@ -112,6 +120,9 @@ class Routes:
         for name in ("panel.js", "viewer.js", "panel.css"):
             router.add_api_route(f"/itermask3d/{name}", _panel_file(name), include_in_schema=False)
         router.add_api_route("/ohif/app-config.js", app_config, include_in_schema=False)
+        for path in ("/", "/docs"):  # MONAI Label's own pages load scripts from elsewhere
+            router.add_api_route(path, self.front_page, include_in_schema=False)
+        router.add_api_route("/logs/", self.logs, dependencies=[USER], include_in_schema=False)
         return router
 
     def infer(
@@ -172,7 +183,18 @@ class Routes:
         if tag in ("", "final"):
             user, comment = options.get("user", ""), options.get("comment", "")
             return self.save(safe_name(image), label, account, str(user), str(comment))
-        return save_label(background_tasks, safe_name(image), params, tag, label, account.username)
+        return save_label(background_tasks, safe_name(image), params, safe_tag(tag), label, account.username)
+
+    def front_page(self) -> Response:
+        """OHIF where there is a PACS, else what the server offers."""
+        pacs = hasattr(self.instance.datastore(), "series_folder")
+        return RedirectResponse("/ohif/" if pacs else "/info/")
+
+    def logs(self, lines: int = 300) -> Response:
+        """The last lines of the log, as plain text."""
+        path = Path(settings.MONAI_LABEL_APP_DIR) / "logs" / "app.log"
+        text = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        return PlainTextResponse("\n".join(text[-max(lines, 1) :]) + "\n")
 
     def status(self) -> dict[str, Any]:
         """What runs now, how many wait, and what finished last."""
@@ -253,7 +275,7 @@ class Routes:
         return {"image": safe_name(image)}
 
     def _run(self, request: dict[str, Any]) -> dict[str, Any]:
-        logger.info("infer request: %s", request)
+        logger.info("'%s' on '%s' with the options %s", request["model"], request["image"], ", ".join(sorted(request)))
         result = self.instance.infer(request)
         if not result:
             raise RequestError(500, f"model '{request['model']}' returned nothing")
@@ -271,11 +293,12 @@ class Routes:
 
     def _dicom_seg(self, image: str, result: dict[str, Any], background_tasks: BackgroundTasks) -> str:
         """Write the answer as a DICOM segmentation, which is removed once it is sent."""
+        folder = ""
         try:
             datastore = self.instance.datastore()
             if not image or not hasattr(datastore, "series_folder"):
                 raise RequestError(422, "output=dicom_seg needs an image of a PACS, read over DICOMweb")
-            affine = nib.load(datastore.get_image_uri(image)).affine
+            answer = load_volume(result["file"], scan_loader())
             params = result["params"]
             maker = Maker(
                 version=str(params.get("versions", {}).get("itermask3d", "")),
@@ -283,10 +306,13 @@ class Routes:
             )
             folder = mkdtemp(prefix="itermask3d_")
             background_tasks.add_task(remove_file, folder)
-            mask, path = self.instance.results.mask(image), Path(folder) / "seg.dcm"
+            mask, affine = np.asarray(answer.as_tensor()), np.asarray(answer.affine, dtype=float)
+            path = Path(folder) / "seg.dcm"
             return str(write_segmentation(mask, affine, datastore.series_folder(image), path, maker=maker).path)
         except Exception:
             _discard(result)
+            if folder:
+                remove_file(folder)
             raise
 
 

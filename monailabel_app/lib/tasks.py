@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from itermask3d.brain_extraction import METHODS
 from itermask3d.guidance import Guidance, balls, grown
+from itermask3d.scans import ScanError
 from itermask3d.segmenter import PreparedScan, guided_threshold
 from monai.data import MetaTensor
 from monailabel.interfaces.datastore import Datastore
@@ -77,9 +78,9 @@ class _Task(InferTask):
         path, image = str(request["image"]), str(request.get("image_id") or request["image"])
         with self.workbench.monitor.claim(self.model, image, values["wait"]) as run:
             params = self.answer(request, image, path, values, run)
+            labels = self.workbench.results.mask(image)  # while nobody else may replace it
         params["warnings"] = [*params.get("warnings", []), *remarks]
         params["model"] = self.model
-        labels = self.workbench.results.mask(image)
         if labels is None:
             raise RequestError(500, f"the result of '{image}' could not be read back")
         if not values.get("bands"):
@@ -292,9 +293,9 @@ class BatchInference(BatchInferTask):
         def one(request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
             try:
                 return infer(request, datastore)
-            except RequestError as error:
-                logger.error("%s: %s", request.get("image"), error.message)
-                return {"error": error.message}
+            except (RequestError, ScanError, OSError, RuntimeError, ValueError) as error:
+                logger.error("%s: %s", request.get("image"), error)
+                return {"error": str(error)}
 
         # One after the other: MONAI Label would divide by the number of GPUs, and the network uses all cores anyway.
         return dict(super().__call__({**request, "multi_gpu": False, "max_workers": 1}, datastore, one))

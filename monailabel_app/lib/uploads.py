@@ -17,7 +17,7 @@ from itermask3d.results import save_nifti
 
 from lib.errors import RequestError
 
-__all__ = ["Scratch", "on_grid", "parse_options", "safe_name", "safe_person", "store_upload"]
+__all__ = ["Scratch", "on_grid", "parse_options", "safe_name", "safe_person", "safe_tag", "store_upload"]
 
 IMAGE_TYPES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
 MAX_NAME = 64
@@ -36,6 +36,13 @@ def safe_person(name: str) -> str:
     if len(name) > MAX_NAME or not name.isprintable() or "\\" in name:
         raise RequestError(422, f"the user's name must be up to {MAX_NAME} letters without line breaks or backslashes")
     return name
+
+
+def safe_tag(tag: str) -> str:
+    """Let the name of a kind of label pass, but no path, and not the kind that only a person saves."""
+    if not re.fullmatch(r"\w[\w-]{0,63}", tag) or tag == "final":
+        raise RequestError(422, f"the label's tag '{tag[:80]}' cannot be used; expected a word such as original")
+    return tag
 
 
 def parse_options(params: str) -> dict[str, Any]:

@@ -18,12 +18,13 @@ READY = "Uvicorn running on"
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its URL, the folder of its studies, its copy of the app, its log."""
+    """A running server: its URL, the folder of its studies, its copy of the app, its log, its bundle."""
 
     url: str
     studies: Path
     app: Path
     log: Path
+    bundle: Path
 
 
 def free_port() -> int:
@@ -55,7 +56,7 @@ def running_server(folder: Path, studies: Path | str, conf: Mapping[str, str]) -
         try:
             _wait_until_ready(process, stream)
             drain = subprocess.Popen(["cat"], stdin=process.stdout, stdout=stream)
-            yield Server(f"http://127.0.0.1:{port}", Path(str(studies)), app, log)
+            yield Server(f"http://127.0.0.1:{port}", Path(str(studies)), app, log, Path(conf["bundle"]))
         finally:
             process.terminate()
             process.wait(30)

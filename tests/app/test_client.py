@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import requests
 import SimpleITK
+import torch
+from itermask3d.results import file_digest
 
 pytest.importorskip("monailabel")
 from monailabel.client import MONAILabelClient
@@ -233,11 +235,38 @@ def test_training_needs_normal_scans_then_trains_on_them_and_offers_the_weights(
         client.save_label(f"sub-0{number}_T1w", str(nothing))
     assert client.train_start("itermask3d", {"epochs": "1"})["status"] in ("SUBMITTED", "RUNNING")
     read_log_until(server.log, "Return code:")
-    status = client.train_status()
-    assert status["status"] == "DONE", status["details"]
-    assert any("epoch 1 of 1" in line for line in status["details"])
+    assert client.train_status()["status"] in ("RUNNING", "DONE")
     assert untouched(server.app / "model") - before >= {"trained.pt"}
-    assert client.info()["train_stats"]["itermask3d"]["ended"]
+    stats = client.info()["train_stats"]["itermask3d"]
+    assert (stats["epoch"], stats["epochs"], stats["scans"], stats["ended"]) == (1, 1, 4, True)
+    assert not (server.app / "model" / "training" / "last.pt").exists()
+
+
+def test_new_weights_are_loaded_and_named_by_their_own_digest(server, client, answer):
+    def ask():
+        return client.infer("itermask3d", IMAGE, {"weights": "trained here"})[1]
+
+    trained = server.app / "model" / "trained.pt"
+    state = torch.load(next(server.bundle.glob("models/model.pt")), weights_only=True)
+    torch.save(state, trained)
+    first = ask()
+    torch.save({name: value * 0.5 for name, value in state.items()}, trained)
+    second = ask()
+    digests = [params["settings"]["weights_sha256"] for params in (first, second)]
+    assert digests[0] != digests[1] == file_digest(trained)
+    assert first["score"] != second["score"]
+
+
+@pytest.mark.parametrize("tag", ["..", "../../x", "/tmp/x", "final", ""])
+def test_a_label_cannot_be_put_where_a_scan_lies(server, client, answer, tag):
+    before = (server.studies / f"{IMAGE}.nii.gz").read_bytes()
+    if tag:
+        with pytest.raises(MONAILabelClientException, match="Status: 422"):
+            client.infer("itermask3d", IMAGE, {"save_label": True, "label_tag": tag})
+    if tag not in ("", "final"):
+        with pytest.raises(MONAILabelClientException, match="Status: 4"):
+            client.save_label(IMAGE, answer[0], tag=tag)
+    assert (server.studies / f"{IMAGE}.nii.gz").read_bytes() == before
 
 
 def test_next_sample_is_empty_when_all_is_reviewed(server, client):

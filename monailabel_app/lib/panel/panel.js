@@ -375,7 +375,7 @@ function noteFinished(finished) {
   const id = finished?.id || 0;
   const isNew = state.seenRun !== null && id !== state.seenRun;
   state.seenRun = id;
-  if (!isNew || state.working || finished?.image !== state.series.uid) {
+  if (!isNew || state.working || finished?.image !== state.series?.uid) {
     return;
   }
   if (finished.ok) {
