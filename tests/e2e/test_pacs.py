@@ -63,7 +63,9 @@ def ask(server: Any, image: str, output: str = "json", **params: Any) -> request
 def test_only_the_suitable_series_is_offered(server: Any, study: dict[str, MrSeries]) -> None:
     client = MONAILabelClient(server.url)
     assert client.info()["datastore"]["total"] == 1
-    assert client.next_sample("random", {})["id"] == study["t1"].series_uid
+    sample = client.next_sample("random", {})
+    assert sample["id"] == study["t1"].series_uid
+    assert Path(sample["path"]).name == f"{study['t1'].series_uid}.nii.gz"  # the cache's, also at the first reading
 
 
 def test_a_study_with_several_sequences_says_which_one_and_why(server: Any, study: dict[str, MrSeries]) -> None:
