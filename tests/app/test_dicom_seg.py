@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,14 +18,10 @@ from dicom_helpers import ORIENTATIONS, SHAPE, grid, read_by_dcmqi, read_by_simp
 from itermask3d.dicom import write_mr_series
 from itermask3d.scans import ScanError
 
-APP = Path(__file__).resolve().parents[2] / "monailabel_app"
-
 
 @pytest.fixture(scope="module")
-def lib() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(APP))
-        yield importlib.import_module("lib.dicom_seg")
+def lib() -> ModuleType:
+    return importlib.import_module("lib.dicom_seg")
 
 
 @pytest.fixture

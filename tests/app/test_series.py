@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,14 +14,10 @@ from itermask3d.dicom import MrProtocol, write_mr_series
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-APP = Path(__file__).resolve().parents[2] / "monailabel_app"
-
 
 @pytest.fixture(scope="module")
-def lib() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(APP))
-        yield importlib.import_module("lib.series")
+def lib() -> ModuleType:
+    return importlib.import_module("lib.series")
 
 
 def header(**changes: Any) -> Dataset:
