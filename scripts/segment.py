@@ -15,6 +15,7 @@ from typing import Any
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.brain_extraction import METHODS
+from itermask3d.cohort import first_cause
 from itermask3d.results import RESEARCH_USE
 from monai.bundle import ConfigWorkflow
 
@@ -73,13 +74,6 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "picture": False if arguments.no_picture else None,
     }
     return {key: value for key, value in values.items() if value is not None}
-
-
-def first_cause(error: BaseException) -> BaseException:
-    """What MONAI wrapped: the exception at the start of the chain."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ __all__ = [
     "SaveResultd",
     "ScanStream",
     "SegmentationRun",
+    "first_cause",
     "inference_postprocessing",
     "input_files",
     "load_weights",
@@ -64,6 +65,7 @@ class ResultStore:
         preprocessing: values that describe the way to the network's grid.
         calibration: what ``scripts/calibrate.py`` wrote; ``None`` or an absent file leaves the percentile out.
         overwrite: process scans again that have an up-to-date result.
+        weights_sha256: digest of weights that were loaded before; by default that of ``checkpoint`` as it is now.
     """
 
     def __init__(
@@ -75,7 +77,9 @@ class ResultStore:
         preprocessing: Mapping[str, Any] | None = None,
         calibration: str | Path | None = None,
         overwrite: bool = False,
+        weights_sha256: str | None = None,
     ) -> None:
+        self.weights_sha256 = weights_sha256
         self.directory = Path(directory)
         self.inferer = inferer
         self.checkpoint = checkpoint
@@ -96,7 +100,7 @@ class ResultStore:
             "min_volume_ml": self.inferer.min_volume_ml,
             "radius_cycles_per_mm": self.inferer.radius_cycles_per_mm,
             "mixed_precision": self.inferer.mixed_precision,
-            "weights_sha256": file_digest(self.checkpoint),
+            "weights_sha256": self.weights_sha256 or file_digest(self.checkpoint),
             "calibration_sha256": file_digest(self.calibration) if self.calibration else "none",
         }
 
@@ -378,6 +382,13 @@ def load_weights(network: nn.Module, checkpoint: str | Path) -> None:
             f"weights '{path}' do not fit the network; expected a state dict of ReconstructionUNet with the "
             "configured channels"
         ) from error
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What others wrapped: the exception at the start of the chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def scan_error(error: BaseException | None) -> ScanError | None:

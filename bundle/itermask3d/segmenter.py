@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,8 +33,6 @@ from itermask3d.refinement import Constraints, Thresholding
 from itermask3d.results import ScanResult, file_digest
 
 __all__ = ["PreparedScan", "Segmenter", "Timings", "guided_threshold"]
-
-logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """``(phase, done, total)``; phases are ``reading``, ``brain extraction``, ``sweep``, ``shrink``, ``writing``."""
@@ -212,15 +209,14 @@ class Segmenter:
 
     def _store(self, inferer: IterMaskInferer, directory: str | Path) -> ResultStore:
         store = self.store
-        made = ResultStore(
+        return ResultStore(
             directory,
             inferer=inferer,
             checkpoint=store.checkpoint,
             preprocessing=store.preprocessing,
             calibration=store.calibration,
+            weights_sha256=self._weights_sha256,
         )
-        made.settings["weights_sha256"] = self._weights_sha256
-        return made
 
     def _constraints(self, scan: PreparedScan, guidance: Guidance | None) -> Constraints | None:
         if guidance is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from itermask3d.cohort import first_cause
 from itermask3d.guidance import Guidance
 from itermask3d.results import ScanResult
 from itermask3d.scans import ScanError
@@ -20,10 +20,8 @@ from lib.results import Results, case_name, describe
 
 __all__ = ["Workbench"]
 
-logger = logging.getLogger(__name__)
-
 KEPT_SCANS = 3
-"""Scans kept ready in memory: about 60 MB each at 1 mm."""
+"""Scans kept ready in memory."""
 
 KEPT_OPTIONS = ("weights", "brain_extraction", "gamma", "min_volume_ml", "seed")
 """Options of the automatic run that a guided run takes over."""
@@ -37,7 +35,6 @@ class Workbench:
         results: where answers are kept.
         monitor: the turn, and the progress.
         weights: state dicts by the name a viewer shows; ``None`` stands for the bundle's own.
-        overrides: ids of the bundle's inference config and their values.
     """
 
     def __init__(
@@ -47,13 +44,11 @@ class Workbench:
         monitor: Monitor,
         *,
         weights: Mapping[str, Path | None],
-        overrides: Mapping[str, Any] | None = None,
     ) -> None:
         self.bundle_root = Path(bundle_root)
         self.results = results
         self.monitor = monitor
         self.weights = dict(weights)
-        self.overrides = dict(overrides or {})
         self._segmenters: dict[tuple[str, str, int], Segmenter] = {}
         self._scans: OrderedDict[tuple[Segmenter, str, str, str], PreparedScan] = OrderedDict()
 
@@ -71,7 +66,7 @@ class Workbench:
             try:
                 self._segmenters[key] = Segmenter(self.bundle_root, self._overrides(name, brain_extraction))
             except (ScanError, ValueError, ImportError, RuntimeError) as error:
-                raise RequestError(503, f"the model cannot run: {_first_cause(error)}") from error
+                raise RequestError(503, f"the model cannot run: {first_cause(error)}") from error
         return self._segmenters[key]
 
     def problem(self) -> str:
@@ -190,7 +185,7 @@ class Workbench:
         return params
 
     def _overrides(self, weights: str, brain_extraction: str) -> dict[str, Any]:
-        overrides: dict[str, Any] = {"output_dir": str(self.results.automatic_directory), **self.overrides}
+        overrides: dict[str, Any] = {"output_dir": str(self.results.automatic_directory)}
         if self.weights.get(weights) is not None:
             overrides["ckpt_path"] = str(self.weights[weights])
         if brain_extraction:
@@ -207,9 +202,3 @@ def _settings(values: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
         settings["seed"] = int(values["seed"])
     volume = values.get("min_volume_ml")
     return settings, None if volume is None else float(volume)
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
