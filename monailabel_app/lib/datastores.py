@@ -42,13 +42,21 @@ TIMEOUT_S = 60
 UID = re.compile(r"[0-9.]{1,64}")
 
 
-class FolderStore(LocalDatastore):
-    """A folder of volumes (NIfTI, NRRD); a name that says T2, FLAIR and the like keeps a scan from being offered."""
+class _Kept(LocalDatastore):
+    """What both datastores keep on this machine."""
 
     @property
     def directory(self) -> str:
-        """Where images and labels lie."""
+        """Where images (of a PACS: its cache) and labels lie."""
         return str(self._datastore_path)
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Add a volume under a name that is no path."""
+        return str(super().add_image(safe_name(image_id) if image_id else "", image_filename, image_info))
+
+
+class FolderStore(_Kept):
+    """A folder of volumes (NIfTI, NRRD); a name that says T2, FLAIR and the like keeps a scan from being offered."""
 
     def obstacle(self, image: str) -> str:
         """Why a scan does not suit the model; empty where it does or nothing is known.
@@ -62,10 +70,6 @@ class FolderStore(LocalDatastore):
         if contrast in ("T1", "unknown"):
             return ""
         return f"'{image}' looks like {contrast} ({reason}); the model reads T1 only"
-
-    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Add a volume under a name that is no path."""
-        return str(super().add_image(safe_name(image_id) if image_id else "", image_filename, image_info))
 
     def list_images(self) -> list[str]:
         """Identifiers of the scans that suit the model."""
@@ -89,7 +93,7 @@ class FolderStore(LocalDatastore):
         return None
 
 
-class DicomStore(DICOMWebDatastore):
+class DicomStore(_Kept, DICOMWebDatastore):
     """A PACS over DICOMweb; masks go back as DICOM SEG. The cache holds what was fetched, and all labels."""
 
     def __init__(self, client: DICOMwebClient, cache_path: str | None, fetch_by_frame: bool = False) -> None:
@@ -100,11 +104,6 @@ class DicomStore(DICOMWebDatastore):
         super().__init__(
             client=client, search_filter={"Modality": "MR"}, cache_path=cache_path, fetch_by_frame=fetch_by_frame
         )
-
-    @property
-    def directory(self) -> str:
-        """Where the cache and the labels lie."""
-        return str(self._datastore_path)
 
     def studies(self) -> dict[str, list[Series]]:
         """All MR series by study, asked anew; a series is described once, because a stored series does not change.
@@ -193,10 +192,6 @@ class DicomStore(DICOMWebDatastore):
         ]
         chosen = next((one for one in series if choice.best and one["uid"] == choice.best.uid), None)
         return {"chosen": chosen, "reason": choice.reason, "series": series}
-
-    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Add a volume under a name that is no path."""
-        return str(super().add_image(safe_name(image_id) if image_id else "", image_filename, image_info))
 
     def list_images(self) -> list[str]:
         """UIDs of the series that suit the model."""
