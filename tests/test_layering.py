@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "artefacts_image": set(),
     "artefacts_kspace": {"artefacts_image"},
     "artefacts_local": {"artefacts_image"},
+    "bias": set(),
     "frequency": set(),
     "lesions": {"scans"},
     "masking": set(),
@@ -36,11 +37,11 @@ ALLOWED: dict[str, set[str]] = {
     "calibration": set(),
     "discrimination": set(),
     "brain_extraction": {"scans"},
-    "preprocessing": {"brain_extraction", "frequency", "masking", "scans"},
+    "preprocessing": {"bias", "brain_extraction", "frequency", "masking", "scans"},
     "refinement": {"masking", "schedule", "threshold"},
     "detection": {"refinement", "threshold"},
     "inferer": {"acceleration", "detection", "frequency", "network", "refinement"},
-    "training": {"masking"},
+    "training": {"masking", "network"},
 }
 """Which of our modules each module may import."""
 

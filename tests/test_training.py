@@ -16,7 +16,14 @@ from itermask3d import training
 from itermask3d.frequency import HighFrequencyd
 from itermask3d.masking import MaskMixture, RandMaskd
 from itermask3d.network import ReconstructionUNet
-from itermask3d.training import AutocastInferer, BrainMSELoss, Checkpoints, EpochSeed, PrepareReconstruction
+from itermask3d.training import (
+    AutocastInferer,
+    BrainMSELoss,
+    Checkpoints,
+    EpochSeed,
+    ExpectedErrorLoss,
+    PrepareReconstruction,
+)
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import IgniteMetricHandler, LrScheduleHandler, ValidationHandler, from_engine
@@ -50,11 +57,12 @@ def batch():
 
 def test_network_input_is_the_corrupted_image_and_the_guide(batch):
     inputs, target = PrepareReconstruction()(batch, CPU)
-    assert inputs.shape == target.shape == (2, 2, *SHAPE[2:])
+    assert inputs.shape == (2, 2, *SHAPE[2:])
     shown = ~batch["mask"]
     assert torch.equal(inputs[:, :1][shown], batch["image"][shown])
     assert torch.equal(inputs[:, 1:], batch["high_frequency"])
-    assert torch.equal(target, torch.cat((batch["image"], batch["brain_mask"]), dim=1))
+    hidden_brain = batch["mask"] * (batch["brain_mask"] > 0.5)
+    assert torch.equal(target, torch.cat((batch["image"], batch["brain_mask"], hidden_brain), dim=1))
 
 
 def test_hidden_voxels_carry_standard_normal_noise_and_nothing_of_the_image(batch):
@@ -112,6 +120,117 @@ def test_loss_ignores_the_background_and_its_padding(batch):
     assert torch.equal(BrainMSELoss()(loud, target), loss)
     padded = [nn.functional.pad(tensor, (3,) * 6) for tensor in (prediction, target)]
     torch.testing.assert_close(BrainMSELoss()(*padded), loss)
+
+
+def _prediction_and_target(log_error: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    prediction = torch.cat((_rand(*SHAPE), torch.full(SHAPE, log_error)), dim=1).requires_grad_()
+    brain = (_rand(*SHAPE, seed=3) < 0.8).float()
+    hidden = brain * (_rand(*SHAPE, seed=2) < 0.5)
+    return prediction, torch.cat((_rand(*SHAPE, seed=1), brain, hidden), dim=1)
+
+
+def test_expected_error_loss_is_its_formula():
+    prediction, target = _prediction_and_target(log_error=0.7)
+    squared = (prediction[:, :1] - target[:, :1]).square()
+    inside, hidden = squared[target[:, 1:2] > 0], squared[target[:, 2:] > 0]
+    wanted = inside.mean() + 0.1 * (hidden * np.exp(-0.7) + 0.7).mean()
+    assert ExpectedErrorLoss(weight=0.1)(prediction, target).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_foretelling_the_error_does_not_change_what_the_reconstruction_learns():
+    prediction, target = _prediction_and_target()
+    ExpectedErrorLoss(weight=5.0)(prediction, target).backward()
+    plain, _ = _prediction_and_target()
+    BrainMSELoss()(plain, target).backward()
+    torch.testing.assert_close(prediction.grad[:, :1], plain.grad[:, :1])
+    assert prediction.grad[:, 1:].abs().sum() > 0
+
+
+def test_the_best_forecast_is_the_logarithm_of_the_mean_squared_error():
+    _, target = _prediction_and_target()
+    squared = (_rand(*SHAPE) - target[:, :1]).square()[target[:, 2:] > 0].mean().item()
+    losses = [
+        ExpectedErrorLoss()(_prediction_and_target(np.log(squared) + shift)[0], target).item()
+        for shift in (-0.3, 0.0, 0.3)
+    ]
+    assert losses[1] < min(losses[0], losses[2])
+
+
+def test_expected_error_loss_needs_two_channels(batch):
+    with pytest.raises(ValueError, match="one output channel; expected two"):
+        ExpectedErrorLoss()(_rand(*SHAPE), PrepareReconstruction()(batch, CPU)[1])
+
+
+def _trainer(network: nn.Module, epochs: int, seen: list[bool]) -> SupervisedTrainer:
+    data = [{"image": _rand(1, 8, seed=i), "label": _rand(1, 8, seed=i)} for i in range(2)]
+    trainer = SupervisedTrainer(
+        device=CPU,
+        max_epochs=epochs,
+        train_data_loader=DataLoader(Dataset(data), batch_size=2),
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        loss_function=nn.MSELoss(),
+    )
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(network[1].training))
+    return trainer
+
+
+def test_norm_is_frozen_from_its_epoch_on_though_the_trainer_trains():
+    seen: list[bool] = []
+    network = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.BatchNorm1d(1))
+    trainer = _trainer(network, 4, seen)
+    statistics = []
+    training.FrozenNorm(network, from_epoch=3).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: statistics.append(network[1].running_mean.item()))
+    trainer.run()
+    assert seen == [True, True, False, False]
+    assert statistics[0] != statistics[1] == statistics[2] == statistics[3]
+
+
+def test_norm_is_never_frozen_for_epoch_zero():
+    seen: list[bool] = []
+    network = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.BatchNorm1d(1))
+    trainer = _trainer(network, 2, seen)
+    training.FrozenNorm(network, from_epoch=0).attach(trainer)
+    trainer.run()
+    assert seen == [True, True]
+
+
+def test_gradients_are_clipped_before_the_step():
+    network = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.BatchNorm1d(1))
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    trainer = _trainer(network, 1, [])
+    training.GradientClipping(network, max_norm=1e-3).attach(trainer)
+    trainer.run()
+    moved = sum((a - b).square().sum() for a, b in zip(before, network.parameters(), strict=True)).sqrt().item()
+    assert 0 < moved <= 0.1 * 1e-3 * 1.001
+
+
+SMALL = (4, 4, 8, 8, 8)
+
+
+def test_warm_start_takes_a_network_with_one_output_into_one_with_two(tmp_path):
+    old, new = ReconstructionUNet(channels=SMALL), ReconstructionUNet(channels=SMALL, out_channels=2)
+    torch.save(old.state_dict(), tmp_path / "old.pt")
+    assert training.warm_start(new, tmp_path / "old.pt") is new
+    scan = _rand(1, 2, 32, 32, 32)
+    with torch.no_grad():
+        wanted, found = old.eval()(scan), new.eval()(scan)
+    torch.testing.assert_close(found[:, :1], wanted)
+    assert not found[:, 1:].any()
+
+
+def test_warm_start_without_a_file_changes_nothing():
+    network = ReconstructionUNet(channels=SMALL)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    training.warm_start(network, None)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_warm_start_refuses_the_weights_of_another_network(tmp_path):
+    torch.save(ReconstructionUNet(channels=SMALL).state_dict(), tmp_path / "small.pt")
+    with pytest.raises(ValueError, match="holds weights of another network"):
+        training.warm_start(ReconstructionUNet(channels=(8, 8, 8, 8, 8)), tmp_path / "small.pt")
 
 
 def test_loss_of_an_empty_brain_is_zero_and_has_a_gradient():

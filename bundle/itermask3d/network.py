@@ -9,13 +9,17 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import nn
 
-__all__ = ["SIZE_DIVISOR", "ReconstructionUNet", "check_input"]
+__all__ = ["SIZE_DIVISOR", "ReconstructionUNet", "check_input", "split_prediction"]
 
 SIZE_DIVISOR = 16
 """Every spatial size of the input must be a multiple of this (four halvings)."""
 
 _MIN_SIZE = 32
 """The last pooling needs three voxels under its kernel, so one multiple is not enough."""
+
+
+_LOG_ERROR_RANGE = (-7.0, 4.0)
+"""Squared errors of 0.001 to 55 in normalised intensity, whose range is -5 to 5."""
 
 
 class DownUnit(nn.Module):
@@ -49,7 +53,8 @@ class ReconstructionUNet(nn.Module):
 
     Args:
         in_channels: channels of the input, image first.
-        out_channels: channels of the reconstruction.
+        out_channels: 1 for the reconstruction alone, as published; 2 with the logarithm of the squared error that the
+            network expects of itself, see :func:`split_prediction`.
         channels: five widths, from the first level to the bottleneck. ``(16, 32, 64, 128, 256)`` is the published
             network (8,902,626 parameters).
         dropout: probability of channel dropout during training.
@@ -96,6 +101,20 @@ class ReconstructionUNet(nn.Module):
         up = self.up_stage_2(torch.cat((up, level_3), dim=1))
         up = self.up_stage_3(torch.cat((up, level_2), dim=1))
         return self.up_stage_4(torch.cat((up, level_1), dim=1))
+
+
+def split_prediction(prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The reconstruction, and the logarithm of its expected squared error where the network foretells one.
+
+    Args:
+        prediction: output of the network, ``(B, 1 or 2, D, H, W)``.
+
+    Returns:
+        Two tensors ``(B, 1, D, H, W)``; the second is held within a range that no real error leaves, or ``None``.
+    """
+    if prediction.shape[1] == 1:
+        return prediction, None
+    return prediction[:, :1], prediction[:, 1:2].clamp(*_LOG_ERROR_RANGE)
 
 
 def _convolution(

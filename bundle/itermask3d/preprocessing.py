@@ -1,7 +1,7 @@
 """Raw scan to network grid and back, as flat compositions of MONAI transforms.
 
-Order: load and check → brain mask on the scan's own grid → axes of the scanner, isotropic spacing → robust
-normalisation inside the brain, zero outside → fixed grid centred on the brain → high-frequency guide.
+Order: load and check → brain mask on the scan's own grid → axes of the scanner, isotropic spacing → bias
+field → robust normalisation inside the brain, zero outside → fixed grid centred on the brain → high-frequency guide.
 Every geometric step is MONAI's and invertible, so ``monai.transforms.Invertd`` brings results back exactly.
 """
 
@@ -34,6 +34,7 @@ from monai.transforms import (
     SpatialResample,
 )
 
+from itermask3d.bias import BiasFieldCorrectd
 from itermask3d.brain_extraction import BrainMaskd
 from itermask3d.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, HighFrequencyd
 from itermask3d.masking import MaskMixture, RandMaskd
@@ -58,7 +59,9 @@ READERS = ("PydicomReader", "ITKReader", "NibabelReader")
 NIBABEL_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 """Read by nibabel alone: ITK fills the missing part of a truncated file with zeros, without an error."""
 
-FACTS = ("case", "path", "normalisation", "brain_extraction", "inputs")
+BIAS_CORRECTIONS = ("none", "n4")
+
+FACTS = ("case", "path", "normalisation", "bias_field", "brain_extraction", "inputs")
 """What stays in a sample beside its volumes."""
 
 MIN_SIZE_VOXELS = 16
@@ -335,6 +338,7 @@ def inference_transforms(
     spacing_mm: float = 2.0,
     spatial_size: Sequence[int] = (96, 112, 96),
     brain_extraction: str = "auto",
+    bias_correction: str = "none",
     clip: float = 5.0,
     with_label: bool = False,
     keep_label: bool = False,
@@ -346,6 +350,7 @@ def inference_transforms(
         spacing_mm: isotropic spacing of the network's grid.
         spatial_size: its size in voxels; each a multiple of 16.
         brain_extraction: see :mod:`itermask3d.brain_extraction`.
+        bias_correction: ``"n4"`` divides by the bias field, see :mod:`itermask3d.bias`; ``"none"`` leaves it.
         clip: see :class:`RobustNormalized`.
         with_label: bring a ground-truth ``label`` to the network's grid as well.
         keep_label: load the ``label`` of items that have one and leave it on the scan's own grid, for evaluation.
@@ -354,6 +359,8 @@ def inference_transforms(
     Returns:
         Transforms from an item with paths to ``image`` (normalised) and ``brain_mask``, both ``(1, *spatial_size)``.
     """
+    if bias_correction not in BIAS_CORRECTIONS:
+        raise ValueError(f"bias_correction = '{bias_correction}'; expected one of {', '.join(BIAS_CORRECTIONS)}")
     masks = ["brain_mask", "label"] if with_label else ["brain_mask"]
     keys = ["image", *masks]
     labels = ("label",) if with_label or keep_label else ()
@@ -364,6 +371,7 @@ def inference_transforms(
             AntiAliasd("image", spacing_mm=spacing_mm),
             ScannerGridd(keys, spacing_mm=spacing_mm),
             AsDiscreted(masks, threshold=0.5),
+            *([BiasFieldCorrectd("image", spacing_mm)] if bias_correction == "n4" else []),
             RobustNormalized("image", clip=clip),
             *([CheckBrainFitsd("brain_mask", spatial_size, spacing_mm)] if check_fit else []),
             CropForegroundd(keys, source_key="brain_mask", allow_smaller=True),
@@ -379,6 +387,7 @@ def training_transforms(
     spacing_mm: float = 2.0,
     spatial_size: Sequence[int] = (80, 96, 80),
     brain_extraction: str = "auto",
+    bias_correction: str = "none",
     radius_cycles_per_mm: float = PUBLISHED_RADIUS_CYCLES_PER_MM,
     clip: float = 5.0,
     augment: bool = True,
@@ -392,7 +401,7 @@ def training_transforms(
     Args:
         spacing_mm: see :func:`inference_transforms`.
         spatial_size: grid of a training sample; the little that a large brain has outside is cropped.
-        brain_extraction: see :mod:`itermask3d.brain_extraction`.
+        brain_extraction, bias_correction: see :func:`inference_transforms`.
         radius_cycles_per_mm: radius of the guide.
         clip: see :class:`RobustNormalized`.
         augment: off for validation.
@@ -415,6 +424,7 @@ def training_transforms(
                 spacing_mm=spacing_mm,
                 spatial_size=spatial_size,
                 brain_extraction=brain_extraction,
+                bias_correction=bias_correction,
                 clip=clip,
                 check_fit=False,
             ),

@@ -12,13 +12,25 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
+from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
 from torch import nn
 
 from itermask3d.masking import corrupt
+from itermask3d.network import split_prediction
 
-__all__ = ["AutocastInferer", "BrainMSELoss", "Checkpoints", "EpochSeed", "PrepareReconstruction"]
+__all__ = [
+    "AutocastInferer",
+    "BrainMSELoss",
+    "Checkpoints",
+    "EpochSeed",
+    "ExpectedErrorLoss",
+    "FrozenNorm",
+    "GradientClipping",
+    "PrepareReconstruction",
+    "warm_start",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +38,8 @@ logger = logging.getLogger(__name__)
 class PrepareReconstruction:
     """Turn a batch into network input and target; for ``prepare_batch`` of MONAI's engines.
 
-    Input to the network: the corrupted image and the guide, ``(B, 2, D, H, W)``. Target: the image and the brain mask,
-    ``(B, 2, D, H, W)``, so that the loss can be taken inside the brain.
+    Input to the network: the corrupted image and the guide, ``(B, 2, D, H, W)``. Target: the image, the brain mask and
+    the training mask inside the brain, ``(B, 3, D, H, W)``, so that a loss can be taken where it belongs.
 
     Args:
         seed: draw the noise from this seed in every call (validation); ``None`` draws fresh noise (training).
@@ -45,7 +57,8 @@ class PrepareReconstruction:
         )
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
         noise = torch.randn(image.shape, generator=generator).to(device)
-        return torch.cat((corrupt(image, mask, noise), guide), dim=1), torch.cat((image, brain), dim=1)
+        target = torch.cat((image, brain, mask.to(image) * (brain > 0.5)), dim=1)
+        return torch.cat((corrupt(image, mask, noise), guide), dim=1), target
 
 
 class BrainMSELoss(nn.Module):
@@ -61,12 +74,44 @@ class BrainMSELoss(nn.Module):
         self.whole_volume = whole_volume
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """``prediction`` is ``(B, 1, D, H, W)``, ``target`` the image and the brain mask ``(B, 2, D, H, W)``."""
-        error = (prediction - target[:, :1]).square()
+        """``prediction`` is ``(B, C, D, H, W)``, reconstruction first; ``target`` is as from PrepareReconstruction."""
+        error = (prediction[:, :1] - target[:, :1]).square()
         if self.whole_volume:
             return error.mean()
-        brain = target[:, 1:]
-        return (error * brain).sum() / brain.sum().clamp(min=1)
+        return _mean_within(error, target[:, 1:2])
+
+
+class ExpectedErrorLoss(nn.Module):
+    r"""Mean squared error over the brain, and how well the network foretells its own error where it cannot see.
+
+    .. math:: L = \frac{1}{|B|} \sum_B (x - \hat x)^2
+              + \frac{w}{|M|} \sum_M \left[ (x - \hat x)_{\text{fixed}}^2 \, e^{-s} + s \right]
+
+    The second output channel :math:`s` is the logarithm of the squared error to be expected at a masked voxel, fitted
+    by the Gaussian likelihood. The residual is held fixed there: so the reconstruction is what it would be without.
+
+    Args:
+        weight: :math:`w`.
+
+    Source: the likelihood of Kendall and Gal, Advances in Neural Information Processing Systems 30 (2017).
+    """
+
+    def __init__(self, weight: float = 0.1) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """``prediction`` is ``(B, 2, D, H, W)``, ``target`` as from :class:`PrepareReconstruction`."""
+        reconstruction, log_error = split_prediction(prediction)
+        if log_error is None:
+            raise ValueError("the network has one output channel; expected two, the second the logarithm of the error")
+        squared = (reconstruction - target[:, :1]).square()
+        surprise = squared.detach() * torch.exp(-log_error) + log_error
+        return _mean_within(squared, target[:, 1:2]) + self.weight * _mean_within(surprise, target[:, 2:3])
+
+
+def _mean_within(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    return (values * where).sum() / where.sum().clamp(min=1)
 
 
 class AutocastInferer(Inferer):
@@ -108,6 +153,86 @@ class EpochSeed:
         seed = self.seed + 100_003 * engine.state.epoch + 1_009 * idist.get_rank()
         torch.manual_seed(seed)
         set_rnd(self.dataset, seed)
+
+
+class FrozenNorm:
+    """From an epoch on, normalise by the running statistics instead of those of the batch, as at test time.
+
+    With two scans to a batch and masks from nearly nothing to everything, the statistics of a batch differ much from
+    the running ones; what the network learns in the last epochs should hold for those that it is used with.
+
+    Args:
+        network: its batch normalisations are frozen; their weights still learn.
+        from_epoch: first epoch, counted from 1; 0 never freezes.
+    """
+
+    def __init__(self, network: nn.Module, from_epoch: int) -> None:
+        self.network = network
+        self.from_epoch = from_epoch
+        self.frozen = False
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if self.frozen or not 0 < self.from_epoch <= engine.state.epoch:
+            return
+        self.frozen = True
+        for module in self.network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                # The trainer puts the whole network into training mode before every batch.
+                module.register_forward_pre_hook(_as_in_evaluation)
+
+
+def _as_in_evaluation(module: nn.Module, inputs: Any) -> None:
+    module.eval()
+
+
+class GradientClipping:
+    """Scale the gradients of a batch down to a norm; one odd batch then cannot undo an epoch.
+
+    Args:
+        network: whose gradients.
+        max_norm: of all of them together.
+    """
+
+    def __init__(self, network: nn.Module, max_norm: float = 1.0) -> None:
+        self.network = network
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the trainer."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+
+
+def warm_start(network: nn.Module, path: str | Path | None) -> nn.Module:
+    """Begin training from weights that exist; a second output channel that they lack begins at zero.
+
+    Args:
+        network: changed in place and returned.
+        path: a plain state dict; ``None`` leaves the network as it is.
+
+    Raises:
+        ValueError: if the file holds weights of another network.
+    """
+    if path is None:
+        return network
+    loaded, own = torch.load(path, map_location="cpu", weights_only=True), network.state_dict()
+    last = {f"up_stage_4.2.conv.{name}" for name in ("weight", "bias")}
+    for name, value in own.items():
+        given = loaded.get(name)
+        if given is not None and name in last and given.shape[1:] == value.shape[1:] and len(given) < len(value):
+            given = torch.cat((given, given.new_zeros(len(value) - len(given), *given.shape[1:])))
+        if given is None or given.shape != value.shape:
+            raise ValueError(
+                f"'{path}' holds weights of another network ('{name}' differs); expected those of this one"
+            )
+        value.copy_(given)
+    return network
 
 
 class Checkpoints:
