@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "discrimination": set(),
     "brain_extraction": {"scans"},
     "preprocessing": {"bias", "brain_extraction", "frequency", "masking", "scans"},
-    "refinement": {"masking", "schedule", "threshold"},
+    "refinement": {"masking", "network", "schedule", "threshold"},
     "detection": {"refinement", "threshold"},
     "inferer": {"acceleration", "detection", "frequency", "network", "refinement"},
     "training": {"masking", "network"},

@@ -140,9 +140,10 @@ def test_two_runs_are_identical_and_the_global_random_state_is_untouched():
     assert not torch.equal(other.curves, first.curves)
 
 
-def test_nothing_outside_the_brain_is_ever_masked_or_mapped():
+@pytest.mark.parametrize("nested", [{}, {"nested": True, "error_window": 3}])
+def test_nothing_outside_the_brain_is_ever_masked_or_mapped(nested):
     image, brain, guide = scan(7)
-    result = refine(image, brain, guide, blur(), settings=RefinementSettings(n_steps=10, gamma=1e-6, error_window=3))
+    result = refine(image, brain, guide, blur(), settings=RefinementSettings(n_steps=10, gamma=1e-6, **nested))
     assert not (result.mask & (brain < 0.5)).any()
     assert not result.anomaly_map[brain < 0.5].any()
 
@@ -179,13 +180,91 @@ def test_iterations_are_bounded_and_the_bound_is_recorded():
     assert result.iterations[0] <= 3
 
 
-def test_error_window_averages_over_brain_voxels_only():
+def half_masked():
     image = torch.zeros(1, 1, 16, 16, 16)
     brain = torch.zeros_like(image)
     brain[..., 4:12, 4:12, 4:12] = 1
+    mask = brain > 0.5
+    mask[..., :8] = False
+    return image, brain, mask
+
+
+def test_error_window_averages_over_masked_voxels_only():
+    image, brain, mask = half_masked()
     task = RefinementTask(image, brain, image, lambda corrupted, guide: corrupted, error_window=3)
-    constant = task.error(torch.full_like(image, 2.0))
-    torch.testing.assert_close(constant, 4.0 * brain)
+    torch.testing.assert_close(task.error(torch.full_like(image, 2.0), mask), 4.0 * mask)
+    spot = torch.zeros_like(image)
+    spot[..., 6, 6, 8] = 3.0  # in the first masked plane: its window holds 2 x 3 x 3 masked voxels
+    error = task.error(spot, mask)
+    assert error[..., 6, 6, 8].item() == pytest.approx(9 / 18)
+    assert error[..., 6, 6, 9].item() == pytest.approx(9 / 27)
+    assert not error[~mask].any()
+
+
+def foretelling(log_error: float):
+    """A reconstructor that is wrong by 2 everywhere and expects ``log_error`` where it sees nothing, else 9."""
+
+    def reconstruct(corrupted, guide):
+        expected = torch.full_like(corrupted, 9.0 if reconstruct.calls else log_error)
+        reconstruct.calls += 1
+        return torch.cat((corrupted * 0 + 2.0, expected), dim=1)
+
+    reconstruct.calls = 0
+    return reconstruct
+
+
+def test_relative_error_is_measured_against_what_the_first_reconstruction_expected():
+    image, brain, mask = half_masked()
+    task = RefinementTask(image, brain, image, foretelling(np.log(8.0)), relative_error=True)
+    for state in (task.brain, mask):
+        torch.testing.assert_close(task.error(task.reconstruct(state), state), 0.5 * brain)
+
+
+def test_relative_error_needs_a_network_that_foretells_it():
+    image, brain, guide = scan(1)
+    with pytest.raises(ValueError, match="relative_error needs a network that foretells its error"):
+        refine(image, brain, guide, blur(), settings=RefinementSettings(relative_error=True))
+
+
+def test_a_second_output_channel_alone_changes_nothing():
+    image, brain, guide = scan(2)
+    plain = blur()
+    both = lambda *inputs: torch.cat((plain(*inputs), torch.ones_like(inputs[0])), dim=1)  # noqa: E731
+    settings = RefinementSettings(n_steps=10, gamma=0.02)
+    one, two = (refine(image, brain, guide, network, settings=settings) for network in (plain, both))
+    assert torch.equal(one.mask, two.mask)
+    assert torch.equal(one.anomaly_map, two.anomaly_map)
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_nested_mask_is_what_exceeds_the_threshold_in_the_map(window):
+    image, brain, guide = scan(8)
+    settings = RefinementSettings(n_steps=10, gamma=0.02, nested=True, error_window=window, interpolate=True)
+    result = refine(image, brain, guide, blur(1.0), settings=settings)
+    assert result.mask.any()
+    assert torch.equal(result.mask, result.anomaly_map > result.thresholds[0])
+
+
+def test_ceiling_gives_a_scan_without_a_crossing_a_threshold():
+    image, brain, guide = scan(9)
+    settings = RefinementSettings(n_steps=10, gamma=1e9, threshold_ceiling=0.3)
+    result = refine(image, brain, guide, blur(), settings=settings)
+    assert result.estimates[0].status is ThresholdStatus.NO_CROSSING
+    assert result.thresholds == (0.3,)
+    assert result.mask.any()
+
+
+def test_an_unusable_curve_marks_nothing_whatever_the_ceiling():
+    settings = RefinementSettings(threshold_floor=0.1, threshold_ceiling=0.3)
+    assert settings.hold(estimate_threshold([float("nan")] * 5, gamma=0.01)) == float("inf")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"error_window": 3}, {"threshold_floor": 2.0, "threshold_ceiling": 1.0}, {"threshold_ceiling": 0.0}]
+)
+def test_settings_that_contradict_each_other_are_refused(settings):
+    with pytest.raises(ValueError, match="is outside its range, see RefinementSettings"):
+        RefinementSettings(**settings)
 
 
 def test_callback_sees_every_step():

@@ -157,3 +157,20 @@ def _estimate(slope, *, gamma=0.1, r_squared=0.95):
 )
 def test_a_choice_that_a_small_change_would_alter_is_undecided(slope, r_squared, decided):
     assert is_decided(_estimate(slope, r_squared=r_squared), gamma=0.1) is decided
+
+
+def test_interpolated_threshold_moves_continuously_with_gamma():
+    curve = 2 * np.tan(0.012 * np.arange(1, 101))
+    gammas = np.linspace(0.03, 0.12, 400)
+    found = np.array([estimate_threshold(curve, gamma=gamma, interpolate=True).threshold for gamma in gammas])
+    stepped = np.array([estimate_threshold(curve, gamma=gamma).threshold for gamma in gammas])
+    assert np.abs(np.diff(found)).max() < 0.2 * np.abs(np.diff(stepped)).max()
+    assert (np.diff(found) >= 0).all()
+    assert (found <= stepped + 1e-12).all()
+
+
+def test_interpolated_threshold_of_a_tangent_is_where_its_slope_is_gamma():
+    a, b, gamma = 2.0, 0.012, 0.05
+    percent = np.arccos(np.sqrt(a * b / gamma)) / b
+    found = estimate_threshold(a * np.tan(b * np.arange(1, 101)), gamma=gamma, interpolate=True)
+    assert found.threshold == pytest.approx(a * np.tan(b * percent), rel=1e-3)

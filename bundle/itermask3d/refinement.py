@@ -6,6 +6,7 @@ corrupted image and its guide to a reconstruction, and treats every scan of a ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,8 +15,9 @@ import torch
 from torch.nn.functional import avg_pool3d
 
 from itermask3d.masking import corrupt
+from itermask3d.network import split_prediction
 from itermask3d.schedule import SCHEDULES, fill_curve, sweep_steps
-from itermask3d.threshold import ThresholdEstimate, estimate_threshold, is_decided
+from itermask3d.threshold import ThresholdEstimate, ThresholdStatus, estimate_threshold, is_decided
 
 __all__ = [
     "Constraints",
@@ -34,7 +36,8 @@ __all__ = [
 ]
 
 Reconstructor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""``(corrupted image, guide) -> reconstruction``, all ``(B, 1, D, H, W)``."""
+"""``(corrupted image, guide) -> prediction``: both ``(B, 1, D, H, W)``, the prediction with one channel or two, see
+:func:`itermask3d.network.split_prediction`."""
 
 IterationCallback = Callable[[str, int, int], None]
 """``(phase, iterations done, iterations at most)``, phase ``"sweep"`` or ``"shrink"``."""
@@ -52,10 +55,16 @@ class RefinementSettings:
         stop_ratio: the shrink stops when an iteration removes less than this share of the mask.
         max_iterations: bound on the shrink; hitting it is recorded.
         nested: a voxel once unmasked stays unmasked. Published: no, voxels can come back.
-        error_window: edge of the cube in voxels over which the squared error is averaged inside the brain; odd.
-            Published: 1, no averaging.
-        threshold_floor: the threshold is never below this, which is the error that normal brains show anyway.
-            Published: 0.
+        relative_error: divide the squared error by the one that the network expected there when the whole brain was
+            masked, which needs a network with two output channels (:func:`itermask3d.network.split_prediction`). The
+            error is then near 1 on any normal tissue, and thresholds mean the same on every scan. Published: no.
+        error_window: edge of the cube in voxels over which the error of a masked voxel is averaged with that of its
+            masked neighbours; odd; above 1 only with ``nested``. Published: 1, no averaging.
+        interpolate: take the threshold where the slope crosses gamma between two steps instead of at the step after.
+            Published: no.
+        threshold_floor, threshold_ceiling: the threshold is held between these: the error that normal brains show
+            anyway, and one that no normal brain shows. Published: 0 and infinity. With a finite ceiling a scan whose
+            slope never exceeds gamma is held to the ceiling.
         seed: of the noise in the masked region, drawn once per scan.
         schedule: ``"exact"`` takes every step of the sweep. ``"fast"`` leaves early ones out
             (:func:`itermask3d.schedule.sweep_steps`) and falls back to every step where its curve is too close to
@@ -69,8 +78,11 @@ class RefinementSettings:
     stop_ratio: float = 0.01
     max_iterations: int = 50
     nested: bool = False
+    relative_error: bool = False
     error_window: int = 1
+    interpolate: bool = False
     threshold_floor: float = 0.0
+    threshold_ceiling: float = math.inf
     seed: int = 0
     schedule: str = "exact"
 
@@ -80,13 +92,20 @@ class RefinementSettings:
             "n_steps": self.n_steps >= 1,
             "stop_ratio": 0 < self.stop_ratio < 1,
             "max_iterations": self.max_iterations >= 1,
-            "error_window": self.error_window >= 1 and self.error_window % 2 == 1,
+            "error_window": self.error_window % 2 == 1 and (self.error_window == 1 or self.nested),
             "threshold_floor": self.threshold_floor >= 0,
+            "threshold_ceiling": self.threshold_ceiling >= self.threshold_floor and self.threshold_ceiling > 0,
             "schedule": self.schedule in SCHEDULES,
         }
         for name, fulfilled in requirements.items():
             if not fulfilled:
                 raise ValueError(f"{name} = {getattr(self, name)} is outside its range, see RefinementSettings")
+
+    def hold(self, estimate: ThresholdEstimate) -> float:
+        """The threshold to apply: the estimate between floor and ceiling; infinite where the curve is unusable."""
+        if estimate.status is ThresholdStatus.UNUSABLE_CURVE:
+            return math.inf
+        return min(max(estimate.threshold, self.threshold_floor), self.threshold_ceiling)
 
 
 @dataclass(frozen=True)
@@ -95,7 +114,8 @@ class Refinement:
 
     Attributes:
         mask: boolean ``(B, 1, D, H, W)``, the anomaly on the network's grid, inside the brain.
-        anomaly_map: squared error at the final iteration, zero outside the brain, same shape.
+        anomaly_map: error, zero outside the brain, same shape: squared, or relative to the expected one. Where masks
+            are nested, that of the iteration that unmasked a voxel, or of the last; else that of the last.
         reconstruction: network output at the final iteration, same shape.
         curves: ``(B, n_steps)`` float64 on the CPU, the error quantiles of the sweep.
         estimates: per scan, how the threshold was found.
@@ -166,10 +186,11 @@ class RefinementTask:
         high_frequency: the guide, same shape.
         reconstructor: see :data:`Reconstructor`.
         seed: of the noise; each scan of the batch gets the same draw, whatever the batch size.
-        error_window: see :class:`RefinementSettings`.
+        relative_error, error_window: see :class:`RefinementSettings`.
 
     Raises:
-        ValueError: if the shapes differ or a brain mask is empty.
+        ValueError: if the shapes differ, a brain mask is empty, or ``relative_error`` is asked of a reconstructor that
+            does not foretell its error.
     """
 
     def __init__(
@@ -180,6 +201,7 @@ class RefinementTask:
         reconstructor: Reconstructor,
         *,
         seed: int = 0,
+        relative_error: bool = False,
         error_window: int = 1,
     ) -> None:
         _check_shapes(image, brain_mask, high_frequency)
@@ -189,34 +211,34 @@ class RefinementTask:
         self.reconstructor = reconstructor
         self.noise = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(seed)).to(image)[None]
         self.error_window = error_window
-        self._brain_share = self._mean(self.brain.to(image.dtype)) if error_window > 1 else None
         self._outside = ~self.brain
         self._brain_voxels = [scan.flatten().nonzero().flatten() for scan in self.brain]
-        self._from_nothing: torch.Tensor | None = None
+        self._from_nothing, log_error = self._predict(self.brain)
+        if relative_error and log_error is None:
+            raise ValueError("relative_error needs a network that foretells its error (two output channels), got one")
+        self._expected = log_error.exp() if relative_error and log_error is not None else None
 
     def reconstruct(self, mask: torch.Tensor) -> torch.Tensor:
         """Fill in the masked voxels; ``(B, 1, D, H, W)``. The whole brain masked is done once and kept."""
-        if mask is not self.brain:
-            return self.reconstructor(corrupt(self.image, mask, self.noise), self.high_frequency)
-        if self._from_nothing is None:
-            self._from_nothing = self.reconstructor(corrupt(self.image, mask, self.noise), self.high_frequency)
-        return self._from_nothing
+        return self._from_nothing if mask is self.brain else self._predict(mask)[0]
+
+    def _predict(self, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return split_prediction(self.reconstructor(corrupt(self.image, mask, self.noise), self.high_frequency))
 
     def quantile(self, error: torch.Tensor, share: float) -> torch.Tensor:
         """:func:`brain_quantile` of an error ``(B, 1, D, H, W)``, with the brain's voxels looked up once."""
         scans = zip(error.flatten(1), self._brain_voxels, strict=True)
         return torch.stack([_smallest(scan.index_select(0, voxels), share) for scan, voxels in scans])
 
-    def error(self, reconstruction: torch.Tensor) -> torch.Tensor:
-        """Squared error inside the brain, zero outside, averaged over the window's brain voxels."""
-        squared = (self.image - reconstruction).square_().masked_fill_(self._outside, 0)
-        if self._brain_share is None:
-            return squared
-        return self._mean(squared) / self._brain_share.clamp(min=1e-6) * self.brain
-
-    def _mean(self, volume: torch.Tensor) -> torch.Tensor:
-        window = self.error_window
-        return avg_pool3d(volume, window, stride=1, padding=window // 2)
+    def error(self, reconstruction: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Error of every brain voxel, zero outside; with a window, of the masked voxels, zero elsewhere."""
+        error = (self.image - reconstruction).square_()
+        if self._expected is not None:
+            error /= self._expected
+        if self.error_window == 1:
+            return error.masked_fill_(self._outside, 0)
+        masked = mask.to(error.dtype)
+        return _box_sum(error * masked, self.error_window) / _box_sum(masked, self.error_window).clamp(min=1) * masked
 
 
 class Sweep:
@@ -247,7 +269,7 @@ class Sweep:
 
     def update(self) -> None:
         """Reconstruct, find the quantile of the next step, mask what lies above that of the next step taken."""
-        error = self.task.error(self.task.reconstruct(self.mask))
+        error = self.task.error(self.task.reconstruct(self.mask), self.mask)
         step, *later = self.steps[len(self._quantiles) :]
         quantile = self.task.quantile(error, (step + 1) / self.n_steps)
         self._quantiles.append(quantile)
@@ -322,27 +344,29 @@ class Shrink:
     def update(self) -> None:
         """One iteration for the scans that have not converged; the others keep what they have.
 
-        The iteration that meets the stop rule, or is the last allowed, does not replace its mask: so the mask, the map
-        and the reconstruction of the result belong together. Where nothing can exceed the threshold, the mask is empty
-        after one iteration, and the map is that of the whole brain masked.
+        As published, the iteration that meets the stop rule, or is the last allowed, does not replace its mask: so the
+        mask, the map and the reconstruction of the result belong together. Nested, it does, and the map keeps for each
+        voxel the error that unmasked it: so the mask is what exceeds the threshold in the map. Where nothing can exceed
+        the threshold, the mask is empty after one iteration, and the map is that of the whole brain masked.
         """
         active = _as_voxels(~torch.tensor(self.converged, device=self.mask.device))
         reconstruction = self.task.reconstruct(self.mask)
-        error = self.task.error(reconstruction)
+        error = self.task.error(reconstruction, self.mask)
         mask = error > self.thresholds
         if self.nested:
             mask &= self.mask
         mask = self.constraints.apply(mask, self.task.brain)
         removed = (_count(self.mask) - _count(mask)) / _count(self.mask).clamp(min=1)
         self.reconstruction = torch.where(active, reconstruction, self.reconstruction)
-        self.anomaly_map = torch.where(active, error, self.anomaly_map)
+        self.anomaly_map = torch.where(active & self.mask if self.nested else active, error, self.anomaly_map)
         unreachable = self.thresholds.flatten().isinf()
         for index, share in enumerate(removed.tolist()):
             if not self.converged[index]:
                 self.iterations[index] += 1
                 self.converged[index] = share < self.stop_ratio or bool(unreachable[index])
         goes_on = ~torch.tensor(self.converged, device=self.mask.device) & (max(self.iterations) < self.max_iterations)
-        self.mask = torch.where(_as_voxels(goes_on | unreachable), mask, self.mask)
+        replaced = active if self.nested else _as_voxels(goes_on | unreachable)
+        self.mask = torch.where(replaced, mask, self.mask)
 
 
 Loop = TypeVar("Loop", Sweep, Shrink)
@@ -381,7 +405,13 @@ def refine(
     """
     settings = settings or RefinementSettings()
     task = RefinementTask(
-        image, brain_mask, high_frequency, reconstructor, seed=settings.seed, error_window=settings.error_window
+        image,
+        brain_mask,
+        high_frequency,
+        reconstructor,
+        seed=settings.seed,
+        relative_error=settings.relative_error,
+        error_window=settings.error_window,
     )
     thresholding = thresholding or find_thresholds(task, settings, iter_callback)
     shrink = run_to_end(Shrink.from_settings(task, thresholding.thresholds, settings, constraints), iter_callback)
@@ -402,16 +432,14 @@ def find_thresholds(
 ) -> Thresholding:
     """Sweep, then take the threshold of each scan from its curve."""
     curves, estimates = _swept(task, settings, iter_callback)
-    return Thresholding(
-        curves, estimates, tuple(max(estimate.threshold, settings.threshold_floor) for estimate in estimates)
-    )
+    return Thresholding(curves, estimates, tuple(settings.hold(estimate) for estimate in estimates))
 
 
 def _swept(
     task: RefinementTask, settings: RefinementSettings, iter_callback: IterationCallback | None
 ) -> tuple[torch.Tensor, tuple[ThresholdEstimate, ...]]:
     """Curves and estimates; every step is taken where a fast sweep leaves the threshold of a scan undecided."""
-    rule = {name: getattr(settings, name) for name in ("gamma", "fit_limit", "min_r_squared")}
+    rule = {name: getattr(settings, name) for name in ("gamma", "fit_limit", "min_r_squared", "interpolate")}
     for schedule in dict.fromkeys((settings.schedule, "exact")):
         curves = run_to_end(Sweep(task, settings.n_steps, schedule=schedule), iter_callback).curves()
         estimates = tuple(estimate_threshold(curve.numpy(), **rule) for curve in curves)
@@ -455,6 +483,14 @@ def brain_quantile(error: torch.Tensor, brain: torch.Tensor, *, share: float) ->
 def _smallest(voxels: torch.Tensor, share: float) -> torch.Tensor:
     rank = int(share * voxels.numel() + 1e-6)
     return voxels.kthvalue(max(rank, 1)).values
+
+
+def _box_sum(volume: torch.Tensor, window: int) -> torch.Tensor:
+    """Sum over a cube around each voxel, one axis after the other; zero beyond the grid."""
+    for axis in range(3):
+        size = [window if index == axis else 1 for index in range(3)]
+        volume = avg_pool3d(volume, size, stride=1, padding=[edge // 2 for edge in size], divisor_override=1)
+    return volume
 
 
 def _as_voxels(values: torch.Tensor) -> torch.Tensor:

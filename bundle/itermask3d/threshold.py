@@ -108,6 +108,7 @@ def estimate_threshold(
     gamma: float,
     fit_limit: float = 10.0,
     min_r_squared: float = 0.85,
+    interpolate: bool = False,
 ) -> ThresholdEstimate:
     r"""Take the threshold where the slope of :math:`\tau(t)` first exceeds :math:`\gamma`.
 
@@ -117,6 +118,8 @@ def estimate_threshold(
         gamma: slope per percent of the brain.
         fit_limit: the fit uses the steps before the curve first exceeds this.
         min_r_squared: below it, or where it is undefined, the slope is the smoothed backward difference.
+        interpolate: take the curve where the slope reaches ``gamma`` between two steps; published is the step after, so
+            that a change of the slope in its last digit can move the threshold by a whole step.
 
     Returns:
         The estimate. Never raises on a curve.
@@ -144,7 +147,11 @@ def estimate_threshold(
     if steep.size == 0:
         return _without_threshold(ThresholdStatus.NO_CROSSING, source, tuple(slope.tolist()), fit)
     index = int(steep[0])
-    return ThresholdEstimate(ThresholdStatus.FOUND, float(values[index]), index + 1, source, tuple(slope.tolist()), fit)
+    threshold = float(values[index])
+    if interpolate and index > 0:
+        part = (gamma - slope[index - 1]) / (slope[index] - slope[index - 1])
+        threshold = float(values[index - 1] + part * (values[index] - values[index - 1]))
+    return ThresholdEstimate(ThresholdStatus.FOUND, threshold, index + 1, source, tuple(slope.tolist()), fit)
 
 
 def is_decided(
