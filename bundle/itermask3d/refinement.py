@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch.nn.functional import avg_pool3d
 
 from itermask3d.masking import corrupt
 from itermask3d.network import split_prediction
@@ -212,6 +211,7 @@ class RefinementTask:
         self.noise = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(seed)).to(image)[None]
         self.error_window = error_window
         self._outside = ~self.brain
+        self._box = (slice(None), slice(None), *_bounding_box(self.brain))
         self._brain_voxels = [scan.flatten().nonzero().flatten() for scan in self.brain]
         self._from_nothing, log_error = self._predict(self.brain)
         if relative_error and log_error is None:
@@ -232,13 +232,17 @@ class RefinementTask:
 
     def error(self, reconstruction: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Error of every brain voxel, zero outside; with a window, of the masked voxels, zero elsewhere."""
-        error = (self.image - reconstruction).square_()
-        if self._expected is not None:
-            error /= self._expected
         if self.error_window == 1:
-            return error.masked_fill_(self._outside, 0)
-        masked = mask.to(error.dtype)
-        return _box_sum(error * masked, self.error_window) / _box_sum(masked, self.error_window).clamp(min=1) * masked
+            return self._voxel_error(reconstruction, ...).masked_fill_(self._outside, 0)
+        masked = mask[self._box].to(self.image.dtype)
+        total = _box_sum(self._voxel_error(reconstruction, self._box) * masked, self.error_window)
+        averaged = torch.zeros_like(self.image)
+        averaged[self._box] = total / _box_sum(masked, self.error_window).clamp(min=1) * masked
+        return averaged
+
+    def _voxel_error(self, reconstruction: torch.Tensor, where: Any) -> torch.Tensor:
+        error = (self.image[where] - reconstruction[where]).square_()
+        return error if self._expected is None else error.div_(self._expected[where])
 
 
 class Sweep:
@@ -444,7 +448,13 @@ def _swept(
         curves = run_to_end(Sweep(task, settings.n_steps, schedule=schedule), iter_callback).curves()
         estimates = tuple(estimate_threshold(curve.numpy(), **rule) for curve in curves)
         decided = (
-            is_decided(estimate, gamma=settings.gamma, min_r_squared=settings.min_r_squared) for estimate in estimates
+            is_decided(
+                estimate,
+                gamma=settings.gamma,
+                min_r_squared=settings.min_r_squared,
+                interpolate=settings.interpolate,
+            )
+            for estimate in estimates
         )
         if schedule == "exact" or all(decided):
             break
@@ -485,11 +495,24 @@ def _smallest(voxels: torch.Tensor, share: float) -> torch.Tensor:
     return voxels.kthvalue(max(rank, 1)).values
 
 
+def _bounding_box(brain: torch.Tensor) -> tuple[slice, ...]:
+    """The voxels of all scans of a batch on each spatial axis."""
+    voxels = brain.amax(dim=(0, 1)).nonzero()
+    first, last = voxels.amin(0).tolist(), voxels.amax(0).tolist()
+    return tuple(slice(start, stop + 1) for start, stop in zip(first, last, strict=True))
+
+
 def _box_sum(volume: torch.Tensor, window: int) -> torch.Tensor:
     """Sum over a cube around each voxel, one axis after the other; zero beyond the grid."""
-    for axis in range(3):
-        size = [window if index == axis else 1 for index in range(3)]
-        volume = avg_pool3d(volume, size, stride=1, padding=[edge // 2 for edge in size], divisor_override=1)
+    half = window // 2
+    for axis in (2, 3, 4):
+        total = volume.clone()
+        size = volume.shape[axis]
+        for shift in range(1, min(half, size - 1) + 1):
+            ahead, behind = volume.narrow(axis, shift, size - shift), volume.narrow(axis, 0, size - shift)
+            total.narrow(axis, 0, size - shift).add_(ahead)
+            total.narrow(axis, shift, size - shift).add_(behind)
+        volume = total
     return volume
 
 

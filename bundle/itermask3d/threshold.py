@@ -29,8 +29,8 @@ FIT_START = (1.0, 0.01)
 DETERMINATION_SHARE = 0.8
 SMOOTHING_WINDOW = 5
 
-SLOPE_TOLERANCE = 0.03
-R_SQUARED_TOLERANCE = 0.03
+SLOPE_TOLERANCE = 0.15
+R_SQUARED_TOLERANCE = 0.05
 """How far the fast sweep's figures are from the exact ones, measured, see docs/benchmarks.md."""
 
 
@@ -159,18 +159,23 @@ def is_decided(
     *,
     gamma: float,
     min_r_squared: float = 0.85,
+    interpolate: bool = False,
     slope_tolerance: float = SLOPE_TOLERANCE,
     r_squared_tolerance: float = R_SQUARED_TOLERANCE,
 ) -> bool:
     """Whether the same step would be chosen if the slopes and the quality of the fit were a little different.
 
     Args:
-        estimate: from :func:`estimate_threshold` with the same ``gamma`` and ``min_r_squared``.
+        estimate: from :func:`estimate_threshold` with the same ``gamma``, ``min_r_squared`` and ``interpolate``.
+        interpolate: the threshold then follows the slopes smoothly, and only the choice between the fit and the
+            differences can tip.
         slope_tolerance: relative change of the slopes that must not matter.
         r_squared_tolerance: change of the coefficient of determination that must not matter.
     """
     if abs(estimate.fit.r_squared - min_r_squared) < r_squared_tolerance:
         return False
+    if interpolate:
+        return True
     before = estimate.slope if estimate.step is None else estimate.slope[: estimate.step - 1]
     reached = estimate.step is None or estimate.slope[estimate.step - 1] > gamma * (1 + slope_tolerance)
     return reached and max(before, default=0.0) <= gamma * (1 - slope_tolerance)
