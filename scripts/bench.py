@@ -26,6 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from bench_report import report as write_report
 from demo import packaged_scan, prepare
 from itermask3d import BUNDLE_ROOT
 from itermask3d.acceleration import InferenceUNet, fuse_upsampling
+from itermask3d.bias import estimate_bias_field
 from itermask3d.brain_extraction import extract_brain
 from itermask3d.cohort import SegmentationRun, load_weights
 from itermask3d.detection import find, remove_small_components
@@ -50,10 +52,18 @@ from monai.bundle import ConfigWorkflow
 from torch.nn.functional import avg_pool3d
 
 HALF_WIDTH = (8, 16, 32, 64, 128)
-FIELD_MM = {2.0: (96, 112, 96), 1.0: (192, 192, 192)}
-SETTINGS = {2.0: RefinementSettings(gamma=0.1, nested=True), 1.0: RefinementSettings(gamma=0.03, nested=True)}
-"""The bundle's; at 1 mm, where it has no weights, a gamma that some slope exceeds."""
+FIELD_MM = {2.0: (80, 96, 80), 1.0: (192, 192, 192)}
+SHIPPED = RefinementSettings(
+    **{
+        name: value
+        for name, value in json.loads(Path(BUNDLE_ROOT, "configs/inference.json").read_text())["settings"].items()
+        if name != "_target_"
+    }
+)
+SETTINGS = {2.0: SHIPPED, 1.0: replace(SHIPPED, error_window=2 * SHIPPED.error_window - 1)}
+"""The bundle's; at 1 mm, where it has no weights, with a window of the same extent."""
 
+PREPROCESSING = {"bias_correction": "n4"}
 MIN_VOLUME_ML = 1.0
 LEAST_DICE = 0.98
 
@@ -65,6 +75,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "accelerated, exact, last bit of the scan changed": {"last_bit": True},
     "accelerated, exact, bfloat16": {"mixed_precision": True},
     "accelerated, fast": {"schedule": "fast"},
+    "accelerated, fast, last bit of the scan changed": {"schedule": "fast", "last_bit": True},
     "accelerated, fast, bfloat16": {"schedule": "fast", "mixed_precision": True},
 }
 
@@ -166,6 +177,10 @@ def pass_seconds(spacing_mm: float, image: torch.Tensor, brain: torch.Tensor, ro
         "fused upsampling": fuse_upsampling(shipped_network(spacing_mm)),
         "accelerated": InferenceUNet(network, brain),
         "accelerated, bfloat16": InferenceUNet(network, brain, dtype=torch.bfloat16),
+        "accelerated, without the foretold error": partial(InferenceUNet(network, brain), out_channels=1),
+        "accelerated, bfloat16, without the foretold error": partial(
+            InferenceUNet(network, brain, dtype=torch.bfloat16), out_channels=1
+        ),
     }
     inputs = torch.cat((image, high_frequency(image, spacing_mm=(spacing_mm,) * 3)), dim=1)
     seconds: dict[str, list[float]] = {name: [] for name in forms}
@@ -216,6 +231,7 @@ STAGES: dict[str, Callable[..., Any]] = {
     "everything": SegmentationRun.run,
     "reading": load_volume,
     "brain extraction": extract_brain,
+    "bias field": estimate_bias_field,
     "smoothing": AntiAliasd.__call__,
     "resampling": ScannerGridd.__call__,
     "guide": high_frequency,
@@ -280,7 +296,7 @@ def one_sample(arguments: argparse.Namespace, output: Path) -> tuple[torch.Tenso
     """The scan of the times: the one named, else the last of the list (the demo's with the lesion)."""
     item = list_scans(arguments.scan)[0] if arguments.scan else scans(arguments, output)[-1]
     spacing_mm = arguments.spacing_mm
-    sample = inference_transforms(spacing_mm=spacing_mm, spatial_size=FIELD_MM[spacing_mm])(item)
+    sample = inference_transforms(spacing_mm=spacing_mm, spatial_size=FIELD_MM[spacing_mm], **PREPROCESSING)(item)
     return sample["image"].as_tensor()[None].clone(), sample["brain_mask"].as_tensor()[None] > 0.5
 
 
@@ -337,8 +353,14 @@ class Counter:
         self.count, self.seconds = 0, 0.0
 
     def __call__(self, image: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+        return self.counted(self.reconstructor, image, guide)
+
+    def reconstruct(self, image: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+        return self.counted(getattr(self.reconstructor, "reconstruct", self.reconstructor), image, guide)
+
+    def counted(self, form: Callable[..., torch.Tensor], image: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
         start = time.perf_counter()
-        result = self.reconstructor(image, guide)
+        result = form(image, guide)
         self.count += 1
         self.seconds += time.perf_counter() - start
         return result
@@ -365,7 +387,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 def shipped_network(spacing_mm: float) -> ReconstructionUNet:
     """The bundle's weights; at 1 mm widened to the published width."""
-    network = ReconstructionUNet(channels=HALF_WIDTH)
+    network = ReconstructionUNet(channels=HALF_WIDTH, out_channels=2)
     load_weights(network, f"{BUNDLE_ROOT}/models/model.pt")
     return (widened(network) if spacing_mm == 1.0 else network).eval()
 
@@ -376,7 +398,7 @@ def widened(network: ReconstructionUNet) -> ReconstructionUNet:
     What is added computes zeros, which cost a convolution as much as anything else; the weights that read them are
     random.
     """
-    wide = ReconstructionUNet(channels=[2 * width for width in HALF_WIDTH])
+    wide = ReconstructionUNet(channels=[2 * width for width in HALF_WIDTH], out_channels=2)
     state, generator = wide.state_dict(), torch.Generator().manual_seed(0)
     for name, narrow in network.state_dict().items():
         target = state[name]
@@ -407,7 +429,9 @@ def used_inputs(name: str, narrow: int, wide: int) -> torch.Tensor:
 
 def samples(arguments: argparse.Namespace, output: Path) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """Name, normalised image and brain mask ``(1, 1, D, H, W)`` of each listed scan."""
-    transform = inference_transforms(spacing_mm=arguments.spacing_mm, spatial_size=FIELD_MM[arguments.spacing_mm])
+    transform = inference_transforms(
+        spacing_mm=arguments.spacing_mm, spatial_size=FIELD_MM[arguments.spacing_mm], **PREPROCESSING
+    )
     for item in scans(arguments, output)[: arguments.limit]:
         sample = transform(item)
         yield item["case"], sample["image"].as_tensor()[None], sample["brain_mask"].as_tensor()[None] > 0.5

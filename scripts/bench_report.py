@@ -97,7 +97,7 @@ def agreement_table(value: Sequence[Mapping[str, Any]]) -> str:
 def scan_table(value: Mapping[str, float]) -> str:
     """Stages of a whole scan."""
     total = value["everything"]
-    known = ("reading", "brain extraction", "smoothing", "resampling", "guide", "loop", "resampling back")
+    known = ("reading", "brain extraction", "bias field", "smoothing", "resampling", "guide", "loop", "resampling back")
     parts = {name: value[name] for name in (*known, "files and picture")}
     parts["the rest"] = total - sum(parts.values())
     parts["… of the loop: network"], parts["… of the loop: quantiles"] = value["network"], value["quantiles"]

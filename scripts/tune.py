@@ -21,6 +21,7 @@ from itermask3d.frequency import high_frequency
 from itermask3d.inferer import IterMaskInferer
 from itermask3d.network import ReconstructionUNet
 from itermask3d.preprocessing import inference_transforms
+from itermask3d.refinement import RefinementSettings
 from itermask3d.results import RESEARCH_USE, write_atomically, write_table
 from itermask3d.scans import ScanError, list_scans
 from itermask3d.tuning import Grid, TuningRow, choose, evaluate_grid, summarise_rows
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 def main() -> None:
     arguments = parse()
-    network = ReconstructionUNet(channels=arguments.channels)
+    network = ReconstructionUNet(channels=arguments.channels, out_channels=2)
     try:
         load_weights(network, arguments.weights)
         items = list_scans(arguments.list)[: arguments.limit]
@@ -38,9 +39,14 @@ def main() -> None:
     except ScanError as error:
         sys.exit(f"error: {error}")
     network.eval()
-    grid = Grid(**json.loads(arguments.grid))
+    base = shipped_settings()
+    tried = {name: (getattr(base, name),) for name in ("gamma", "error_window", "threshold_floor", "nested")}
+    grid = Grid(**{**tried, **json.loads(arguments.grid)})
     transform = inference_transforms(
-        spacing_mm=arguments.spacing_mm, spatial_size=arguments.spatial_size, with_label=True
+        spacing_mm=arguments.spacing_mm,
+        spatial_size=arguments.spatial_size,
+        bias_correction=arguments.bias_correction,
+        with_label=True,
     )
     spacing = (arguments.spacing_mm,) * 3
     inferer = IterMaskInferer(spacing_mm=arguments.spacing_mm, mixed_precision=True)
@@ -58,7 +64,8 @@ def main() -> None:
         guide = high_frequency(image, spacing_mm=spacing)
         reconstruct = inferer.reconstructor(network, brain)
         with torch.no_grad():
-            rows += evaluate_grid(item["case"], image, brain, guide, label, reconstruct, grid=grid, spacing_mm=spacing)
+            scan = (item["case"], image, brain, guide, label, reconstruct)
+            rows += evaluate_grid(*scan, grid=grid, spacing_mm=spacing, base=base)
         write(rows, Path(arguments.output), arguments.max_normal_share)
 
 
@@ -71,11 +78,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", default=f"{BUNDLE_ROOT}/models/model.pt")
     parser.add_argument("--channels", type=int, nargs=5, default=[8, 16, 32, 64, 128])
     parser.add_argument("--spacing-mm", type=float, default=2.0)
-    parser.add_argument("--spatial-size", type=int, nargs=3, default=[96, 112, 96])
-    parser.add_argument("--grid", default="{}", help="JSON of values to try, e.g. '{\"gamma\": [0.05, 0.1]}'")
+    parser.add_argument("--spatial-size", type=int, nargs=3, default=[80, 96, 80])
+    parser.add_argument("--bias-correction", default="n4")
+    parser.add_argument(
+        "--grid", default="{}", help="JSON of values to try, others as in the bundle, e.g. '{\"gamma\": [0.05, 0.1]}'"
+    )
     parser.add_argument("--max-normal-share", type=float, default=0.005)
     parser.add_argument("--limit", type=int, help="use the first scans only")
     return parser.parse_args()
+
+
+def shipped_settings() -> RefinementSettings:
+    """Those of the bundle; what the grid does not name stays as it is there."""
+    config = json.loads(Path(BUNDLE_ROOT, "configs/inference.json").read_text())
+    return RefinementSettings(**{name: value for name, value in config["settings"].items() if name != "_target_"})
 
 
 def write(rows: list[TuningRow], output: Path, max_normal_share: float) -> None:

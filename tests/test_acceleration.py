@@ -104,6 +104,15 @@ def test_channel_numbers_are_free(in_channels, out_channels):
     assert (output - expected).abs().max() < FLOAT32_ERROR * expected.std()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_first_output_channel_alone_is_the_first_of_all(dtype):
+    fast = InferenceUNet(network(out_channels=2), torch.from_numpy(brains()["off centre"])[None, None], dtype=dtype)
+    with torch.inference_mode():
+        both, first = fast(volume()), fast(volume(), out_channels=1)
+    assert (both.shape[1], first.shape[1]) == (2, 1)
+    torch.testing.assert_close(first, both[:, :1])
+
+
 def test_bfloat16_stays_within_its_stated_error_and_returns_float32():
     plain, inputs = network(), volume()
     brain = torch.from_numpy(ball(GRID, radius=20))[None, None]
@@ -158,6 +167,18 @@ def test_inferer_gives_the_same_answer_with_and_without_acceleration(mixed_preci
     overlap = 2 * int((masks[0] & masks[1]).sum()) / int(masks[0].sum() + masks[1].sum())
     assert overlap > (0.98 if mixed_precision else 0.999)
     assert [json.loads(result["findings"][0])["outcome"] for result in results] == ["anomaly"] * 2
+
+
+def test_inferer_foretells_the_error_once_and_then_leaves_it_out():
+    net, brain = network(out_channels=2), torch.from_numpy(brains()["off centre"])[None, None]
+    reconstruct = IterMaskInferer().reconstructor(net, brain)
+    image = volume(channels=1) * brain
+    with torch.inference_mode():
+        assert reconstruct(image, image).shape[1] == 2
+        torch.testing.assert_close(reconstruct.reconstruct(image, image), reconstruct(image, image)[:, :1])
+    settings = RefinementSettings(n_steps=8, relative_error=True, nested=True, error_window=3)
+    runs = [IterMaskInferer(settings, accelerate=on)(image, net, brain_mask=brain) for on in (False, True)]
+    torch.testing.assert_close(runs[1]["anomaly_map"], runs[0]["anomaly_map"], rtol=1e-2, atol=1e-3)
 
 
 def test_inferer_runs_a_network_in_training_mode_and_other_callables_as_they_are():

@@ -92,11 +92,12 @@ class InferenceUNet:
         self.last = _Last.of(network.up_stage_4, dtype)
         self._plans: dict[tuple[int, ...], _Plan] = {}
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, *, out_channels: int | None = None) -> torch.Tensor:
         """Reconstruct.
 
         Args:
             x: corrupted image and guide, ``(B, C, D, H, W)``, sizes as for the network.
+            out_channels: compute the first of the output channels only.
 
         Returns:
             Float32 ``(B, C', D, H, W)``; zero outside the brain where one was given.
@@ -112,7 +113,8 @@ class InferenceUNet:
             joined = _joined(features, origin, levels.pop(), box)
             features, origin = up(joined), tuple(2 * first for first, _ in box)
         joined = _joined(features, origin, levels.pop(), plan.boxes[-1])
-        output = self.last(joined, plan.boxes[-1], plan.slabs, grid=x.shape[2:])
+        last = self.last if out_channels is None else self.last.first_channels(out_channels)
+        output = last(joined, plan.boxes[-1], plan.slabs, grid=x.shape[2:])
         return output if self.inside is None else output * self.inside
 
     def _plan(self, x: torch.Tensor) -> _Plan:
@@ -249,6 +251,10 @@ class _Last:
         weight, bias = stage[2].conv.weight.detach().to(exact), stage[2].conv.bias.detach().to(exact)
         taps = weight.flatten(2).transpose(1, 2).reshape(-1, weight.shape[1]).contiguous()
         return cls(_Conv.of(stage[1], dtype, transposed=True), taps, bias)
+
+    def first_channels(self, count: int) -> _Last:
+        """The same layer with its first output channels only."""
+        return _Last(self.first, self.taps[: 27 * count], self.bias[:count])
 
     def __call__(self, with_halo: torch.Tensor, box: Box, slabs: list[Box], *, grid: torch.Size) -> torch.Tensor:
         channels, batch = len(self.bias), len(with_halo)

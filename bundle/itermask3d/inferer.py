@@ -124,16 +124,27 @@ class IterMaskInferer(Inferer):
             network: as for a call.
             brain_mask: ``(B, 1, D, H, W)``, boolean; what lies outside it need not be reconstructed.
         """
-        run = network
         if self.accelerate and isinstance(network, ReconstructionUNet) and not network.training:
-            run = InferenceUNet(network, brain_mask, dtype=torch.bfloat16 if self.mixed_precision else torch.float32)
+            dtype = torch.bfloat16 if self.mixed_precision else torch.float32
+            return _Accelerated(InferenceUNet(network, brain_mask, dtype=dtype))
 
         def reconstruct(corrupted: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
-            autocast = self.mixed_precision and run is network
-            with torch.autocast(corrupted.device.type, dtype=torch.bfloat16, enabled=autocast):
-                return run(torch.cat((corrupted, guide), dim=1)).float()
+            with torch.autocast(corrupted.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
+                return network(torch.cat((corrupted, guide), dim=1)).float()
 
         return reconstruct
+
+
+class _Accelerated:
+    def __init__(self, network: InferenceUNet) -> None:
+        self.network = network
+
+    def __call__(self, corrupted: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+        return self.network(torch.cat((corrupted, guide), dim=1))
+
+    def reconstruct(self, corrupted: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+        """Without the error that the network foretells."""
+        return self.network(torch.cat((corrupted, guide), dim=1), out_channels=1)
 
 
 class _Bar:

@@ -336,7 +336,7 @@ class CheckBrainFitsd(MapTransform):
 def inference_transforms(
     *,
     spacing_mm: float = 2.0,
-    spatial_size: Sequence[int] = (96, 112, 96),
+    spatial_size: Sequence[int] = (80, 96, 80),
     brain_extraction: str = "auto",
     bias_correction: str = "none",
     clip: float = 5.0,

@@ -36,7 +36,8 @@ __all__ = [
 
 Reconstructor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``(corrupted image, guide) -> prediction``: both ``(B, 1, D, H, W)``, the prediction with one channel or two, see
-:func:`itermask3d.network.split_prediction`."""
+:func:`itermask3d.network.split_prediction`. An object with a method ``reconstruct`` of the same form is asked
+through it where one channel is enough."""
 
 IterationCallback = Callable[[str, int, int], None]
 """``(phase, iterations done, iterations at most)``, phase ``"sweep"`` or ``"shrink"``."""
@@ -62,8 +63,8 @@ class RefinementSettings:
         interpolate: take the threshold where the slope crosses gamma between two steps instead of at the step after.
             Published: no.
         threshold_floor, threshold_ceiling: the threshold is held between these: the error that normal brains show
-            anyway, and one that no normal brain shows. Published: 0 and infinity. With a finite ceiling a scan whose
-            slope never exceeds gamma is held to the ceiling.
+            anyway, and one that no normal brain shows. Published: 0 and none. With a ceiling, a scan whose slope never
+            exceeds gamma is held to it.
         seed: of the noise in the masked region, drawn once per scan.
         schedule: ``"exact"`` takes every step of the sweep. ``"fast"`` leaves early ones out
             (:func:`itermask3d.schedule.sweep_steps`) and falls back to every step where its curve is too close to
@@ -81,7 +82,7 @@ class RefinementSettings:
     error_window: int = 1
     interpolate: bool = False
     threshold_floor: float = 0.0
-    threshold_ceiling: float = math.inf
+    threshold_ceiling: float | None = None
     seed: int = 0
     schedule: str = "exact"
 
@@ -93,7 +94,8 @@ class RefinementSettings:
             "max_iterations": self.max_iterations >= 1,
             "error_window": self.error_window % 2 == 1 and (self.error_window == 1 or self.nested),
             "threshold_floor": self.threshold_floor >= 0,
-            "threshold_ceiling": self.threshold_ceiling >= self.threshold_floor and self.threshold_ceiling > 0,
+            "threshold_ceiling": self.threshold_ceiling is None
+            or self.threshold_ceiling >= max(self.threshold_floor, 1e-9),
             "schedule": self.schedule in SCHEDULES,
         }
         for name, fulfilled in requirements.items():
@@ -104,7 +106,8 @@ class RefinementSettings:
         """The threshold to apply: the estimate between floor and ceiling; infinite where the curve is unusable."""
         if estimate.status is ThresholdStatus.UNUSABLE_CURVE:
             return math.inf
-        return min(max(estimate.threshold, self.threshold_floor), self.threshold_ceiling)
+        ceiling = math.inf if self.threshold_ceiling is None else self.threshold_ceiling
+        return min(max(estimate.threshold, self.threshold_floor), ceiling)
 
 
 @dataclass(frozen=True)
@@ -213,17 +216,18 @@ class RefinementTask:
         self._outside = ~self.brain
         self._box = (slice(None), slice(None), *_bounding_box(self.brain))
         self._brain_voxels = [scan.flatten().nonzero().flatten() for scan in self.brain]
-        self._from_nothing, log_error = self._predict(self.brain)
+        nothing_shown = corrupt(image, self.brain, self.noise)
+        self._from_nothing, log_error = split_prediction(reconstructor(nothing_shown, high_frequency))
         if relative_error and log_error is None:
             raise ValueError("relative_error needs a network that foretells its error (two output channels), got one")
         self._expected = log_error.exp() if relative_error and log_error is not None else None
 
     def reconstruct(self, mask: torch.Tensor) -> torch.Tensor:
         """Fill in the masked voxels; ``(B, 1, D, H, W)``. The whole brain masked is done once and kept."""
-        return self._from_nothing if mask is self.brain else self._predict(mask)[0]
-
-    def _predict(self, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return split_prediction(self.reconstructor(corrupt(self.image, mask, self.noise), self.high_frequency))
+        if mask is self.brain:
+            return self._from_nothing
+        reconstruct = getattr(self.reconstructor, "reconstruct", self.reconstructor)
+        return split_prediction(reconstruct(corrupt(self.image, mask, self.noise), self.high_frequency))[0]
 
     def quantile(self, error: torch.Tensor, share: float) -> torch.Tensor:
         """:func:`brain_quantile` of an error ``(B, 1, D, H, W)``, with the brain's voxels looked up once."""

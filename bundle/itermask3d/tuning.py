@@ -77,14 +77,22 @@ def evaluate_grid(
     truth = label > 0.5
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     for window in grid.error_window:
-        task = RefinementTask(image, brain_mask, high_frequency, reconstructor, seed=base.seed, error_window=window)
-        sweep = run_to_end(Sweep(task, base.n_steps))
-        curve = sweep.curves()[0].numpy()
+        task = RefinementTask(
+            image,
+            brain_mask,
+            high_frequency,
+            reconstructor,
+            seed=base.seed,
+            relative_error=base.relative_error,
+            error_window=window,
+        )
+        curve = run_to_end(Sweep(task, base.n_steps, schedule=base.schedule)).curves()[0].numpy()
         shrunk: dict[tuple[float, bool], Shrink] = {}
         for gamma, floor, nested in product(grid.gamma, grid.threshold_floor, grid.nested):
-            threshold = max(estimate_threshold(curve, gamma=gamma).threshold, floor)
+            settings = replace(base, gamma=gamma, threshold_floor=floor, nested=nested, error_window=window)
+            rule = {name: getattr(settings, name) for name in ("fit_limit", "min_r_squared", "interpolate")}
+            threshold = settings.hold(estimate_threshold(curve, gamma=gamma, **rule))
             if (threshold, nested) not in shrunk:
-                settings = replace(base, nested=nested)
                 shrunk[threshold, nested] = run_to_end(Shrink.from_settings(task, [threshold], settings))
             shrink = shrunk[threshold, nested]
             for min_volume_ml in grid.min_volume_ml:
