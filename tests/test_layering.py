@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
 
 for _module in (
     "results",
+    "store",
     "evaluation",
     "reporting",
     "cohort",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,19 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
-from itermask3d.detection import Findings, Outcome, percentile_among
-from itermask3d.inferer import IterMaskInferer
+from itermask3d.detection import Findings, Outcome
 from itermask3d.preprocessing import load_volume, scan_loader
 from itermask3d.reporting import save_picture
 from itermask3d.results import (
     RESEARCH_USE,
     ScanResult,
-    file_digest,
     foreign_files,
     settle,
     write_atomically,
     write_result,
 )
 from itermask3d.scans import ScanError, list_scans
+from itermask3d.store import ResultStore, input_files
 
 __all__ = [
     "ResultStore",
@@ -50,90 +48,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 OUTPUTS = ("mask", "anomaly_map", "reconstruction")
-
-UNDECISIVE = ("calibration_sha256", "seed", "spatial_size", "brain_extraction_method", "mixed_precision", "schedule")
-"""Settings under which a score keeps its meaning."""
-
-
-class ResultStore:
-    """The output folder: one folder a scan, and what makes a result up to date.
-
-    Args:
-        directory: made when the first result is written.
-        inferer: its settings enter every result.
-        checkpoint: weights file; its digest enters every result.
-        preprocessing: values that describe the way to the network's grid.
-        calibration: what ``scripts/calibrate.py`` wrote; ``None`` or an absent file leaves the percentile out.
-        overwrite: process scans again that have an up-to-date result.
-        weights_sha256: digest of weights that were loaded before; by default that of ``checkpoint`` as it is now.
-    """
-
-    def __init__(
-        self,
-        directory: str | Path,
-        *,
-        inferer: IterMaskInferer,
-        checkpoint: str | Path,
-        preprocessing: Mapping[str, Any] | None = None,
-        calibration: str | Path | None = None,
-        overwrite: bool = False,
-        weights_sha256: str | None = None,
-    ) -> None:
-        self.weights_sha256 = weights_sha256
-        self.directory = Path(directory)
-        self.inferer = inferer
-        self.checkpoint = checkpoint
-        self.preprocessing = dict(preprocessing or {})
-        self.calibration = calibration
-        self.overwrite = overwrite
-
-    def folder(self, case: str) -> Path:
-        """Where the files of a scan lie."""
-        return self.directory / case
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What a result depends on beside the scan; read once, so that it names the weights that ran."""
-        return {
-            **asdict(self.inferer.settings),
-            **self.preprocessing,
-            "min_volume_ml": self.inferer.min_volume_ml,
-            "radius_cycles_per_mm": self.inferer.radius_cycles_per_mm,
-            "mixed_precision": self.inferer.mixed_precision,
-            "weights_sha256": self.weights_sha256 or file_digest(self.checkpoint),
-            "calibration_sha256": file_digest(self.calibration) if self.calibration else "none",
-        }
-
-    def is_done(self, item: Mapping[str, Any]) -> bool:
-        """Whether this scan has a result of the same files, settings and weights."""
-        result = self.read(item["case"])
-        plain = json.loads(json.dumps(self.settings))
-        same = result is not None and result["settings"] == plain and result["inputs"] == input_files(item)
-        return same and not self.overwrite
-
-    def percentile(self, score: float) -> float | None:
-        """Percentile of a score among the calibration's normal scans.
-
-        ``None`` without a calibration, or where it was made with other weights or settings that change the score.
-
-        Raises:
-            ValueError: if the file is no calibration.
-        """
-        if self.calibration is None or not Path(self.calibration).exists():
-            return None
-        try:
-            data = json.loads(Path(self.calibration).read_text())
-            normal, settings = [float(value) for value in data["normal_scores"]], dict(data["settings"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"calibration file {self.calibration} holds no 'normal_scores' and 'settings'") from error
-        if _decisive(settings) != _decisive(self.settings):
-            return None
-        return percentile_among(score, normal)
-
-    def read(self, case: str) -> dict[str, Any] | None:
-        """The ``result.json`` of a scan; ``None`` where there is none."""
-        path = self.folder(case) / "result.json"
-        return json.loads(path.read_text()) if path.is_file() else None
 
 
 class ScanStream(IterableDataset[Any]):
@@ -396,24 +310,6 @@ def scan_error(error: BaseException | None) -> ScanError | None:
     while error is not None and not isinstance(error, ScanError):
         error = error.__cause__
     return error
-
-
-def input_files(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The files of an item (``image``, ``brain_mask``) with what tells whether they changed: path, size, time."""
-    described: dict[str, Any] = {}
-    for key in ("image", "brain_mask"):
-        path = Path(str(item.get(key, "")))
-        if key in item and path.exists():
-            described[key] = {
-                "path": str(item[key]),
-                "bytes": path.stat().st_size,
-                "changed_ns": path.stat().st_mtime_ns,
-            }
-    return described
-
-
-def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in UNDECISIVE}
 
 
 def _warnings(findings: Findings, mask: np.ndarray) -> tuple[str, ...]:

@@ -1,0 +1,118 @@
+"""The output folder of a run: which results are up to date, and what a score means beside the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from itermask3d.detection import percentile_among
+from itermask3d.inferer import IterMaskInferer
+from itermask3d.results import file_digest
+
+__all__ = ["ResultStore", "input_files"]
+
+UNDECISIVE = ("calibration_sha256", "seed", "spatial_size", "brain_extraction_method", "mixed_precision", "schedule")
+"""Settings under which a score keeps its meaning."""
+
+
+class ResultStore:
+    """The output folder: one folder a scan, and what makes a result up to date.
+
+    Args:
+        directory: made when the first result is written.
+        inferer: its settings enter every result.
+        checkpoint: weights file; its digest enters every result.
+        preprocessing: values that describe the way to the network's grid.
+        calibration: what ``scripts/calibrate.py`` wrote; ``None`` or an absent file leaves the percentile out.
+        overwrite: process scans again that have an up-to-date result.
+        weights_sha256: digest of weights that were loaded before; by default that of ``checkpoint`` as it is now.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        inferer: IterMaskInferer,
+        checkpoint: str | Path,
+        preprocessing: Mapping[str, Any] | None = None,
+        calibration: str | Path | None = None,
+        overwrite: bool = False,
+        weights_sha256: str | None = None,
+    ) -> None:
+        self.weights_sha256 = weights_sha256
+        self.directory = Path(directory)
+        self.inferer = inferer
+        self.checkpoint = checkpoint
+        self.preprocessing = dict(preprocessing or {})
+        self.calibration = calibration
+        self.overwrite = overwrite
+
+    def folder(self, case: str) -> Path:
+        """Where the files of a scan lie."""
+        return self.directory / case
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What a result depends on beside the scan; read once, so that it names the weights that ran."""
+        return {
+            **asdict(self.inferer.settings),
+            **self.preprocessing,
+            "min_volume_ml": self.inferer.min_volume_ml,
+            "radius_cycles_per_mm": self.inferer.radius_cycles_per_mm,
+            "mixed_precision": self.inferer.mixed_precision,
+            "weights_sha256": self.weights_sha256 or file_digest(self.checkpoint),
+            "calibration_sha256": file_digest(self.calibration) if self.calibration else "none",
+        }
+
+    def is_done(self, item: Mapping[str, Any]) -> bool:
+        """Whether this scan has a result of the same files, settings and weights."""
+        result = self.read(item["case"])
+        plain = json.loads(json.dumps(self.settings))
+        same = result is not None and result["settings"] == plain and result["inputs"] == input_files(item)
+        return same and not self.overwrite
+
+    def percentile(self, score: float) -> float | None:
+        """Percentile of a score among the calibration's normal scans.
+
+        ``None`` without a calibration, or where it was made with other weights or settings that change the score.
+
+        Raises:
+            ValueError: if the file is no calibration.
+        """
+        if self.calibration is None or not Path(self.calibration).exists():
+            return None
+        try:
+            data = json.loads(Path(self.calibration).read_text())
+            normal, settings = [float(value) for value in data["normal_scores"]], dict(data["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"calibration file {self.calibration} holds no 'normal_scores' and 'settings'") from error
+        if _decisive(settings) != _decisive(self.settings):
+            return None
+        return percentile_among(score, normal)
+
+    def read(self, case: str) -> dict[str, Any] | None:
+        """The ``result.json`` of a scan; ``None`` where there is none."""
+        path = self.folder(case) / "result.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+def input_files(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The files of an item (``image``, ``brain_mask``) with what tells whether they changed: path, size, time."""
+    described: dict[str, Any] = {}
+    for key in ("image", "brain_mask"):
+        path = Path(str(item.get(key, "")))
+        if key in item and path.exists():
+            described[key] = {
+                "path": str(item[key]),
+                "bytes": path.stat().st_size,
+                "changed_ns": path.stat().st_mtime_ns,
+            }
+    return described
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in UNDECISIVE}
