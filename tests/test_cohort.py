@@ -86,17 +86,20 @@ def test_a_result_of_other_settings_weights_or_scan_is_done_again(scans, tmp_pat
     assert not results.is_done(item)
 
 
-def test_percentile_needs_a_calibration_of_the_same_settings(tmp_path):
+def test_percentile_and_p_value_need_a_calibration_of_the_same_settings(tmp_path):
     results = store(tmp_path)
     results.calibration = tmp_path / "calibration.json"
-    assert results.percentile(1.0) is None
+    assert results.percentile(1.0) is results.p_value(1.0) is None
     content = {"normal_scores": [1, 3], "settings": results.settings}
     results.calibration.write_text(json.dumps(content))
     assert results.percentile(2.0) == 50.0
+    assert [results.p_value(score) for score in (4.0, 3.0, 2.0, 0.0)] == [1 / 3, 2 / 3, 2 / 3, 1.0]
     results.calibration.write_text(json.dumps(content | {"settings": results.settings | {"seed": 9}}))
     assert results.percentile(2.0) == 50.0
     results.calibration.write_text(json.dumps(content | {"settings": results.settings | {"gamma": 9.0}}))
-    assert results.percentile(2.0) is None
+    assert results.percentile(2.0) is results.p_value(2.0) is None
+    results.calibration.write_text(json.dumps(content | {"normal_scores": []}))
+    assert results.percentile(2.0) is results.p_value(2.0) is None
     results.calibration.write_text("{}")
     with pytest.raises(ValueError, match="normal_scores"):
         results.percentile(2.0)

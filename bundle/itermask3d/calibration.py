@@ -1,28 +1,74 @@
 """What a score means among the scores of normal scans: conformal p-values, and exact intervals for false alarms.
 
-Pure functions of numbers. A calibration score must come from a scan that took no part in training or in any choice of a
-setting, processed exactly as the scan in question.
+A calibration is a file of scores; the rest is pure functions of numbers. A calibration score must come from a scan that
+took no part in training or in any choice of a setting, processed exactly as the scan in question.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 __all__ = [
+    "Calibration",
     "attainable_level",
     "conformal_p_value",
     "false_alarm_interval",
     "false_alarm_range",
     "flag_at_level",
     "flag_threshold",
+    "p_value_guarantee",
 ]
 
 _EPSILON = 1e-12
 """Lets 1 / 20 reach a level of 0.05, whatever the rounding."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of held-out normal scans, and the settings under which they mean something.
+
+    Attributes:
+        normal_scores: ascending or not.
+        settings: of the run that made them.
+    """
+
+    normal_scores: tuple[float, ...]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Calibration:
+        """Read what ``scripts/calibrate.py`` wrote, in its first version too; other keys are for people.
+
+        Raises:
+            ValueError: if the file is no calibration.
+        """
+        try:
+            data = json.loads(Path(path).read_text())
+            return cls(tuple(float(value) for value in data["normal_scores"]), dict(data["settings"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"calibration file {path} holds no 'normal_scores' and 'settings'") from error
+
+    @property
+    def guarantee(self) -> str:
+        """What a p-value of this calibration promises, in one sentence for a reader."""
+        return p_value_guarantee(len(self.normal_scores))
+
+
+def p_value_guarantee(n_normal: int) -> str:
+    """What a p-value from n normal scans promises, and what not, in one sentence."""
+    return (
+        f"Valid if the scan is exchangeable with the {n_normal} calibration scans (same scanner, protocol and kind of "
+        "people): then a normal scan has a p-value of at most a with a probability of at most a; the smallest possible "
+        f"is 1/{n_normal + 1}, and nothing is promised about finding anomalies."
+    )
 
 
 def conformal_p_value(score: float, normal_scores: Sequence[float]) -> float:

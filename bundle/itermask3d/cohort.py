@@ -142,7 +142,9 @@ class SaveResultd(MapTransform):
         normalisation = {key: float(value) for key, value in sample["normalisation"].items()}
         intensity = voxels["reconstruction"] * normalisation["scale"] + normalisation["median"]
         findings = Findings.from_json(json.loads(sample["findings"]))
-        if findings.outcome is not Outcome.FIT_FAILED:
+        calibration = None if findings.outcome is Outcome.FIT_FAILED else store.applying_calibration()
+        p_value = None if calibration is None else store.p_value(findings.score)
+        if calibration is not None:
             findings = replace(findings, percentile_among_normals=store.percentile(findings.score))
         mask = (voxels["mask"] > 0.5) & brain
         return ScanResult(
@@ -159,6 +161,8 @@ class SaveResultd(MapTransform):
             settings=store.settings,
             inputs=json.loads(str(sample.get("inputs", "{}"))),
             warnings=_warnings(findings, mask),
+            p_value=p_value,
+            p_value_note=None if calibration is None or p_value is None else calibration.guarantee,
         )
 
 
@@ -238,18 +242,20 @@ class SegmentationRun:
         table = Table(title="IterMask3D", caption=RESEARCH_USE)
         for name, justify in (("scan", "left"), ("outcome", "left"), ("flagged ml", "right"), ("score", "right")):
             table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-        table.add_column("above % of normals", justify="right")
+        for name in ("above % of normals", "p"):
+            table.add_column(name, justify="right")
         done = [case for case in cases if case not in self.dataset.failures]
         for case in done:
             result = self.store.read(case)
             if result is not None:
-                percentile = result["percentile_among_normals"]
+                percentile, p_value = result["percentile_among_normals"], result.get("p_value")
                 table.add_row(
                     escape(case),
                     result["outcome"],
                     f"{result['volumes_ml']['anomaly']:.2f}",
                     f"{result['score']:.4f}",
                     "-" if percentile is None else f"{percentile:.0f}",
+                    "-" if p_value is None else f"{p_value:.2g}",
                 )
         if done:
             self.console.print(table)

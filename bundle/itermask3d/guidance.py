@@ -50,6 +50,8 @@ def apply_guidance(result: ScanResult, guidance: Guidance) -> ScanResult:
         result,
         mask=mask,
         findings=replace(result.findings, percentile_among_normals=None),
+        p_value=None,
+        p_value_note=None,
         warnings=(*result.warnings, "A person guided this result; its score has no percentile among normal scans."),
     )
 

@@ -153,6 +153,7 @@ def _draw_facts(axes: Axes, result: ScanResult) -> None:
         f"outcome: {findings.outcome.value}",
         f"score: {findings.score:.4f}",
         "not calibrated" if percentile is None else f"percentile among normals: {percentile:.0f}",
+        *([] if result.p_value is None else [f"p-value among normals: {result.p_value:.2g}"]),
         f"flagged: {_anomaly_ml(result):.2f} ml",
         f"brain: {float(result.brain_mask.sum()) * result.voxel_ml:.0f} ml",
         f"brain mask: {result.preprocessing.get('brain_extraction', '')}",

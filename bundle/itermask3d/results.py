@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 RESEARCH_USE = "For research use only. Not a medical device, not for diagnosis."
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 VOLUMES = {"mask": np.uint8, "brain_mask": np.uint8, "anomaly_map": np.float32, "reconstruction": np.float32}
 """Volumes of a result, by name and type of voxel."""
 
@@ -80,6 +80,8 @@ class ScanResult:
         settings: of the run.
         inputs: the files that were read, with their size and time of change.
         warnings: sentences that a reader should see.
+        p_value: conformal, of the score among the calibration's normal scans; ``None`` where none applies.
+        p_value_note: what the p-value promises, in words; ``None`` without one.
     """
 
     case: str
@@ -95,6 +97,8 @@ class ScanResult:
     settings: Mapping[str, Any]
     inputs: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    p_value: float | None = None
+    p_value_note: str | None = None
 
     @property
     def voxel_ml(self) -> float:
@@ -110,6 +114,8 @@ class ScanResult:
             "case": self.case,
             "scan": self.path,
             **self.findings.to_json(),
+            "p_value": self.p_value,
+            "p_value_note": self.p_value_note,
             "volumes_ml": {
                 "brain": float(self.brain_mask.sum()) * self.voxel_ml,
                 "anomaly": float(self.mask.sum()) * self.voxel_ml,

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from itermask3d.calibration import Calibration, conformal_p_value
 from itermask3d.detection import percentile_among
 from itermask3d.inferer import IterMaskInferer
 from itermask3d.results import file_digest
@@ -76,23 +77,30 @@ class ResultStore:
         return same and not self.overwrite
 
     def percentile(self, score: float) -> float | None:
-        """Percentile of a score among the calibration's normal scans.
+        """Percentile of a score among the calibration's normal scans; ``None`` where no calibration applies."""
+        calibration = self.applying_calibration()
+        return None if calibration is None else percentile_among(score, calibration.normal_scores)
 
-        ``None`` without a calibration, or where it was made with other weights or settings that change the score.
+    def p_value(self, score: float) -> float | None:
+        """Conformal p-value of a score, see :func:`itermask3d.calibration.conformal_p_value`.
+
+        ``None`` where no calibration applies, or it holds no score: a p-value of 1 would say something.
+        """
+        calibration = self.applying_calibration()
+        if calibration is None or not calibration.normal_scores:
+            return None
+        return conformal_p_value(score, calibration.normal_scores)
+
+    def applying_calibration(self) -> Calibration | None:
+        """The calibration; ``None`` where there is none, or other weights or settings made its scores.
 
         Raises:
             ValueError: if the file is no calibration.
         """
         if self.calibration is None or not Path(self.calibration).exists():
             return None
-        try:
-            data = json.loads(Path(self.calibration).read_text())
-            normal, settings = [float(value) for value in data["normal_scores"]], dict(data["settings"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"calibration file {self.calibration} holds no 'normal_scores' and 'settings'") from error
-        if _decisive(settings) != _decisive(self.settings):
-            return None
-        return percentile_among(score, normal)
+        calibration = Calibration.read(self.calibration)
+        return calibration if _decisive(calibration.settings) == _decisive(self.settings) else None
 
     def read(self, case: str) -> dict[str, Any] | None:
         """The ``result.json`` of a scan; ``None`` where there is none."""
