@@ -36,6 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "threshold": set(),
     "calibration": set(),
     "discrimination": set(),
+    "domain": set(),
+    "scan_features": set(),
     "brain_extraction": {"scans"},
     "preprocessing": {"bias", "brain_extraction", "frequency", "masking", "scans"},
     "refinement": {"masking", "network", "schedule", "threshold"},
