@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
 from itermask3d.detection import Findings, Outcome
+from itermask3d.domain import DomainCheck
 from itermask3d.preprocessing import load_volume, scan_loader
 from itermask3d.reporting import save_picture
 from itermask3d.results import (
@@ -30,6 +31,7 @@ from itermask3d.results import (
     write_atomically,
     write_result,
 )
+from itermask3d.scan_features import measure_acquisition, measure_prepared
 from itermask3d.scans import ScanError, list_scans
 from itermask3d.store import ResultStore, input_files
 
@@ -48,6 +50,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 OUTPUTS = ("mask", "anomaly_map", "reconstruction")
+
+OUTSIDE = "The score has no percentile or p-value: it means something only for scans like those of the training."
 
 
 class ScanStream(IterableDataset[Any]):
@@ -111,11 +115,34 @@ class ScanStream(IterableDataset[Any]):
                 self.failures[case] = str(reason)
 
 
+class MeasureScand(MapTransform):
+    """Measure what tells a scan's kind, while the brain mask lies on the network's grid.
+
+    Adds ``figures``: JSON text with ``figures`` of :func:`itermask3d.scan_features.measure_prepared`, and the
+    ``spacing_mm`` and ``bias_correction`` under which they were measured.
+    """
+
+    def __init__(self, key: str = "image", mask_key: str = "brain_mask") -> None:
+        super().__init__([key, mask_key])
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        sample = dict(data)
+        image, brain = (sample[key][0].numpy(force=True) for key in self.keys)
+        spacing_mm = round(float(sample[self.keys[1]].pixdim[0]), 4)
+        bias = sample.get("bias_field")
+        log_sd = None if bias is None else float(bias["log_sd"])
+        figures = measure_prepared(image, brain > 0.5, spacing_mm=spacing_mm, bias_log_sd=log_sd)
+        correction = "none" if bias is None else "n4"
+        measured = {"figures": figures, "spacing_mm": spacing_mm, "bias_correction": correction}
+        return {**sample, "figures": json.dumps(measured)}
+
+
 class SaveResultd(MapTransform):
     """Write the result of one scan, on its own grid, through a :class:`ResultStore`.
 
     Expects ``mask``, ``anomaly_map``, ``reconstruction`` and ``brain_mask`` inverted to the scan's grid, ``findings``
-    as JSON text, ``path``, ``case``, ``normalisation`` and ``brain_extraction``. What was written as mask and findings
+    as JSON text, ``figures`` of :class:`MeasureScand`, ``path``, ``case``, ``normalisation`` and ``brain_extraction``.
+    What was written as mask and findings
     goes back under these keys, so that figures are taken from what the user gets.
     """
 
@@ -142,7 +169,10 @@ class SaveResultd(MapTransform):
         normalisation = {key: float(value) for key, value in sample["normalisation"].items()}
         intensity = voxels["reconstruction"] * normalisation["scale"] + normalisation["median"]
         findings = Findings.from_json(json.loads(sample["findings"]))
-        calibration = None if findings.outcome is Outcome.FIT_FAILED else store.applying_calibration()
+        affine = np.asarray(image.affine, dtype=float)
+        domain = _domain(sample, store, brain, affine)
+        comparable = findings.outcome is not Outcome.FIT_FAILED and (domain is None or domain.in_domain)
+        calibration = store.applying_calibration() if comparable else None
         p_value = None if calibration is None else store.p_value(findings.score)
         if calibration is not None:
             findings = replace(findings, percentile_among_normals=store.percentile(findings.score))
@@ -156,13 +186,14 @@ class SaveResultd(MapTransform):
             anomaly_map=np.where(brain, voxels["anomaly_map"], 0).astype(np.float32),
             reconstruction=np.where(brain, intensity, 0).astype(np.float32),
             brain_mask=brain,
-            affine=np.asarray(image.affine, dtype=float),
+            affine=affine,
             preprocessing={"brain_extraction": str(sample["brain_extraction"]), **normalisation},
             settings=store.settings,
             inputs=json.loads(str(sample.get("inputs", "{}"))),
-            warnings=_warnings(findings, mask),
+            warnings=_warnings(findings, mask, domain),
             p_value=p_value,
             p_value_note=None if calibration is None or p_value is None else calibration.guarantee,
+            domain=domain,
         )
 
 
@@ -251,7 +282,7 @@ class SegmentationRun:
                 percentile, p_value = result["percentile_among_normals"], result.get("p_value")
                 table.add_row(
                     escape(case),
-                    result["outcome"],
+                    result["outcome"] if result.get("in_domain") is not False else f"{result['outcome']} *",
                     f"{result['volumes_ml']['anomaly']:.2f}",
                     f"{result['score']:.4f}",
                     "-" if percentile is None else f"{percentile:.0f}",
@@ -259,6 +290,8 @@ class SegmentationRun:
                 )
         if done:
             self.console.print(table)
+            if any((self.store.read(case) or {}).get("in_domain") is False for case in done):
+                self.console.print("* outside the training domain, see the warnings in its result.json: not comparable")
             self.console.print(f"{len(done)} of {len(cases)} scans done, weights {escape(str(self.checkpoint))}")
             self.console.print(f"results in {escape(str(self.store.directory))}")
 
@@ -276,6 +309,7 @@ def inference_postprocessing(preprocessing: Compose, store: ResultStore | None, 
         [
             FlattenSubKeysd("pred"),
             EnsureTyped(keys, dtype=torch.float32, track_meta=True, device=torch.device("cpu")),
+            MeasureScand(),
             Invertd(keys, transform=preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True),
             *([SaveResultd(store, picture=picture)] if store is not None else []),
         ]
@@ -318,8 +352,17 @@ def scan_error(error: BaseException | None) -> ScanError | None:
     return error
 
 
-def _warnings(findings: Findings, mask: np.ndarray) -> tuple[str, ...]:
-    sentences = []
+def _domain(
+    sample: Mapping[Hashable, Any], store: ResultStore, brain: np.ndarray, affine: np.ndarray
+) -> DomainCheck | None:
+    measured = json.loads(str(sample["figures"]))
+    return store.check_domain(measured["figures"] | measure_acquisition(brain, affine), measured)
+
+
+def _warnings(findings: Findings, mask: np.ndarray, domain: DomainCheck | None) -> tuple[str, ...]:
+    sentences = [] if domain is None else [deviation.sentence for deviation in domain.deviations]
+    if sentences:
+        sentences.append(OUTSIDE)
     if not findings.converged:
         sentences.append(f"The refinement was stopped after {findings.iterations} iterations before it settled.")
     if findings.flagged_share > 0 and not mask.any():

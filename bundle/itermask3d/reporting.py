@@ -20,8 +20,17 @@ COLUMNS = ("scan", "expected by the network", "difference (anomaly map)", "flagg
 INK, PAPER, ACCENT = "#e8e8e8", "#111318", "#ff6b57"
 
 
-def verdict(findings: Findings, anomaly_ml: float) -> str:
-    """One sentence about a scan, in plain words, such as "12.3 ml flagged (0.9 % of the brain)"."""
+def verdict(findings: Findings, anomaly_ml: float, *, in_domain: bool | None = None) -> str:
+    """One sentence about a scan, in plain words, such as "12.3 ml flagged (0.9 % of the brain)".
+
+    Args:
+        findings: what the loop found.
+        anomaly_ml: volume of the mask.
+        in_domain: ``False`` for a scan unlike the training's, which is said first; ``None`` if not checked.
+    """
+    if in_domain is False:
+        said = verdict(findings, anomaly_ml)
+        return f"Outside the training domain, not comparable with normal scans: {said[0].lower()}{said[1:]}"
     if findings.outcome is Outcome.FIT_FAILED:
         return "No statement: the error curve could not be used"
     if findings.outcome is Outcome.NO_ANOMALY:
@@ -67,10 +76,15 @@ def draw_picture(result: ScanResult) -> Figure:
                 axes.text(0.98, 0.5, "L", color=INK, transform=axes.transAxes, va="center", ha="right")
     _draw_curve(figure.add_subplot(grid[3, :3]), result.findings)
     _draw_facts(figure.add_subplot(grid[3, 3]), result)
-    title = f"{result.case}: {verdict(result.findings, _anomaly_ml(result))}"
+    title = f"{result.case}: {verdict(result.findings, _anomaly_ml(result), in_domain=result.in_domain)}"
     figure.suptitle(title, color=INK, fontsize=min(18, 1800 / len(title)), y=0.96)
     figure.text(0.5, 0.015, "For research use only, not for diagnosis", color=INK, ha="center", fontsize=10)
     return figure
+
+
+def _groups(result: ScanResult) -> str:
+    """What is unusual, in few words: the picture has no room for the sentences, which are in ``result.json``."""
+    return ", ".join(result.domain.groups) if result.domain is not None else ""
 
 
 def _anomaly_ml(result: ScanResult) -> float:
@@ -149,6 +163,7 @@ def _draw_curve(axes: Axes, findings: Findings) -> None:
 def _draw_facts(axes: Axes, result: ScanResult) -> None:
     findings = result.findings
     percentile = findings.percentile_among_normals
+    told = [] if result.domain is None else [deviation.sentence for deviation in result.domain.deviations]
     lines = [
         f"outcome: {findings.outcome.value}",
         f"score: {findings.score:.4f}",
@@ -158,7 +173,8 @@ def _draw_facts(axes: Axes, result: ScanResult) -> None:
         f"brain: {float(result.brain_mask.sum()) * result.voxel_ml:.0f} ml",
         f"brain mask: {result.preprocessing.get('brain_extraction', '')}",
         f"slope from: {findings.estimate.slope_source.value}",
-        *(f"! {warning}" for warning in result.warnings),
+        *([] if result.domain is None or result.in_domain else [f"! outside the training: {_groups(result)}"]),
+        *(f"! {warning}" for warning in result.warnings if warning not in told),
     ]
     axes.axis("off")
     axes.text(0.05, 0.98, "\n".join(lines), color=INK, va="top", fontsize=11, transform=axes.transAxes, wrap=True)

@@ -20,6 +20,7 @@ import numpy as np
 from scipy import ndimage
 
 from itermask3d.detection import Findings
+from itermask3d.domain import DomainCheck
 from itermask3d.scans import voxel_volume_ml
 
 __all__ = [
@@ -82,6 +83,8 @@ class ScanResult:
         warnings: sentences that a reader should see.
         p_value: conformal, of the score among the calibration's normal scans; ``None`` where none applies.
         p_value_note: what the p-value promises, in words; ``None`` without one.
+        domain: whether the scan is of the training's kind; ``None`` where that was not checked. Its sentences are
+            among the warnings.
     """
 
     case: str
@@ -99,11 +102,17 @@ class ScanResult:
     warnings: tuple[str, ...] = ()
     p_value: float | None = None
     p_value_note: str | None = None
+    domain: DomainCheck | None = None
 
     @property
     def voxel_ml(self) -> float:
         """Volume of one voxel."""
         return voxel_volume_ml(self.affine)
+
+    @property
+    def in_domain(self) -> bool | None:
+        """Whether the scan is of the training's kind; ``None`` where that was not checked."""
+        return None if self.domain is None else self.domain.in_domain
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``result.json``; no voxels."""
@@ -116,6 +125,8 @@ class ScanResult:
             **self.findings.to_json(),
             "p_value": self.p_value,
             "p_value_note": self.p_value_note,
+            "in_domain": self.in_domain,
+            "domain": None if self.domain is None else self.domain.to_json(),
             "volumes_ml": {
                 "brain": float(self.brain_mask.sum()) * self.voxel_ml,
                 "anomaly": float(self.mask.sum()) * self.voxel_ml,

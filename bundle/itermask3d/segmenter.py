@@ -215,6 +215,7 @@ class Segmenter:
             checkpoint=store.checkpoint,
             preprocessing=store.preprocessing,
             calibration=store.calibration,
+            domain=store.domain,
             weights_sha256=self._weights_sha256,
         )
 

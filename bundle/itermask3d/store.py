@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -11,12 +12,23 @@ from typing import Any
 
 from itermask3d.calibration import Calibration, conformal_p_value
 from itermask3d.detection import percentile_among
+from itermask3d.domain import Domain, DomainCheck
 from itermask3d.inferer import IterMaskInferer
 from itermask3d.results import file_digest
 
 __all__ = ["ResultStore", "input_files"]
 
-UNDECISIVE = ("calibration_sha256", "seed", "spatial_size", "brain_extraction_method", "mixed_precision", "schedule")
+logger = logging.getLogger(__name__)
+
+UNDECISIVE = (
+    "calibration_sha256",
+    "domain_sha256",
+    "seed",
+    "spatial_size",
+    "brain_extraction_method",
+    "mixed_precision",
+    "schedule",
+)
 """Settings under which a score keeps its meaning."""
 
 
@@ -28,7 +40,9 @@ class ResultStore:
         inferer: its settings enter every result.
         checkpoint: weights file; its digest enters every result.
         preprocessing: values that describe the way to the network's grid.
-        calibration: what ``scripts/calibrate.py`` wrote; ``None`` or an absent file leaves the percentile out.
+        calibration: what ``scripts/calibrate.py`` wrote; ``None`` or an absent file leaves percentile and p-value
+            out.
+        domain: what ``scripts/fit_domain.py`` wrote; ``None`` or an absent file leaves scans unchecked.
         overwrite: process scans again that have an up-to-date result.
         weights_sha256: digest of weights that were loaded before; by default that of ``checkpoint`` as it is now.
     """
@@ -41,6 +55,7 @@ class ResultStore:
         checkpoint: str | Path,
         preprocessing: Mapping[str, Any] | None = None,
         calibration: str | Path | None = None,
+        domain: str | Path | None = None,
         overwrite: bool = False,
         weights_sha256: str | None = None,
     ) -> None:
@@ -50,6 +65,7 @@ class ResultStore:
         self.checkpoint = checkpoint
         self.preprocessing = dict(preprocessing or {})
         self.calibration = calibration
+        self.domain = domain
         self.overwrite = overwrite
 
     def folder(self, case: str) -> Path:
@@ -67,6 +83,7 @@ class ResultStore:
             "mixed_precision": self.inferer.mixed_precision,
             "weights_sha256": self.weights_sha256 or file_digest(self.checkpoint),
             "calibration_sha256": file_digest(self.calibration) if self.calibration else "none",
+            "domain_sha256": file_digest(self.domain) if self.domain else "none",
         }
 
     def is_done(self, item: Mapping[str, Any]) -> bool:
@@ -101,6 +118,28 @@ class ResultStore:
             return None
         calibration = Calibration.read(self.calibration)
         return calibration if _decisive(calibration.settings) == _decisive(self.settings) else None
+
+    def check_domain(self, figures: Mapping[str, float], preprocessing: Mapping[str, Any]) -> DomainCheck | None:
+        """Compare a scan with the training scans.
+
+        Args:
+            figures: from :mod:`itermask3d.scan_features`.
+            preprocessing: ``spacing_mm`` and ``bias_correction`` of the grid that they were measured on.
+
+        Returns:
+            ``None``, with a sentence in the log, without a domain or where it was fitted on another preprocessing.
+
+        Raises:
+            ValueError: if the file is no domain.
+        """
+        if self.domain is None or not Path(self.domain).exists():
+            logger.info("no domain file '%s': no scan is compared with the training scans", self.domain)
+            return None
+        domain = Domain.read(self.domain)
+        if any(domain.settings[key] != preprocessing[key] for key in domain.settings):
+            logger.warning("not compared with the training scans: %s is for %s", self.domain, dict(domain.settings))
+            return None
+        return domain.check(figures)
 
     def read(self, case: str) -> dict[str, Any] | None:
         """The ``result.json`` of a scan; ``None`` where there is none."""

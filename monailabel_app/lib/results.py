@@ -66,9 +66,11 @@ def describe(result: ScanResult, **facts: Any) -> dict[str, Any]:
         volumes[name.split()[-1]] = float((labels == value).sum()) * result.voxel_ml
     return {
         "outcome": data["outcome"],
-        "verdict": verdict(result.findings, volumes["anomaly"]),
+        "verdict": verdict(result.findings, volumes["anomaly"], in_domain=result.in_domain),
         "score": data["score"],
         "percentile_among_normals": data["percentile_among_normals"],
+        "p_value": data["p_value"],
+        "in_domain": data["in_domain"],
         "flagged_share": data["flagged_share"],
         "threshold": data["threshold"],
         "threshold_status": data["estimate"]["status"],
