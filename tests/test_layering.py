@@ -57,6 +57,14 @@ for _module in (
     "guidance",
     "segmenter",
     "dicom",
+    "anatomy",
+    "report_data",
+    "report_images",
+    "report_plots",
+    "scan_report",
+    "dicom_slices",
+    "dicom_seg",
+    "dicom_out",
 ):  # the top: each may use all that stands before it
     ALLOWED[_module] = set(ALLOWED) - {"__init__"}
 

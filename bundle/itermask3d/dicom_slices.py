@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from itermask3d.scans import ScanError
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import format_number_as_ds
+
+from itermask3d.scans import ScanError
 
 __all__ = ["on_slices", "read_slices"]
 
