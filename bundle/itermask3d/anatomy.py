@@ -1,7 +1,7 @@
 """Where in the brain a region lies, in coarse anatomical words such as "left frontal lobe, deep white matter".
 
-No atlas is used, for want of one whose terms let a package carry it. A scan's brain mask is brought to the ICBM152 space
-by its extent alone (shift and scale along the scanner's axes), and the lobes are cut by planes in that space. Where
+No atlas is used, for want of one that a package ships. A scan's brain mask is brought to the ICBM152 space by its
+extent alone (shift and scale along the scanner's axes), and the lobes are cut by planes in that space. Where
 nilearn is installed, its grey and white matter maps of the template tell cortex from white matter. That is good for a
 sentence in a report and for nothing finer: see :data:`COARSENESS`.
 """
@@ -9,6 +9,7 @@ sentence in a report and for nothing finer: see :data:`COARSENESS`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["COARSENESS", "Alignment", "align", "describe", "place_names", "share_of_places"]
+__all__ = ["COARSENESS", "Alignment", "align", "describe", "place_names"]
 
 TEMPLATE_LOW_MM = (-64.0, -96.0, -56.0)
 TEMPLATE_HIGH_MM = (64.0, 63.0, 72.0)
@@ -33,8 +34,8 @@ MIDLINE_MM = 5.0
 MENTIONED_SHARE = 0.2
 
 COARSENESS = (
-    "Places are named coarsely: the brain is scaled to the ICBM152 template by its extent and cut by planes into lobes; "
-    "borders may be off by one to two centimetres, more where the head is tilted or the brain is misshapen."
+    "Places are named coarsely: the brain is scaled to the ICBM152 template by its extent and cut by planes into "
+    "lobes; borders may be off by one to two centimetres, more where the head is tilted or the brain is misshapen."
 )
 
 
@@ -91,24 +92,30 @@ def place_names(points_mm: np.ndarray) -> list[str]:
     return [_words(side, region, tissue) for side, region, tissue in zip(sides, regions, tissues, strict=True)]
 
 
-def share_of_places(points_mm: np.ndarray) -> list[tuple[str, float]]:
-    """Places of many points with the share of the points in each, largest first."""
-    names = Counter(place_names(points_mm)) if len(points_mm) else Counter()
-    return [(name, count / len(points_mm)) for name, count in names.most_common()]
-
-
-def describe(points_mm: np.ndarray, *, mentioned_share: float = MENTIONED_SHARE) -> str:
-    """One clause on where a region lies: its main place, and a second one that holds a good part of it.
+def describe(names: Sequence[str], *, mentioned_share: float = MENTIONED_SHARE) -> str:
+    """One clause on where a region lies, from the places of its voxels: structures by their share, then the tissue.
 
     Args:
-        points_mm: its voxels in the ICBM152 space ``(N, 3)``.
-        mentioned_share: the second place is named from this share on.
+        names: of its voxels, see :func:`place_names`.
+        mentioned_share: further structures are named from this share of the voxels on.
+
+    >>> describe(["left frontal lobe, cortex"] * 3 + ["right frontal lobe, cortex"] * 2)
+    'frontal lobe on both sides, cortex'
     """
-    found = share_of_places(points_mm)
-    if not found:
+    if not names:
         return "unknown"
-    second = f"; also {found[1][0]}" if len(found) > 1 and found[1][1] >= mentioned_share else ""
-    return found[0][0] + second
+    structures = Counter(name.split(", ")[0] for name in names)
+    tissues = Counter(name.split(", ")[-1] for name in names if ", " in name)
+    main, *others = [name for name, count in structures.most_common() if count >= mentioned_share * len(names)] or [
+        structures.most_common(1)[0][0]
+    ]
+    other_side = main.replace("left ", "right ") if main.startswith("left ") else main.replace("right ", "left ")
+    if other_side != main and other_side in others:
+        others.remove(other_side)
+        main = f"{main.split(' ', 1)[1]} on both sides"
+    tissue = tissues.most_common(1)[0] if tissues else ("", 0)
+    clause = f"{main}, {tissue[0]}" if tissue[1] >= 0.5 * len(names) else main
+    return clause + (f"; also {' and '.join(others)}" if others else "")
 
 
 def _words(side: str, region: str, tissue: str) -> str:
@@ -116,7 +123,7 @@ def _words(side: str, region: str, tissue: str) -> str:
         return region
     if region == "outside":
         return "outside the template's brain"
-    paired = f"{side} {region}" if side != "midline" else f"{region}, near the midline"
+    paired = f"{side} {region}" if side != "midline" else f"midline {region}"
     return f"{paired}, {tissue}" if tissue and region.endswith("lobe") else paired
 
 
@@ -201,9 +208,11 @@ def _tissue_maps() -> _TissueMaps | None:
     files = [folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz" for kind in ("gm", "wm")]
     if not all(file.is_file() for file in files):
         return None
-    grey, white = (_halved(nib.load(file)) for file in files)
-    affine = nib.load(files[0]).affine @ np.diag([2.0, 2.0, 2.0, 1.0])
-    affine[:3, 3] += nib.load(files[0]).affine[:3, :3] @ (0.5, 0.5, 0.5)
+    images = [nib.Nifti1Image.from_filename(file) for file in files]
+    grey, white = (_halved(image) for image in images)
+    finer = np.asarray(images[0].affine, dtype=float)
+    affine = finer @ np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] += finer[:3, :3] @ (0.5, 0.5, 0.5)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     solid = ndimage.binary_fill_holes(ndimage.binary_closing(grey + white > 0.3, iterations=4))
     return _TissueMaps(grey, white, ndimage.distance_transform_edt(solid, sampling=spacing), affine)
