@@ -1,0 +1,84 @@
+"""Finished scans without a network: results of the phantom, as the tests of reports need them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from helpers import Phantom
+from itermask3d.detection import Findings, Outcome
+from itermask3d.results import ScanResult, save_nifti, write_result
+from itermask3d.threshold import estimate_threshold
+
+SETTINGS = {"gamma": 0.05, "weights_sha256": "0123456789abcdef", "calibration_sha256": "none"}
+
+
+def findings_for(outcome: Outcome, *, percentile: float | None = None) -> Findings:
+    """Findings with a curve that leads to this outcome."""
+    percent = np.arange(1, 101)
+    curve = {
+        Outcome.ANOMALY: 0.3 * np.tan(0.0149 * percent),
+        Outcome.NO_ANOMALY: 0.0001 * percent,
+        Outcome.FIT_FAILED: np.full(100, np.nan),
+    }[outcome]
+    estimate = estimate_threshold(curve, gamma=0.05)
+    found = outcome is Outcome.ANOMALY
+    return Findings(
+        outcome=outcome,
+        score=0.2 if found else 0.0,
+        flagged_share=0.05 if found else 0.0,
+        mean_error=0.1,
+        error_p99=1.0,
+        threshold=estimate.threshold if found else None,
+        estimate=estimate,
+        curve=tuple(curve.tolist()),
+        iterations=5,
+        converged=True,
+        percentile_among_normals=percentile,
+    )
+
+
+def finished_scan(
+    phantom: Phantom,
+    folder: Path,
+    *,
+    scan: Path | None = None,
+    outcome: Outcome = Outcome.ANOMALY,
+    percentile: float | None = None,
+    warnings: Sequence[str] = (),
+    **changes: Any,
+) -> Path:
+    """Write a result of the phantom, whose lesion was found or not, and the scan beside it; returns its folder.
+
+    Args:
+        scan: of the phantom as DICOM; default: a NIfTI is written.
+        changes: entries of ``result.json`` to change afterwards.
+    """
+    case = changes.pop("case", "phantom")
+    if scan is None:
+        scan = folder / "phantom_scan.nii.gz"
+        save_nifti(phantom.image, phantom.affine, scan)
+    mask = phantom.label if outcome is Outcome.ANOMALY else np.zeros_like(phantom.label)
+    result = ScanResult(
+        case=case,
+        path=str(scan),
+        findings=findings_for(outcome, percentile=percentile),
+        image=phantom.image,
+        mask=mask,
+        anomaly_map=np.where(phantom.brain_mask, 0.05 + 4.0 * phantom.label, 0).astype(np.float32),
+        reconstruction=(phantom.image - 60 * phantom.label).astype(np.float32),
+        brain_mask=phantom.brain_mask,
+        affine=phantom.affine,
+        preprocessing={"brain_extraction": "given", "median": 100.0, "scale": 10.0},
+        settings=dict(SETTINGS),
+        warnings=tuple(warnings),
+    )
+    written = write_result(replace(result), folder / case)
+    if changes:
+        record = json.loads((written / "result.json").read_text()) | changes
+        (written / "result.json").write_text(json.dumps(record))
+    return written
