@@ -23,6 +23,7 @@ from itermask3d.report_images import focus, pack, show
 from itermask3d.results import RESEARCH_USE, write_result
 from itermask3d.scan_report import report_schema, write_scan_report
 from itermask3d.scans import ScanError
+from markupsafe import escape
 from report_helpers import finished_scan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +85,23 @@ def test_page_can_be_heard(phantom: Phantom, tmp_path: Path) -> None:
     assert set(page.named_by) <= set(page.ids)
 
 
+def luminance(colour: str) -> float:
+    """Of ``#rrggbb``, WCAG 2.1."""
+    parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+@pytest.mark.parametrize("name", ["ink", "soft", "accent", "blue"])
+@pytest.mark.parametrize("paper", ["#ffffff", "#fdf3e3"])
+def test_words_stand_out_from_the_paper(name: str, paper: str) -> None:
+    style = (ROOT / "bundle" / "itermask3d" / "templates" / "report.css").read_text()
+    colour = re.search(rf"--{name}: (#[0-9a-f]{{6}})", style)
+    assert colour is not None
+    light, dark = sorted((luminance(paper), luminance(colour[1])), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 4.5  # level AA
+
+
 def test_report_says_what_the_result_says(phantom: Phantom, tmp_path: Path) -> None:
     folder = finished_scan(phantom, tmp_path, percentile=93.75, p_value=0.0625, warnings=["Look twice."])
     text, data = report_of(folder)
@@ -95,7 +113,15 @@ def test_report_says_what_the_result_says(phantom: Phantom, tmp_path: Path) -> N
         assert ours["index"] == theirs["index"]
         for key in ("volume_ml", "centroid_mm", "peak_error"):
             assert ours[key] == pytest.approx(theirs[key], abs=0.011)
-    for words in (RESEARCH_USE, "Look twice.", "0.2000", "0123456789abcdef", ">94<", "0.062", data["verdict"]):
+    for words in (
+        RESEARCH_USE,
+        "Look twice.",
+        "0.2000",
+        "0123456789abcdef",
+        ">94<",
+        "0.062",
+        str(escape(data["verdict"])),
+    ):
         assert words in text
     assert data["acquisition"]["spacing_mm"] == [2, 2, 2]
     assert data["acquisition"]["orientation"] == "RAS"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +85,9 @@ def write_dicom(folder: str | Path, *, scan: str | Path | None = None) -> DicomF
     target = finished.folder / DICOM_FOLDER
     partial = Path(tempfile.mkdtemp(prefix=f".{DICOM_FOLDER}.", dir=finished.folder))
     try:
-        _write_all(finished, data, partial)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="(?s).*person name.*")  # kept as the scan has it
+            _write_all(finished, data, partial)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         target.chmod(0o755)  # a temporary folder is closed to others
