@@ -198,6 +198,7 @@ def test_another_result_takes_the_reports_place(phantom: Phantom, tmp_path: Path
         (lambda folder: (folder / "result.json").unlink(), "no result.json"),
         (lambda folder: (folder / "result.json").write_text("{}"), "lacks"),
         (lambda folder: (folder / "phantom_mask.nii.gz").unlink(), "complete result"),
+        (lambda folder: (folder / "phantom_mask.nii.gz").write_bytes(b"\x1f\x8b cut off"), "cannot be read"),
         (lambda folder: (folder.parent / "phantom_scan.nii.gz").unlink(), "does not exist"),
     ],
 )

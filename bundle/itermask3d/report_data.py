@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -27,6 +28,12 @@ __all__ = ["SCHEMA_VERSION", "FinishedScan", "read_finished", "report_data"]
 
 SCHEMA_VERSION = "1.0"
 _SAMPLED_VOXELS = 3000
+
+NEEDED = {
+    "case", "scan", "outcome", "score", "flagged_share", "percentile_among_normals", "estimate", "curve", "threshold",
+    "volumes_ml", "preprocessing", "settings", "inputs", "warnings",
+}  # fmt: skip
+"""What ``result.json`` must hold to be reported."""
 
 DICOM_FACTS = (
     "Modality", "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength", "SeriesDescription", "ProtocolName",
@@ -136,8 +143,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / "result.json").read_text())
     except (OSError, ValueError) as error:
         raise ScanError(f"'{folder}' holds no result.json that can be read; expected a finished scan") from error
-    needed = {"case", "scan", "outcome", "score", "estimate", "curve", "volumes_ml", "settings", "inputs", "warnings"}
-    missing = sorted(needed - set(record)) if isinstance(record, dict) else sorted(needed)
+    missing = sorted(NEEDED - set(record)) if isinstance(record, dict) else sorted(NEEDED)
     if missing:
         raise ScanError(f"'{folder / 'result.json'}' lacks {', '.join(missing)}; expected a result of this software")
     return dict(record)
@@ -147,7 +153,11 @@ def _read_volume(folder: Path, case: str, name: str) -> nib.Nifti1Image:
     path = folder / f"{case}_{name}.nii.gz"
     if not path.is_file():
         raise ScanError(f"'{folder}' lacks '{path.name}'; expected a complete result")
-    return nib.Nifti1Image.from_filename(path)
+    try:
+        image = nib.Nifti1Image.from_filename(path)
+        return nib.Nifti1Image(np.asarray(image.dataobj), image.affine)  # read now: a damaged file fails here
+    except (OSError, EOFError, zlib.error, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise ScanError(f"'{path}' cannot be read ({error}); expected a complete result") from error
 
 
 def _places(result: ScanResult, alignment: Alignment | None) -> list[dict[str, Any]]:
