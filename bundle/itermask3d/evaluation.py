@@ -229,7 +229,7 @@ def read_case(item: Mapping[str, Any], folder: Path, *, image: np.ndarray | None
         return None
     findings = json.loads(path.read_text())
     names = ("mask", "anomaly_map", "brain_mask", "reconstruction")
-    loaded = {name: nib.load(folder / f"{item['case']}_{name}.nii.gz") for name in names}
+    loaded = {name: nib.Nifti1Image.from_filename(folder / f"{item['case']}_{name}.nii.gz") for name in names}
     affine = np.asarray(loaded["mask"].affine)
     arrays = {name: torch.from_numpy(volume.get_fdata(dtype=np.float32)) for name, volume in loaded.items()}
     brain = arrays["brain_mask"] > 0.5

@@ -117,7 +117,7 @@ class BundleParts:
         parser["bundle_root"], parser["progress"] = str(bundle_root), False
         names = ("preprocessing", "inferer", "network", "device", "ckpt_path", "spacing_mm")
         store = parser.get_parsed_content("store")
-        return cls(*(parser.get_parsed_content(name) for name in names), described=store.preprocessing)
+        return cls(*(parser.get_parsed_content(name) for name in names), store.preprocessing)
 
     @cached_property
     def trained_network(self) -> torch.nn.Module:
@@ -132,7 +132,7 @@ class BundleParts:
     def prepare(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """A scan on the network's grid; a scan that cannot be used raises :class:`ScanError`."""
         try:
-            return dict(self.preprocessing(dict(item)))  # type: ignore[arg-type]
+            return dict(self.preprocessing(dict(item)))
         except Exception as error:
             reason = scan_error(error)
             if reason is None:
@@ -347,4 +347,4 @@ def _write_json(values: Any, path: Path) -> None:
 
 def read_normalised(path: Path) -> np.ndarray | None:
     """What :func:`normalised_scan` wrote; ``None`` where there is nothing."""
-    return nib.load(path).get_fdata(dtype=np.float32) if path.exists() else None
+    return nib.Nifti1Image.from_filename(path).get_fdata(dtype=np.float32) if path.exists() else None
