@@ -23,7 +23,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo bench report label ohif test test-slow e2e lint types format train hooks lock clean
+.PHONY: help setup demo bench report evaluate label ohif test test-slow e2e lint types format train hooks lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,11 @@ endif
 report: setup ## write report.html for the finished scans in OUT=folder; ARGS=--dicom for DICOM objects too
 	@test -n "$(OUT)" || { echo "Name the folder of results: make report OUT=path/to/results" >&2; exit 2; }
 	$(PY) scripts/report.py "$(OUT)" $(ARGS)
+
+evaluate: setup ## figures against ground truth: DATA=list.json; also CALIBRATION=normals.json METHODS="itermask3d …" OUT=folder ARGS="…"
+	@test -n "$(DATA)" || { echo "Name the list of scans: make evaluate DATA=path/to/scans.json" >&2; exit 2; }
+	$(PY) scripts/evaluate.py "$(DATA)" "$(or $(OUT),out/evaluation)" $(if $(CALIBRATION),--calibration "$(CALIBRATION)") \
+		$(if $(METHODS),--methods $(METHODS)) $(ARGS)
 
 label: setup ## serve STUDIES=folder (or DICOMweb URL) to OHIF and 3D Slicer on this machine; also PORT=8000
 	@test -n "$(STUDIES)" || { echo "Name the folder of scans, or the PACS: make label STUDIES=path/to/scans" >&2; exit 2; }

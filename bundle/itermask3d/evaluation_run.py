@@ -115,9 +115,16 @@ class BundleParts:
         parser = ConfigParser()
         parser.read_config(f"{bundle_root}/configs/inference.json")
         parser["bundle_root"], parser["progress"] = str(bundle_root), False
-        names = ("preprocessing", "inferer", "network", "device", "ckpt_path", "spacing_mm")
-        store = parser.get_parsed_content("store")
-        return cls(*(parser.get_parsed_content(name) for name in names), store.preprocessing)
+        get = parser.get_parsed_content
+        return cls(
+            preprocessing=get("preprocessing"),
+            inferer=get("inferer"),
+            network=get("network"),
+            device=get("device"),
+            checkpoint=str(get("ckpt_path")),
+            spacing_mm=float(get("spacing_mm")),
+            described=get("store").preprocessing,
+        )
 
     @cached_property
     def trained_network(self) -> torch.nn.Module:

@@ -78,9 +78,9 @@ def segmentation_table(methods: Sequence[MethodResults]) -> Table:
         "segmentation",
         "Segmentation at each method's own threshold",
         "Scans with a lesion. A method that finds nothing has Dice 0 and an infinite distance, which the median "
-        "counts; an empty mask has no precision and is left out of that mean. The last column is an oracle: its threshold is "
-        "chosen on the ground truth, scan by scan, so it is a bound and no result. Intervals: 95 %, bootstrap over "
-        "subjects.",
+        "counts; an empty mask has no precision and is left out of that mean. The last column is an oracle: its "
+        "threshold is chosen on the ground truth, scan by scan, so it is a bound and no result. Intervals: 95 %, "
+        "bootstrap over subjects.",
         columns,
         rows,
     )
@@ -198,7 +198,7 @@ def specificity_table(methods: Sequence[MethodResults], *, level: float) -> Tabl
         "Specificity on held-out normal scans",
         "A scan is flagged when its score exceeds the calibrated one. Interval: Clopper and Pearson, 95 %. A single "
         "calibration may have a rate well away from the nominal one: 95 % of calibrations with so many scans lie in "
-        "the range given. Without enough calibration scans for the level no scan can be flagged, and the cells are empty.",
+        "the range given. With too few calibration scans for the level no scan can be flagged; the cells are empty.",
         columns,
         rows,
     )
