@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from itermask3d.discrimination import Figure as Interval
 from itermask3d.evaluation import NORMAL
 from itermask3d.evaluation_cases import MethodResults, fault_of
+from itermask3d.evaluation_tables import REAL
 from itermask3d.evaluation_text import Table
 from itermask3d.preprocessing import load_volume, scan_loader
 
@@ -131,7 +132,8 @@ def _dice_by_volume(methods: Sequence[MethodResults], folder: Path) -> Picture |
 def _score_distributions(methods: Sequence[MethodResults], folder: Path) -> Picture | None:
     groups = [NORMAL, *_abnormal_groups(methods)]
     with_faults = any(fault_of(row["group"]) for method in methods for row in method.rows)
-    names = [*groups, *(["all faults"] if with_faults else [])]
+    has_real = any(row["group"] == REAL for method in methods for row in method.rows)
+    names = [*groups, *([REAL] if has_real else []), *(["all faults"] if with_faults else [])]
     figure = Figure(figsize=(8, 1.0 + len(methods) * (0.6 + 0.28 * len(names))), layout="constrained")
     panels = figure.subplots(len(methods), 1, squeeze=False)[:, 0]
     for axes, method in zip(panels, methods, strict=True):
@@ -212,11 +214,11 @@ def _fault_map(methods: Sequence[MethodResults], tables: Sequence[Table], folder
 
 def _chosen_cases(method: MethodResults) -> list[tuple[str, Mapping[str, Any]]]:
     """Best, median and worst of the lesions by Dice, and every real case."""
-    rows = [row for row in method.rows if row.get("label_ml") and not fault_of(row["group"]) and row["group"] != "real"]
+    rows = [row for row in method.rows if row.get("label_ml") and not fault_of(row["group"]) and row["group"] != REAL]
     ranked = sorted(rows, key=lambda row: row["dice"])
     chosen = [("best", -1), ("median", len(ranked) // 2), ("worst", 0)] if len(ranked) >= 3 else []
     found = [(f"{title} of {len(ranked)}", ranked[index]) for title, index in chosen]
-    return found + [("real case", row) for row in method.rows if row["group"] == "real"]
+    return found + [("real case", row) for row in method.rows if row["group"] == REAL]
 
 
 def _case_picture(
@@ -263,7 +265,7 @@ def _case_picture(
 
 def _abnormal_groups(methods: Sequence[MethodResults]) -> list[str]:
     groups = dict.fromkeys(row["group"] for method in methods for row in method.rows)
-    return [group for group in groups if group not in (NORMAL, "unlabelled") and not fault_of(group)]
+    return [group for group in groups if group not in (NORMAL, REAL, "unlabelled") and not fault_of(group)]
 
 
 def _scores(method: MethodResults, group: str | None) -> np.ndarray:

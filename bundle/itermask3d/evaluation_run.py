@@ -74,8 +74,7 @@ def run_bundle(
         parser.read_config([*configs, *map(str, overlays)])
         parser["bundle_root"], parser["dataset_dir"] = str(bundle_root), str(scans)
         parser["output_dir"], parser["picture"] = str(method / part), False
-        if part == "calibration":
-            parser["handlers"] = []
+        parser["handlers"] = []  # figures of all methods are taken from disk in the same way, once
         try:
             parser.get_parsed_content("segmentation").run()
         except SystemExit as stop:

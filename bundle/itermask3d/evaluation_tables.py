@@ -27,6 +27,9 @@ SCORES = {
 RATES = {f"fpr_at_tpr_{rate}": f"FPR at {rate} % TPR" for rate in (80, 90, 95)}
 N_RESAMPLES = 1000
 
+REAL = "real"
+"""Group of the real cases."""
+
 
 def all_tables(methods: Sequence[MethodResults], *, level: float) -> list[Table]:
     """Every table that has a row; the first method is the one that others are compared with.
@@ -63,7 +66,7 @@ def segmentation_table(methods: Sequence[MethodResults]) -> Table:
     columns = {"method": "Method", "group": "Group", "n": "Scans", "dice": "Dice, mean", "dice_median": "Dice, median"}
     columns |= means | medians | {"oracle_dice": "oracle: Dice, mean"}
     rows = []
-    for group in _groups(methods, lambda row: bool(row.get("label_ml")) and not fault_of(row["group"])):
+    for group in _groups(methods, lambda row: bool(row.get("label_ml")) and _is_pooled(row["group"])):
         for method in methods:
             chosen = [row for row in method.rows if row["group"] == group and row.get("label_ml")]
             if chosen:
@@ -123,7 +126,7 @@ def paired_table(methods: Sequence[MethodResults]) -> Table:
 
 def detection_table(methods: Sequence[MethodResults], *, level: float) -> Table:
     """How well scores tell the scans of each group from the normal ones."""
-    groups = _groups(methods, lambda row: row["group"] not in (NORMAL, "unlabelled") and not fault_of(row["group"]))
+    groups = _groups(methods, lambda row: row["group"] not in (NORMAL, "unlabelled") and _is_pooled(row["group"]))
     rows = [_detection_row(method, group, level) for group in groups for method in methods]
     return Table(
         "detection",
@@ -207,7 +210,7 @@ def specificity_table(methods: Sequence[MethodResults], *, level: float) -> Tabl
 def reconstruction_table(methods: Sequence[MethodResults]) -> Table:
     """How well normal tissue is reconstructed."""
     rows = []
-    for group in _groups(methods, lambda row: row.get("psnr_db") is not None):
+    for group in _groups(methods, lambda row: row.get("psnr_db") is not None and _is_pooled(row["group"])):
         for method in methods:
             chosen = [row for row in method.rows if row["group"] == group and row.get("psnr_db") is not None]
             if chosen:
@@ -231,7 +234,7 @@ def score_table(methods: Sequence[MethodResults]) -> Table:
         normals = _normals(method)
         abnormal = [row for row in method.rows if row["group"] not in (NORMAL, "unlabelled")]
         kinds = {
-            "lesions": [row for row in abnormal if not fault_of(row["group"])],
+            "lesions": [row for row in abnormal if _is_pooled(row["group"])],
             "faults": [row for row in abnormal if fault_of(row["group"])],
         }
         for score, title in SCORES.items():
@@ -253,7 +256,7 @@ def score_table(methods: Sequence[MethodResults]) -> Table:
 def real_table(methods: Sequence[MethodResults], *, level: float) -> Table:
     """The real cases, one by one."""
     rows = []
-    for case in dict.fromkeys(row["case"] for method in methods for row in method.rows if row["group"] == "real"):
+    for case in dict.fromkeys(row["case"] for method in methods for row in method.rows if row["group"] == REAL):
         for method in methods:
             above = method.flags_above(level)
             for row in (row for row in method.rows if row["case"] == case):
@@ -353,6 +356,11 @@ def _pairs(first: MethodResults, other: MethodResults, column: str) -> list[tupl
 def _groups(methods: Sequence[MethodResults], wanted: Callable[[Mapping[str, Any]], bool]) -> list[str]:
     """Groups of the rows that are wanted, in the order of the list."""
     return list(dict.fromkeys(row["group"] for method in methods for row in method.rows if wanted(row)))
+
+
+def _is_pooled(group: str) -> bool:
+    """Whether a group's scans are taken together: not the real ones, shown one by one; faults have their own table."""
+    return group != REAL and fault_of(group) is None
 
 
 def _normals(method: MethodResults) -> list[Mapping[str, Any]]:
