@@ -5,13 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import volume
 from ignite.engine import Engine, Events
-from itermask3d.evaluation import COLUMNS, CaseMetrics, case_metrics, summarise
+from itermask3d.evaluation import (
+    COLUMNS,
+    CaseMetrics,
+    CaseVolumes,
+    case_metrics,
+    case_row,
+    oracle_dice,
+    read_case,
+    summarise,
+)
+from itermask3d.results import save_nifti
 
 
 def block(start: int, stop: int) -> torch.Tensor:
@@ -120,3 +132,93 @@ def test_the_summary_of_empty_masks_is_valid_json(tmp_path, mask, label):
     run(tmp_path, mask, label)
     text = (tmp_path / "metrics.json").read_text()
     assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def volumes_of(mask: torch.Tensor, label: torch.Tensor | None, anomaly_map: torch.Tensor | None = None) -> CaseVolumes:
+    brain = torch.ones_like(mask)
+    return CaseVolumes(mask, mask.float() if anomaly_map is None else anomaly_map, brain, np.eye(4), label)
+
+
+FINDINGS = {"outcome": "anomaly", "score": 0.5, "flagged_share": 0.5}
+
+
+def test_the_oracle_is_the_best_point_of_the_precision_recall_curve():
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(0)
+    label = torch.rand((6, 7, 8), generator=generator) > 0.8
+    anomaly_map = (torch.rand((6, 7, 8), generator=generator) + 0.5 * label).mul(20).round()  # with ties
+    precision, recall, _ = metrics.precision_recall_curve(label.flatten(), anomaly_map.flatten())
+    best = np.nanmax(2 * precision * recall / np.maximum(precision + recall, 1e-12))
+    brain = torch.ones_like(label)
+    assert oracle_dice(anomaly_map, label, brain_mask=brain) == pytest.approx(best)
+    assert oracle_dice(anomaly_map, torch.zeros_like(label), brain_mask=brain) == 1
+
+
+def test_a_constant_map_gets_the_scores_of_chance():
+    label = block(0, 2)[0]
+    row = case_row({"case": "c"}, FINDINGS, volumes_of(torch.ones_like(label), label, torch.full(label.shape, 3.0)))
+    share = float(label.float().mean())
+    assert row["voxel_auroc"] == pytest.approx(0.5)
+    assert row["voxel_ap"] == pytest.approx(share)
+    assert row["oracle_dice"] == pytest.approx(2 * share / (1 + share))
+    assert row["dice"] == row["oracle_dice"]
+
+
+def test_a_random_mask_gets_the_scores_of_chance():
+    generator = torch.Generator().manual_seed(0)
+    label = torch.zeros((40, 40, 40), dtype=torch.bool)
+    label[:10] = True
+    noise = torch.rand(label.shape, generator=generator)
+    row = case_row({"case": "c"}, FINDINGS, volumes_of(noise > 0.9, label, noise))
+    assert row["dice"] == pytest.approx(2 * 0.25 * 0.1 / (0.25 + 0.1), abs=0.01)
+    assert row["voxel_auroc"] == pytest.approx(0.5, abs=0.01)
+    assert row["precision"] == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_scan_without_label_has_a_score_and_no_overlap_and_a_normal_one_has_an_empty_label():
+    mask = block(0, 2)[0]
+    row = case_row({"case": "c"}, FINDINGS, volumes_of(mask, None))
+    assert (row["group"], row["score"], row["subject"]) == ("unlabelled", 0.5, "c")
+    assert "dice" not in row
+    normal = case_row({"case": "c", "group": "normal", "subject": "s"}, FINDINGS, volumes_of(mask, None))
+    assert (normal["dice"], normal["label_ml"], normal["subject"]) == (0, 0, "s")
+
+
+def test_fidelity_is_taken_outside_the_label_and_has_its_closed_form():
+    label = block(0, 4)[0]
+    image = torch.rand(label.shape, generator=torch.Generator().manual_seed(0))
+    expected = torch.where(label, image + 3, image + 0.5)
+    found = replace(volumes_of(label, label), image=image, reconstruction=expected)
+    assert case_row({"case": "c"}, FINDINGS, found)["psnr_db"] == pytest.approx(10 * math.log10(100 / 0.25), rel=1e-4)
+
+
+def test_a_case_on_disk_gives_the_row_that_it_gave_in_memory(tmp_path):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    mask, label = block(0, 4), block(0, 6)
+    affine = np.diag([2.0, 1.0, 1.0, 1.0])
+    for name in ("mask", "anomaly_map", "brain_mask", "reconstruction"):
+        voxels = torch.ones_like(mask) if name == "brain_mask" else mask
+        save_nifti(voxels[0].numpy().astype(np.float32), affine, folder / f"one_{name}.nii.gz")
+    save_nifti(label[0].numpy().astype(np.uint8), affine, tmp_path / "label.nii.gz")
+    assert read_case({"case": "one"}, folder) is None
+    (folder / "result.json").write_text(json.dumps(FINDINGS | {"percentile_among_normals": None}))
+    again = read_case({"case": "one", "label": str(tmp_path / "label.nii.gz")}, folder)
+    (first,) = run(tmp_path / "memory", mask, label)
+    assert {name: str("" if again.get(name) is None else again[name]) for name in COLUMNS} == first
+
+    class Store:
+        def folder(self, case: str) -> Path:
+            return tmp_path / case
+
+    class Done:
+        finished = ("one",)
+
+        def items(self) -> list[dict[str, str]]:
+            return [{"case": "one", "label": str(tmp_path / "label.nii.gz")}]
+
+    engine = Engine(lambda engine, batch: None)
+    CaseMetrics(tmp_path / "resumed", Done(), Store()).attach(engine)  # type: ignore[arg-type]
+    engine.fire_event(Events.STARTED)
+    engine.fire_event(Events.COMPLETED)
+    assert (tmp_path / "resumed" / "metrics.csv").read_text() == (tmp_path / "memory" / "metrics.csv").read_text()

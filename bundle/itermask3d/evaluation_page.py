@@ -40,6 +40,7 @@ img { max-width: 100%; height: auto; }
 figcaption { font-size: .85rem; color: #444; }
 dt { font-weight: 600; }
 dd { margin: 0 0 .4rem 1rem; overflow-wrap: anywhere; }
+@media screen { td:not(.text) { white-space: nowrap; } }
 @media print {
   body { max-width: none; font-size: 10pt; padding: 0; }
   nav { display: none; }

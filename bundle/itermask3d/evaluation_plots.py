@@ -149,6 +149,7 @@ def _score_distributions(methods: Sequence[MethodResults], folder: Path) -> Pict
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.invert_yaxis()
         axes.set_xscale("symlog", linthresh=1e-3)
+        axes.set_xlim(left=-5e-4)
         _label(axes, "score", "", method.name)
     alt = f"Scan-level scores by group ({', '.join(names)}), a panel a method; a black bar is a median."
     return _save(figure, folder / "scores.svg", "Distribution of the scores", alt)
@@ -205,7 +206,7 @@ def _fault_map(methods: Sequence[MethodResults], tables: Sequence[Table], folder
         axes.set_title(method.name, fontsize=9)
         axes.set_xlabel("severity")
     if picture is not None:
-        figure.colorbar(picture, ax=panels.tolist(), label="AUROC", shrink=0.8)
+        figure.colorbar(picture, ax=panels.tolist(), label="AUROC", shrink=0.8, extend="min")
     alt = (
         f"Scan-level AUROC by fault ({len(names)}) and severity, a panel a method; the table of faults has the numbers."
     )

@@ -348,7 +348,7 @@ def _detection_row(method: MethodResults, group: str, level: float) -> dict[str,
 
 
 def _pairs(first: MethodResults, other: MethodResults, column: str) -> list[tuple[str, float]]:
-    known = {row["case"]: row for row in first.rows if row.get("label_ml")}
+    known = {row["case"]: row for row in first.rows if row.get("label_ml") and not fault_of(row["group"])}
     both = [(row, known[row["case"]]) for row in other.rows if row["case"] in known]
     return [(row["subject"], float(row[column]) - float(base[column])) for row, base in both]
 

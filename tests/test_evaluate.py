@@ -1,0 +1,111 @@
+"""The whole command on phantoms and an analytic network: resume, regenerated tables, a page that stands alone."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import nibabel as nib
+import numpy as np
+import pytest
+from fast_bundle import write_fast_bundle
+from helpers import head_phantom
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A list of two normal scans, a lesion, a fault and a scan without label, and a list of two more normals."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "bundle").mkdir()
+    write_fast_bundle(root / "bundle")
+    phantom = head_phantom(spacing_mm=(6, 6, 6))
+    rng = np.random.default_rng(0)
+
+    def save(name: str, voxels: np.ndarray) -> str:
+        nib.save(nib.Nifti1Image(voxels.astype(np.float32), phantom.affine), root / f"{name}.nii.gz")
+        return f"{name}.nii.gz"
+
+    brain, label = save("brain", phantom.brain_mask), save("label", phantom.label)
+
+    def item(case: str, lesion: float = 0.0, noise: float = 2.0, **facts: str) -> dict[str, str]:
+        image = phantom.image + (lesion - 60) * phantom.label + noise * rng.standard_normal(phantom.image.shape)
+        return {"case": case, "image": save(case, np.where(phantom.brain_mask, image, 0)), "brain_mask": brain, **facts}
+
+    scans = [
+        item("n1", group="normal", subject="a"),
+        item("n2", group="normal", subject="b"),
+        item("l1", 60, label=label, group="strong lesion", subject="a"),
+        item("f1", noise=20, group="fault:noise:3", subject="a"),
+        item("r1", 40),
+    ]
+    for name, items in (("scans", scans), ("normals", [item("c1"), item("c2")])):
+        (root / f"{name}.json").write_text(json.dumps(items))
+    return root
+
+
+def evaluate(script: ModuleType, monkeypatch: pytest.MonkeyPatch, data: Path, output: Path, *options: str) -> None:
+    methods = ["itermask3d", "zscore", "one_shot"]
+    command = [str(data / "scans.json"), str(output), "--bundle", str(data / "bundle"), "--level", "0.4"]
+    command += ["--calibration", str(data / "normals.json"), "--methods", *methods, *options]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *command])
+    script.main()
+
+
+def test_one_command_writes_everything_resumes_and_regenerates(script, data, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    evaluate(script, monkeypatch, data, output)
+    page = (output / "report.html").read_text()
+    assert not re.findall(r"(?:https?:)?//[\w.]+", re.sub(r"data:[^\"]+", "", page)), "the page asks for nothing else"
+    assert all('alt=""' not in image and "alt=" in image for image in re.findall(r"<img[^>]*>", page))
+    assert len(re.findall(r"<h1", page)) == 1
+    assert "research use only" in page
+    with (output / "metrics.csv").open() as table:
+        rows = {(row["method"], row["case"]): row for row in csv.DictReader(table)}
+    assert len(rows) == 15
+    assert float(rows["itermask3d", "l1"]["dice"]) > 0.3
+    assert rows["itermask3d", "r1"]["dice"] == "", "a scan without label has no overlap"
+    assert rows["zscore", "l1"]["psnr_db"] == "", "an intensity rule reconstructs nothing"
+    assert float(rows["one_shot", "l1"]["psnr_db"]) > 0
+    shares = [
+        np.mean([one["flagged_share"] for one in json.loads(path.read_text())["figures"].values()])
+        for path in sorted(output.glob("methods/*/calibration.json"))
+    ]
+    assert shares == pytest.approx([shares[0]] * 3, abs=2e-3), "all flag the same share of normal brain"
+
+    tables = {path: path.read_bytes() for path in (*output.glob("tables/*.csv"), output / "tables.md")}
+    stamps = {path: path.stat().st_mtime_ns for path in output.glob("methods/*/results/*/result.json")}
+    lost = output / "methods/zscore/results/n1/result.json"
+    lost.unlink()
+    evaluate(script, monkeypatch, data, output)
+    assert {path: path.read_bytes() for path in tables} == tables
+    assert lost.exists()
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items() if path != lost)
+
+
+def test_a_calibration_scan_must_not_be_among_those_reported(script, data, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="share case 'n1'"):
+        evaluate(script, monkeypatch, data, tmp_path / "out", "--calibration", str(data / "scans.json"))
+
+
+def test_an_unknown_method_and_a_report_of_nothing_are_refused(script, data, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="expected itermask3d, reference, zscore"):
+        evaluate(script, monkeypatch, data, tmp_path / "out", "--methods", "magic")
+    with pytest.raises(SystemExit, match="holds no results"):
+        evaluate(script, monkeypatch, data, tmp_path / "out", "--report-only")

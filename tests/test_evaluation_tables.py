@@ -1,0 +1,121 @@
+"""The report's tables on made-up lists with a known answer."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from typing import Any
+
+import pytest
+from itermask3d.discrimination import Figure
+from itermask3d.evaluation_cases import MethodResults, fault_of
+from itermask3d.evaluation_page import evaluation_page
+from itermask3d.evaluation_tables import all_tables, bootstrap_mean, paired_difference
+from itermask3d.evaluation_text import Table, shown, to_csv, to_markdown
+
+
+def row(case: str, group: str, score: float, **figures: Any) -> dict[str, Any]:
+    label = 0.0 if group == "normal" else 5.0
+    return {
+        "case": case, "group": group, "subject": case[-1], "score": score, "label_ml": label, "flagged_ml": 1.0,
+        "flagged_share": 0.01, "mean_error": 0.0, "error_p99": 0.0, "dice": 0.0, "oracle_dice": 0.9,
+    } | figures  # fmt: skip
+
+
+def method(name: str, dice: tuple[float, ...], **options: Any) -> MethodResults:
+    rows = [row(f"n{i}", "normal", score=i / 10) for i in range(4)]
+    rows += [row(f"l{i}", "lesion", score=0.25 + i, dice=value) for i, value in enumerate(dice)]
+    return MethodResults(name, rows, calibration={f"c{i}": {"score": i / 10} for i in range(4)}, **options)
+
+
+def tables_of(*methods: MethodResults, level: float = 0.2) -> dict[str, Table]:
+    return {table.name: table for table in all_tables(methods, level=level)}
+
+
+def test_the_segmentation_row_has_its_closed_form_and_the_oracle_stands_last():
+    table = tables_of(method("a", (0.2, 0.4, 0.9)))["segmentation"]
+    (found,) = table.rows
+    assert found["n"] == 3
+    assert found["dice"].value == pytest.approx(0.5)
+    assert found["dice"].low <= 0.5 <= found["dice"].high
+    assert found["dice_median"] == pytest.approx(0.4)
+    assert list(table.columns)[-1] == "oracle_dice"
+    assert table.columns["oracle_dice"].startswith("oracle")
+
+
+def test_detection_and_specificity_follow_from_the_scores():
+    tables = tables_of(method("a", (0.2, 0.4)))
+    (found,) = tables["detection"].rows  # normals 0, 0.1, 0.2, 0.3; lesions 0.25, 1.25
+    assert found["auroc"].value == pytest.approx(7 / 8)
+    assert found["fpr_at_tpr_80"].value == pytest.approx(1 / 4)
+    assert found["flagged"].value == pytest.approx(1 / 2), "above the largest of four calibration scores, 0.3"
+    (normal,) = tables["specificity"].rows
+    assert normal["flagged"] == Figure(0.0, 0.0, pytest.approx(1 - 0.025 ** (1 / 4)))
+    assert normal["agrees"] == "yes"
+    assert normal["any_voxel"] == 1
+
+
+def test_too_few_calibration_scans_for_a_level_leave_the_cell_empty():
+    tables = tables_of(method("a", (0.2, 0.4)), level=0.05)
+    assert "flagged" not in tables["specificity"].rows[0]
+    assert "flagged" not in tables["detection"].rows[0]
+
+
+def test_methods_are_compared_on_the_scans_that_both_have():
+    other = method("b", (0.3, 0.4))
+    (found,) = tables_of(method("a", (0.2, 0.4, 0.9)), other)["paired"].rows
+    assert (found["n"], found["better"], found["equal"], found["worse"]) == (2, 1, 1, 0)
+    assert found["difference"].value == pytest.approx(0.05)
+
+
+def test_faults_have_a_row_each_and_real_cases_no_mean():
+    rows = [row("n1", "normal", 0.1), row("f1", "fault:noise:1", 0.0), row("f2", "fault:noise:3", 0.9)]
+    rows.append(row("r", "real", 0.5, dice=0.3))
+    tables = tables_of(MethodResults("a", rows))
+    faults = {found["severity"]: found["auroc"].value for found in tables["faults"].rows}
+    assert faults == {"1": 0.0, "3": 1.0}
+    assert "segmentation" not in tables
+    assert "detection" not in tables
+    assert [(found["case"], found["dice"]) for found in tables["real"].rows] == [("r", 0.3)]
+    assert fault_of("fault:noise") is None
+
+
+def test_a_missed_lesion_is_infinitely_far_in_the_median_and_a_case_without_figures_is_named():
+    rows = [row(f"l{i}", "lesion", 1.0, hd95_mm=distance) for i, distance in enumerate((2.0, math.inf, math.inf))]
+    tables = tables_of(MethodResults("a", rows, failures={"x": "no brain"}))
+    assert shown(tables["segmentation"].rows[0]["hd95_mm"]) == "∞"
+    assert tables["failures"].rows[0]["reason"] == "no brain"
+
+
+def test_the_bootstrap_draws_subjects_with_all_their_scans():
+    point = paired_difference([("a", 1.0), ("a", 3.0)])
+    assert point == Figure(2.0, 2.0, 2.0)
+    spread = paired_difference([("a", 1.0), ("b", 3.0)])
+    assert spread is not None
+    assert (spread.low, spread.high) == (1.0, 3.0)
+    assert paired_difference([]) is None
+    assert bootstrap_mean([{"subject": "a", "dice": math.nan}], "dice") is None
+
+
+def test_every_form_of_a_table_has_every_row():
+    table = Table(
+        "t", "T", "A note.", {"a": "A | B", "b": "B"}, [{"a": "x", "b": Figure(0.5, 0.25, 0.75)}, {"a": None}]
+    )
+    first, second = csv.DictReader(io.StringIO(to_csv(table)))
+    assert first == {"a": "x", "b": "0.5", "b_low": "0.25", "b_high": "0.75"}
+    assert second == {"a": "", "b": "", "b_low": "", "b_high": ""}
+    assert to_markdown(table).splitlines()[4:] == [
+        "| A \\| B | B |",
+        "| --- | --- |",
+        "| x | 0.500 [0.250, 0.750] |",
+        "| – | – |",
+    ]
+
+
+def test_the_page_escapes_what_it_is_given_and_says_what_it_is_for():
+    table = Table("t", "T", "A note.", {"a": "A"}, [{"a": "<script>alert(1)</script>"}])
+    page = evaluation_page("An <em>evaluation</em>", [table], [], facts={"Command": "a & b"})
+    assert "<script" not in page
+    assert "<em>" not in page
+    assert "research use only" in page
