@@ -47,7 +47,7 @@ def main() -> None:
     arguments = parse()
     output = Path(arguments.output)
     try:
-        items = list_scans(arguments.scans)
+        items = list_scans(arguments.scans) + (faulted_scans(Path(arguments.faults)) if arguments.faults else [])
         methods = dict(read_method(text) for text in arguments.methods)
         if not arguments.report_only:
             run(items, methods, output, arguments)
@@ -63,6 +63,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("scans", help="JSON list of the scans to be reported")
     parser.add_argument("output", help="folder; made if absent")
+    parser.add_argument(
+        "--faults", help="folder that scripts/simulate_faults.py wrote; its scans are added to the list"
+    )
     parser.add_argument("--methods", nargs="+", default=[MAIN], metavar="METHOD", help="the first is compared with")
     parser.add_argument("--calibration", help="normal scans that set thresholds: a list or a folder")
     parser.add_argument("--atlas", help="normal scans that the atlas is made of; others than those of --calibration")
@@ -95,19 +98,39 @@ def read_method(text: str) -> tuple[str, list[Path] | None]:
     return name, overlays
 
 
+def faulted_scans(folder: Path) -> list[dict[str, Any]]:
+    """Items of ``<fault>_<severity>/scans.json``, with group and subject, each under a name of its own."""
+    items = []
+    for path in sorted(folder.glob("*_*/scans.json")):
+        fault, _, severity = path.parent.name.rpartition("_")
+        for item in list_scans(path):
+            facts = {"group": f"fault:{fault}:{severity}", "subject": item.get("subject", item["case"])}
+            items.append({**item, **facts, "case": f"{path.parent.name}_{item['case']}"})
+    if not items:
+        raise ScanError(
+            f"'{folder}' holds no FAULT_SEVERITY/scans.json; expected what scripts/simulate_faults.py wrote"
+        )
+    return items
+
+
 def run(
     items: Sequence[dict], methods: dict[str, list[Path] | None], output: Path, arguments: argparse.Namespace
 ) -> None:
     """Every method over every scan; the bundle first, because baselines flag the share that it flags."""
     normals = list_scans(arguments.calibration) if arguments.calibration else []
     require_disjoint(items, normals, "calibration scans")
+    output.mkdir(parents=True, exist_ok=True)
+    listed = output / "scans.json"
+    here = Path.cwd()
+    absolute = [
+        item | {key: str(here / item[key]) for key in ("image", "brain_mask", "label") if key in item} for item in items
+    ]
+    write_atomically(json.dumps(absolute, indent=1) + "\n", listed)
     for name, overlays in methods.items():
         if overlays is not None:
             calibration = arguments.calibration if normals else None
             folder = output / "methods" / name
-            run_bundle(
-                arguments.scans, folder, overlays=overlays, calibration=calibration, bundle_root=arguments.bundle
-            )
+            run_bundle(listed, folder, overlays=overlays, calibration=calibration, bundle_root=arguments.bundle)
     parts = BundleParts.read(arguments.bundle)
     chosen = {
         name: baseline(name, parts, arguments, items, normals) for name, overlays in methods.items() if overlays is None

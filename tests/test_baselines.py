@@ -44,7 +44,7 @@ def test_the_intensity_rule_is_the_squared_score_of_its_side():
 
 
 def test_one_shot_is_the_error_of_the_pass_that_sees_nothing():
-    image, brain = scan()
+    image, brain = scan(seed=1)  # the loop's noise is drawn from seed 0
 
     def network(inputs: torch.Tensor) -> torch.Tensor:
         assert not torch.isclose(inputs[:, :1], image)[brain > 0].any(), "the network must not see the brain"

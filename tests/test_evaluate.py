@@ -100,7 +100,7 @@ def test_one_command_writes_everything_resumes_and_regenerates(script, data, tmp
 
 
 def test_a_calibration_scan_must_not_be_among_those_reported(script, data, tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="share case 'n1'"):
+    with pytest.raises(SystemExit, match="share case 'f1'"):
         evaluate(script, monkeypatch, data, tmp_path / "out", "--calibration", str(data / "scans.json"))
 
 
@@ -109,3 +109,12 @@ def test_an_unknown_method_and_a_report_of_nothing_are_refused(script, data, tmp
         evaluate(script, monkeypatch, data, tmp_path / "out", "--methods", "magic")
     with pytest.raises(SystemExit, match="holds no results"):
         evaluate(script, monkeypatch, data, tmp_path / "out", "--report-only")
+
+
+def test_simulated_faults_are_listed_with_group_and_subject(script, data, tmp_path):
+    folder = tmp_path / "thick_slices_3"
+    folder.mkdir()
+    (folder / "scans.json").write_text(json.dumps([{"case": "a", "image": "a.nii.gz"}]))
+    (found,) = script.faulted_scans(tmp_path)
+    assert (found["case"], found["group"], found["subject"]) == ("thick_slices_3_a", "fault:thick_slices:3", "a")
+    assert found["image"] == str(folder / "a.nii.gz")
