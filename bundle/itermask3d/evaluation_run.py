@@ -80,8 +80,10 @@ def run_bundle(
         except SystemExit as stop:
             if stop.code != 1:  # 1: a scan failed, which failures.json records
                 raise ScanError(f"method '{method.name}' could not start, see the error above") from stop
-    values = {"kind": "bundle", "overlays": [json.loads(Path(path).read_text()) for path in overlays]}
-    _write_json(values, method / "method.json")
+    done = next(iter(sorted(method.glob("results/*/result.json"))), None)
+    settings = json.loads(done.read_text())["settings"] if done else {}
+    changed = [json.loads(Path(path).read_text()) for path in overlays]
+    _write_json({"kind": "bundle", "overlays": changed, "settings": settings}, method / "method.json")
     if calibration is not None:
         found = {path.parent.name: json.loads(path.read_text()) for path in method.glob("calibration/*/result.json")}
         usable = {case: result for case, result in sorted(found.items()) if result["outcome"] != "fit_failed"}
