@@ -12,6 +12,19 @@ import torch
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
 
+PUBLISHED = {
+    "gamma": 0.1,
+    "min_r_squared": 0.85,
+    "relative_error": False,
+    "error_window": 1,
+    "interpolate": False,
+    "threshold_floor": 0.0,
+    "threshold_ceiling": None,
+    "schedule": "exact",
+}
+"""A convolution foretells no error, so the error is the squared one and its threshold is found as published."""
+
+
 def write_fast_bundle(root: Path) -> Path:
     """Write configs and weights of a bundle whose network blurs the image and adds half of the guide.
 
@@ -30,7 +43,7 @@ def write_fast_bundle(root: Path) -> Path:
     }
     config["network"] = "$@network_def.to(@device)"
     config["spacing_mm"], config["spatial_size"] = 4.0, [48, 56, 48]
-    config["settings"]["n_steps"] = 20
+    config["settings"] |= {"n_steps": 20, **PUBLISHED}
     path.write_text(json.dumps(config))
     taps = np.exp(-(np.arange(-2, 3) ** 2) / 8.0)
     weight = np.zeros((1, 2, 5, 5, 5), dtype=np.float32)

@@ -84,7 +84,7 @@ def checkpoint(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "model.pt"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        torch.save(ReconstructionUNet(channels=CHANNELS).state_dict(), path)
+        torch.save(ReconstructionUNet(channels=CHANNELS, out_channels=2).state_dict(), path)
     return path
 
 
@@ -219,7 +219,7 @@ def test_export_to_torchscript_keeps_the_output_and_the_refusal_of_wrong_sizes(c
     extra = {"metadata.json": "", "inference.json": ""}
     exported = torch.jit.load(path, _extra_files=extra).eval()
     assert json.loads(extra["metadata.json"])["version"] == itermask3d.__version__
-    original = ReconstructionUNet(channels=CHANNELS).eval()
+    original = ReconstructionUNet(channels=CHANNELS, out_channels=2).eval()
     original.load_state_dict(torch.load(checkpoint, weights_only=True))
     inputs = torch.rand(1, 2, 32, 48, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -364,7 +364,7 @@ def test_training_runs_from_the_root_of_the_file_system(scans, split_file, tmp_p
     assert epoch_of(out) == 1
     assert list((out / "tensorboard").glob("events*"))
     assert "full_mask_mse" in done.stdout
-    network = ReconstructionUNet(channels=CHANNELS)
+    network = ReconstructionUNet(channels=CHANNELS, out_channels=2)
     network.load_state_dict(torch.load(out / "best.pt", weights_only=True))
 
 

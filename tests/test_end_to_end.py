@@ -25,7 +25,7 @@ OBLIQUE = rotation(degrees=(8, -12, 15))
 def weights(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "random.pt"
     torch.manual_seed(0)
-    torch.save(ReconstructionUNet(channels=CHANNELS).state_dict(), path)
+    torch.save(ReconstructionUNet(channels=CHANNELS, out_channels=2).state_dict(), path)
     return path
 
 
