@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": set(),
     "network": set(),
     "scans": set(),
+    "discovery": {"scans"},
     "schedule": set(),
     "threshold": set(),
     "calibration": set(),
@@ -72,6 +73,10 @@ for _module in (
     "dicom_slices",
     "dicom_seg",
     "dicom_out",
+    "screening",
+    "cluster",
+    "cohort_table",
+    "cohort_report",
 ):  # the top: each may use all that stands before it
     ALLOWED[_module] = set(ALLOWED) - {"__init__"}
 
