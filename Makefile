@@ -23,7 +23,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo bench report evaluate label ohif test test-slow e2e lint types format train hooks lock clean
+.PHONY: help setup demo bench report evaluate screen label ohif test test-slow e2e lint types format train hooks lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: setup ## segment a real scan, and the same with a lesion put in, into out/demo; any other scan: SCAN=path
 	$(PY) scripts/demo.py $(if $(SCAN),--scan "$(SCAN)") --output out/demo
+
+screen: setup ## screen DATA=folder, list, BIDS dataset or DICOM tree into OUT=out/screen; also ARGS="--workers 2 …"
+	@test -n "$(DATA)" || { echo "Name the scans: make screen DATA=path/to/scans" >&2; exit 2; }
+	$(PY) scripts/screen.py "$(DATA)" "$(or $(OUT),out/screen)" $(ARGS)
 
 bench: setup ## time and compare the ways to compute one answer; QUICK=1 checks agreement only, FULL=1 also at 1 mm; LIST=scans.json
 ifdef QUICK
