@@ -29,6 +29,7 @@ class KnownScreener(Screener):
 
     def _segment(self, scan: FoundScan) -> ScanResult:
         if scan.case.startswith("deadly"):
+            time.sleep(1)  # as a scan that runs out of memory would: a worker that dies while it starts stays away
             os.kill(os.getpid(), signal.SIGKILL)
         if scan.case.startswith("slow"):
             time.sleep(1)
