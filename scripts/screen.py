@@ -48,6 +48,9 @@ from itermask3d.throughput import Throughput, duration
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+PATIENCE_S = 300.0
+"""How long local workers may all be gone before a run ends."""
+
 CONSOLE = Console(soft_wrap=True, highlight=False, markup=False)
 DONE, FAILED, NOT_STARTED, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -112,7 +115,9 @@ def work(arguments: argparse.Namespace, plan: Plan, output: Path) -> tuple[int, 
     try:
         with engine(arguments, len(scans)) as (client, workers, threads), watch:
             CONSOLE.print(f"workers: {workers or 'as the scheduler has'}, dashboard: {dashboard(client) or 'none'}")
-            for record in run_scans(client, screener, scans, output, threads=threads):
+            queue = arguments.slurm or arguments.scheduler  # where workers may take their time to come
+            patience_s = None if queue else PATIENCE_S
+            for record in run_scans(client, screener, scans, output, threads=threads, patience_s=patience_s):
                 watch.tell(record)
                 if record.status is Status.NO_ROOM:
                     CONSOLE.print(f"stopped: {record.reason}; make room and run the same command again")

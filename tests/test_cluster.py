@@ -31,7 +31,7 @@ def bundle(tmp_path_factory) -> Path:
 def one_process(workers: int = 1, threads: int = 1, gpus: object = ()):
     """Workers that are threads of this process: quick to start."""
     with (
-        distributed.LocalCluster(workers, processes=False, threads_per_worker=1, dashboard_address=None) as local,
+        distributed.LocalCluster(n_workers=workers, processes=False, threads_per_worker=1, dashboard_address=None) as local,
         distributed.Client(local) as client,
     ):
         yield client
@@ -82,6 +82,15 @@ def test_a_scan_that_kills_every_worker_fails_alone(bundle, tmp_path):
         records = {record.case: record for record in found}
     assert "workers died" in records.pop("deadly").reason
     assert [record.status for record in records.values()] == [Status.DONE] * 2
+
+
+def test_a_run_whose_workers_are_all_gone_ends_instead_of_waiting(bundle, tmp_path):
+    scans = discover(write_scans(tmp_path / "in", ["slow1"])).scans
+    with (
+        one_process(workers=0) as client,
+        pytest.raises(ConnectionError, match="or all of its workers are gone"),
+    ):
+        list(cluster.run_scans(client, KnownScreener(bundle), scans, tmp_path / "out", patience_s=0.2))
 
 
 def test_script_screens_lists_failures_and_skips_what_is_done(screen, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ __all__ = [
 
 DEATHS = 3
 """Worker deaths on one scan before it counts as failed; the first two are tried again."""
+
+GONE = "the Dask scheduler or all of its workers are gone"
+
+CHECK_S = 5.0
+"""How often somebody looks whether any worker is left."""
 
 DEFAULT_MEMORY = "16GB"
 
@@ -148,7 +154,13 @@ def dashboard(client: Client) -> str:
 
 
 def run_scans(
-    client: Client, screener: Screener, scans: Sequence[FoundScan], output: Path, *, threads: int | None = None
+    client: Client,
+    screener: Screener,
+    scans: Sequence[FoundScan],
+    output: Path,
+    *,
+    threads: int | None = None,
+    patience_s: float | None = None,
 ) -> Iterator[Record]:
     """Screen scans on the client's workers; yields a record for each as it comes, in no order.
 
@@ -161,9 +173,10 @@ def run_scans(
         scans: what to do.
         output: folder of the results.
         threads: of torch in each worker; ``None`` leaves it as the worker has it.
+        patience_s: give up when no worker has been there for so long; ``None`` waits, as for jobs in a queue.
 
     Raises:
-        ConnectionError: if the scheduler is lost.
+        ConnectionError: if the scheduler is lost, or no worker came back within ``patience_s``.
     """
     _, distributed = _dask()
     run = uuid4().hex[:8]
@@ -171,12 +184,36 @@ def run_scans(
         client.submit(_screen, run, screener, scan, str(output), threads, key=f"{scan.case}-{run}", pure=False): scan
         for scan in scans
     }
+    over = threading.Event()
+    watch = threading.Thread(
+        target=_give_up_without_workers, args=(client, list(futures), over, patience_s), daemon=True
+    )
+    if patience_s is not None:
+        watch.start()
     try:
+        missing = {scan.case for scan in scans}
         for future in distributed.as_completed(list(futures)):
             yield _record(future, futures[future])
+            missing.discard(futures[future].case)
             future.release()
+        if missing:  # cancelled futures are passed over in silence
+            raise ConnectionError(GONE)
     finally:
+        over.set()
         client.cancel(list(futures), force=True)
+
+
+def _give_up_without_workers(client: Client, futures: Sequence[Any], over: threading.Event, patience_s: float) -> None:
+    """Cancel what is left once no worker has been there for a while; as it is, Dask would wait for ever."""
+    alone_s = 0.0
+    while not over.wait(min(CHECK_S, patience_s)):
+        try:
+            alone_s = 0.0 if client.scheduler_info(n_workers=-1)["workers"] else alone_s + min(CHECK_S, patience_s)
+        except (OSError, TimeoutError):
+            return  # the scheduler itself is lost, which the futures tell
+        if alone_s >= patience_s:
+            client.cancel(list(futures), force=True)
+            return
 
 
 def _screen(run: str, screener: Screener, scan: FoundScan, output: str, threads: int | None) -> Record:
@@ -200,7 +237,7 @@ def _record(future: Any, scan: FoundScan) -> Record:
         record: Record = future.result()
         return record
     if future.status in ("cancelled", "lost"):
-        raise ConnectionError("the Dask scheduler is gone")
+        raise ConnectionError(GONE)
     error = future.exception()
     if type(error).__name__ == "KilledWorker":
         reason = f"{DEATHS} workers died on it, the last without a word; it may need more memory than a worker has"
