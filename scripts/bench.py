@@ -271,7 +271,7 @@ def quick(arguments: argparse.Namespace, output: Path) -> None:
     texture = avg_pool3d(image, 7, stride=1, padding=3)
     image = texture / texture[brain].std() * brain
     image[..., 20:30, 28:38, 30:40] += 4.0
-    network, settings = shipped_network(2.0), replace(SETTINGS[2.0], n_steps=40)
+    network, settings = shipped_network(2.0), replace(SETTINGS[2.0], n_steps=100)
     runs = {name: segmented(network, image, brain, VARIANTS[name], 2.0, settings=settings) for name in VARIANTS}
     first = next(iter(runs.values()))
     rows = [{"variant": name, **compared(run, first, brain)} for name, run in runs.items()]

