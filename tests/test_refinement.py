@@ -181,6 +181,28 @@ def test_iterations_are_bounded_and_the_bound_is_recorded():
     assert result.iterations[0] <= 3
 
 
+def test_fast_schedule_skips_steps_where_a_bound_holds_the_threshold_and_takes_all_where_none_does():
+    image, brain, guide = scan(3)
+    phases: list[tuple[str, int, int]] = []
+    rule = {"gamma": 0.02, "interpolate": True, "min_r_squared": 0.0, "nested": True}
+    estimate = refine(image, brain, guide, blur(), settings=RefinementSettings(**rule)).estimates[0].threshold
+    for floor, steps in ((2 * estimate, 11), (0.5 * estimate, 100)):
+        phases.clear()
+        settings = RefinementSettings(**rule, threshold_floor=floor)
+        exact = refine(image, brain, guide, blur(), settings=settings)
+        fast = refine(
+            image,
+            brain,
+            guide,
+            blur(),
+            settings=replace(settings, schedule="fast"),
+            iter_callback=lambda *call: phases.append(call),
+        )
+        assert max(total for phase, _, total in phases if phase == "sweep") == steps
+        assert fast.thresholds == exact.thresholds
+        assert torch.equal(fast.mask, exact.mask)
+
+
 def half_masked():
     image = torch.zeros(1, 1, 16, 16, 16)
     brain = torch.zeros_like(image)

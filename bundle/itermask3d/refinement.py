@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -43,6 +43,10 @@ IterationCallback = Callable[[str, int, int], None]
 """``(phase, iterations done, iterations at most)``, phase ``"sweep"`` or ``"shrink"``."""
 
 
+HELD_TOLERANCE = 0.15
+"""How far the threshold of a fast sweep may be from the exact one, measured, see docs/benchmarks.md."""
+
+
 @dataclass(frozen=True)
 class RefinementSettings:
     """What the loop does; the defaults of the first block are the published ones.
@@ -66,9 +70,9 @@ class RefinementSettings:
             anyway, and one that no normal brain shows. Published: 0 and none. With a ceiling, a scan whose slope never
             exceeds gamma is held to it.
         seed: of the noise in the masked region, drawn once per scan.
-        schedule: ``"exact"`` takes every step of the sweep. ``"fast"`` leaves early ones out
-            (:func:`itermask3d.schedule.sweep_steps`) and falls back to every step where its curve is too close to
-            another threshold to tell.
+        schedule: ``"exact"`` takes every step of the sweep. ``"fast"`` leaves most out
+            (:func:`itermask3d.schedule.sweep_steps`) and falls back to every step where its curve cannot tell which
+            threshold the exact one gives: unless that is plainly one of the two bounds, or plainly one step.
     """
 
     gamma: float = 0.01
@@ -108,6 +112,16 @@ class RefinementSettings:
             return math.inf
         ceiling = math.inf if self.threshold_ceiling is None else self.threshold_ceiling
         return min(max(estimate.threshold, self.threshold_floor), ceiling)
+
+    def is_held(self, estimate: ThresholdEstimate, tolerance: float = HELD_TOLERANCE) -> bool:
+        """Whether the same bound would be applied if the estimate were a little different.
+
+        Args:
+            estimate: of a curve that may not be exact.
+            tolerance: relative change of its threshold that must not matter.
+        """
+        lower, upper = (replace(estimate, threshold=estimate.threshold * (1 + sign * tolerance)) for sign in (-1, 1))
+        return self.hold(lower) == self.hold(upper)
 
 
 @dataclass(frozen=True)
@@ -452,11 +466,10 @@ def _swept(
         curves = run_to_end(Sweep(task, settings.n_steps, schedule=schedule), iter_callback).curves()
         estimates = tuple(estimate_threshold(curve.numpy(), **rule) for curve in curves)
         decided = (
-            is_decided(
-                estimate,
-                gamma=settings.gamma,
-                min_r_squared=settings.min_r_squared,
-                interpolate=settings.interpolate,
+            settings.is_held(estimate)
+            or (
+                not settings.interpolate
+                and is_decided(estimate, gamma=rule["gamma"], min_r_squared=rule["min_r_squared"])
             )
             for estimate in estimates
         )

@@ -159,23 +159,18 @@ def is_decided(
     *,
     gamma: float,
     min_r_squared: float = 0.85,
-    interpolate: bool = False,
     slope_tolerance: float = SLOPE_TOLERANCE,
     r_squared_tolerance: float = R_SQUARED_TOLERANCE,
 ) -> bool:
     """Whether the same step would be chosen if the slopes and the quality of the fit were a little different.
 
     Args:
-        estimate: from :func:`estimate_threshold` with the same ``gamma``, ``min_r_squared`` and ``interpolate``.
-        interpolate: the threshold then follows the slopes smoothly, and only the choice between the fit and the
-            differences can tip.
+        estimate: from :func:`estimate_threshold` with the same ``gamma`` and ``min_r_squared``.
         slope_tolerance: relative change of the slopes that must not matter.
         r_squared_tolerance: change of the coefficient of determination that must not matter.
     """
     if abs(estimate.fit.r_squared - min_r_squared) < r_squared_tolerance:
         return False
-    if interpolate:
-        return True
     before = estimate.slope if estimate.step is None else estimate.slope[: estimate.step - 1]
     reached = estimate.step is None or estimate.slope[estimate.step - 1] > gamma * (1 + slope_tolerance)
     return reached and max(before, default=0.0) <= gamma * (1 - slope_tolerance)
