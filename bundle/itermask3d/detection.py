@@ -35,7 +35,7 @@ class Findings:
 
     Attributes:
         outcome: see :class:`Outcome`.
-        score: mean over the brain of the anomaly map inside the final mask, in squared normalised intensity. It grows
+        score: mean over the brain of the anomaly map inside the final mask, in the unit of the map. It grows
             with the extent and with the strength of an anomaly, and neither with head size nor with padding.
         flagged_share: share of the brain that the final mask covers, 0 to 1.
         mean_error: mean of the anomaly map over the brain.

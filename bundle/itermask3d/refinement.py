@@ -52,7 +52,7 @@ class RefinementSettings:
     """What the loop does; the defaults of the first block are the published ones.
 
     Attributes:
-        gamma: slope of the curve, in squared normalised intensity per percent of the brain, at which the threshold is
+        gamma: slope of the curve, in the unit of the error per percent of the brain, at which the threshold is
             taken.
         n_steps: steps of the sweep; each leaves ``1 / n_steps`` less of the brain masked.
         fit_limit, min_r_squared: see :func:`itermask3d.threshold.estimate_threshold`.

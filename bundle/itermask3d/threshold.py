@@ -72,11 +72,11 @@ class CurveFit:
     n_points: int
 
     def value(self, percent: np.ndarray) -> np.ndarray:
-        """Fitted error quantile where ``percent`` of the brain is unmasked, in squared normalised intensity."""
+        """Fitted error quantile where ``percent`` of the brain is unmasked, in the unit of the error."""
         return self.a * np.tan(self.b * percent)
 
     def slope(self, percent: np.ndarray) -> np.ndarray:
-        r""":math:`a\,b\,\sec^2(b\,t)`, in squared normalised intensity per percent of the brain."""
+        r""":math:`a\,b\,\sec^2(b\,t)`, in the unit of the error per percent of the brain."""
         return self.a * self.b / np.cos(self.b * percent) ** 2
 
 
@@ -86,7 +86,7 @@ class ThresholdEstimate:
 
     Attributes:
         status: see :class:`ThresholdStatus`.
-        threshold: error above which a voxel is suspicious, in squared normalised intensity; infinite where the status
+        threshold: error above which a voxel is suspicious, in the unit of the curve; infinite where the status
             is not ``found``, so that nothing exceeds it.
         step: 1-based step at which it was taken; ``None`` where the status is not ``found``.
         slope_source: see :class:`SlopeSource`.
@@ -113,8 +113,8 @@ def estimate_threshold(
     r"""Take the threshold where the slope of :math:`\tau(t)` first exceeds :math:`\gamma`.
 
     Args:
-        curve: :math:`\tau(t)` at equal steps up to the whole brain unmasked, non-negative, in squared normalised
-            intensity. Published: 100 steps of 1 %.
+        curve: :math:`\tau(t)` at equal steps up to the whole brain unmasked, non-negative, in the unit of
+            the error. Published: 100 steps of 1 %.
         gamma: slope per percent of the brain.
         fit_limit: the fit uses the steps before the curve first exceeds this.
         min_r_squared: below it, or where it is undefined, the slope is the smoothed backward difference.
