@@ -7,7 +7,7 @@
     python scripts/bench.py report OUT                             tables and plots into docs/
     python scripts/bench.py quick OUT                              agreement on a small synthetic scan, no times
 
-Without a list or a scan the demo's volumes are used. Each part adds to OUT/bench.json, so parts can be run one at a
+Without a list or a scan the demo's volumes are used. Each part adds to OUT.json, so parts can be run one at a
 time; `make bench` runs them all.
 """
 
@@ -271,7 +271,7 @@ def quick(arguments: argparse.Namespace, output: Path) -> None:
     texture = avg_pool3d(image, 7, stride=1, padding=3)
     image = texture / texture[brain].std() * brain
     image[..., 20:30, 28:38, 30:40] += 4.0
-    network, settings = shipped_network(2.0), replace(SETTINGS[2.0], n_steps=100)
+    network, settings = shipped_network(2.0), replace(SETTINGS[2.0], n_steps=40)
     runs = {name: segmented(network, image, brain, VARIANTS[name], 2.0, settings=settings) for name in VARIANTS}
     first = next(iter(runs.values()))
     rows = [{"variant": name, **compared(run, first, brain)} for name, run in runs.items()]
@@ -289,7 +289,7 @@ def cumulative_seconds(taken: dict[Any, Any], function: Callable[..., Any]) -> f
 
 def report(arguments: argparse.Namespace, output: Path) -> None:
     """Tables and plots from what has been measured so far."""
-    write_report(json.loads((output / "bench.json").read_text()), Path(__file__).parents[1] / "docs")
+    write_report(json.loads(figures_file(output).read_text()), Path(__file__).parents[1] / "docs")
 
 
 def one_sample(arguments: argparse.Namespace, output: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -448,9 +448,14 @@ def scans(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]:
     return list_scans(inputs / "scans.json")
 
 
+def figures_file(output: Path) -> Path:
+    """Beside the folder with everything else, under its name."""
+    return output.with_suffix(".json")
+
+
 def store(output: Path, key: str, value: Any) -> None:
-    """Put one part's figures into OUT/bench.json."""
-    path = output / "bench.json"
+    """Put one part's figures into OUT.json."""
+    path = figures_file(output)
     known = json.loads(path.read_text()) if path.exists() else {}
     write_atomically(json.dumps({**known, key: value}, indent=1) + "\n", path)
 

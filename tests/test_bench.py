@@ -24,7 +24,7 @@ def bench():
 
 
 def test_variants_agree_on_a_small_scan(bench, tmp_path):
-    bench["quick"](None, tmp_path)
+    bench["quick"](None, tmp_path / "bench")
     rows = json.loads((tmp_path / "bench.json").read_text())["quick"]
     assert {row["variant"] for row in rows} == set(bench["VARIANTS"])
     assert all(row["flagged_share"] > 0 for row in rows)
