@@ -155,7 +155,7 @@ def _draw_curve(axes: Axes, findings: Findings) -> None:
     finite = [value for value in findings.curve[:97] if np.isfinite(value)]
     axes.set_ylim(0, 1.1 * max([*finite, findings.threshold or 0, 1e-3]))
     axes.set_xlabel("share of the brain unmasked in the sweep (%)", color=INK)
-    axes.set_ylabel("squared error", color=INK)
+    axes.set_ylabel("error", color=INK)
     axes.tick_params(colors=INK)
     axes.legend(facecolor=PAPER, labelcolor=INK, edgecolor="#444444", loc="upper left")
 
