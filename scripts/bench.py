@@ -50,16 +50,11 @@ from itermask3d.results import write_atomically, write_result
 from itermask3d.scans import list_scans
 from monai.bundle import ConfigWorkflow
 from torch.nn.functional import avg_pool3d
+from tune import shipped_settings
 
 HALF_WIDTH = (8, 16, 32, 64, 128)
 FIELD_MM = {2.0: (80, 96, 80), 1.0: (192, 192, 192)}
-SHIPPED = RefinementSettings(
-    **{
-        name: value
-        for name, value in json.loads(Path(BUNDLE_ROOT, "configs/inference.json").read_text())["settings"].items()
-        if name != "_target_"
-    }
-)
+SHIPPED = shipped_settings()
 SETTINGS = {2.0: SHIPPED, 1.0: replace(SHIPPED, error_window=2 * SHIPPED.error_window - 1)}
 """The bundle's; at 1 mm, where it has no weights, with a window of the same extent."""
 

@@ -474,3 +474,9 @@ def test_unconstrained_shrink_equals_constraints_that_say_nothing():
         while not loop.done():
             loop.update()
     assert torch.equal(loops[0].mask, loops[1].mask)
+
+
+@pytest.mark.parametrize("window", [-1, 0, 2])
+def test_a_window_without_a_centre_is_refused_nested_or_not(window):
+    with pytest.raises(ValueError, match=f"error_window = {window} is outside its range"):
+        RefinementSettings(error_window=window, nested=True)

@@ -223,13 +223,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-REPORT_FILES = ("report.html", "report.json", "dicom")
-"""What a report adds to a result later; it is made anew from a new result, so it goes with the old one."""
+REPORT_FILES = ("report.html", "report.json")
+"""What a report adds to a result later, beside the folder ``dicom``; it goes with the old one."""
 
 
 def foreign_files(folder: Path, case: str) -> list[str]:
     """Names in a folder that no result of this case would have written; empty where there is no folder."""
-    own = {f"{case}_{name}.nii.gz" for name in VOLUMES} | {"result.json", "picture.png", *REPORT_FILES}
+    own = {f"{case}_{name}.nii.gz" for name in VOLUMES} | {"result.json", "picture.png", *REPORT_FILES, "dicom"}
     return sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
 
 

@@ -16,12 +16,9 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.report_data import FinishedScan, read_finished, report_data
 from itermask3d.report_images import comparison, focus, mosaic, pack, show
 from itermask3d.report_plots import curve_drawing, normal_scores, score_drawing
-from itermask3d.results import write_atomically
+from itermask3d.results import REPORT_FILES, write_atomically
 
 __all__ = ["REPORT_FILES", "render_report", "report_schema", "write_scan_report"]
-
-REPORT_FILES = ("report.html", "report.json")
-"""What a report adds to a scan's folder."""
 
 FIRST_ROWS = 12
 """Regions that the table shows at once; the others are folded away."""

@@ -13,7 +13,7 @@ SCHEDULES = ("exact", "fast")
 """``exact``: every step, as published; ``fast``: gaps that shrink with what is still masked."""
 
 _GAP_DIVISOR = 3
-"""A fast gap is this part of the share that is still masked. Chosen by measurement, see docs/benchmarks.md."""
+"""A fast gap is this part of the share that is still masked. Eleven steps of 100."""
 
 _FIRST_GAP, _SMALLEST_GAP = 0.1, 0.03
 """Of the sweep: the curve bends a little at its beginning too; near its end it is beyond any threshold."""

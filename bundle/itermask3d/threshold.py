@@ -31,7 +31,7 @@ SMOOTHING_WINDOW = 5
 
 SLOPE_TOLERANCE = 0.15
 R_SQUARED_TOLERANCE = 0.05
-"""How far the fast sweep's figures are from the exact ones, measured, see docs/benchmarks.md."""
+"""How far the fast sweep's figures may be from the exact ones: wide on purpose, beyond it every step is taken."""
 
 
 class ThresholdStatus(str, Enum):
