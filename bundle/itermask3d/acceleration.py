@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -65,7 +65,8 @@ class InferenceUNet:
     - channels lie last in memory, which spares the reordering around every convolution;
     - the way up computes only what the brain's voxels depend on, with an exact halo at every level, and the last stage
       goes slab by slab, so that the widest layer at full resolution stays in the cache and is never held whole;
-    - the last convolution, with its single output channel, is a matrix product over its 27 taps and 27 shifted sums.
+    - the last convolution, with its few output channels, sums along one axis only, for nine taps of the two others at
+      once, and adds the nine results up where they belong.
 
     Args:
         network: plain or after :func:`fuse_upsampling`; later changes of it are not seen.
@@ -249,32 +250,39 @@ class _Last:
     def of(cls, stage: Any, dtype: torch.dtype) -> _Last:
         exact = torch.promote_types(dtype, torch.float32)
         weight, bias = stage[2].conv.weight.detach().to(exact), stage[2].conv.bias.detach().to(exact)
-        taps = weight.flatten(2).transpose(1, 2).reshape(-1, weight.shape[1]).contiguous()
-        return cls(_Conv.of(stage[1], dtype, transposed=True), taps, bias)
+        return cls(_Conv.of(stage[1], dtype, transposed=True), weight.permute(2, 3, 0, 1, 4), bias)
 
     def first_channels(self, count: int) -> _Last:
         """The same layer with its first output channels only."""
-        return _Last(self.first, self.taps[: 27 * count], self.bias[:count])
+        return _Last(self.first, self.taps[:, :, :count], self.bias[:count])
 
     def __call__(self, with_halo: torch.Tensor, box: Box, slabs: list[Box], *, grid: torch.Size) -> torch.Tensor:
         channels, batch = len(self.bias), len(with_halo)
-        output = with_halo.new_zeros((channels, batch, *(size + 2 for size in grid)), dtype=self.taps.dtype)
+        output = with_halo.new_zeros((batch, channels, grid[0] + 2, grid[1] + 2, grid[2]), dtype=self.taps.dtype)
+        rows = self.taps.flatten(0, 2)[:, :, None, None].contiguous(memory_format=torch.channels_last_3d)
         for slab in slabs:
             tile = with_halo[
                 (slice(None), slice(None), *(slice(a - c, b - c + 2) for (a, b), (c, _) in zip(slab, box, strict=True)))
             ]
-            hidden = self.first.upsampled(tile).movedim(1, -1)
-            products = self.taps @ hidden.reshape(-1, hidden.shape[-1]).to(self.taps.dtype).T
-            _add_shifted(output, products.view(channels, 3, 3, 3, *hidden.shape[:-1]), slab)
-        return output[..., 1:-1, 1:-1, 1:-1].movedim(0, 1) + self.bias.view(1, -1, 1, 1, 1)
+            hidden = self.first.upsampled(tile).to(self.taps.dtype)
+            sums = conv3d(hidden, rows, padding=(0, 0, 1))
+            _add_shifted(output, sums.unflatten(1, (3, 3, channels)), slab)
+        return output[:, :, 1:-1, 1:-1] + self.bias.view(1, -1, 1, 1, 1)
 
 
-def _add_shifted(output: torch.Tensor, products: torch.Tensor, slab: Box) -> None:
-    """Add what each tap of a 3x3x3 kernel reads in a slab to where it belongs, on a grid with one voxel around it."""
-    for index in range(27):
-        x, y, z = index // 9, index // 3 % 3, index % 3
-        target = (slice(2 * a + 2 - k, 2 * b + 2 - k) for (a, b), k in zip(slab, (x, y, z), strict=True))
-        output[(slice(None), slice(None), *target)] += products[:, x, y, z]
+def _add_shifted(output: torch.Tensor, sums: torch.Tensor, slab: Box) -> None:
+    """Add what each pair of taps of the first two axes reads in a slab to where it belongs.
+
+    Args:
+        output: ``(B, C', D + 2, H + 2, W)``, with one voxel around the first two axes.
+        sums: ``(B, 3, 3, C', ...)`` over the slab.
+        slab: on the grid of half the resolution.
+    """
+    (x, _), (y, _), (z, stop) = slab
+    depth, height = sums.shape[4:6]
+    for i, j in product(range(3), repeat=2):
+        rows = output[:, :, 2 * x + 2 - i :, 2 * y + 2 - j :, 2 * z : 2 * stop]
+        rows[:, :, :depth, :height] += sums[:, i, j]
 
 
 def _transposed_kernel(weight: torch.Tensor) -> torch.Tensor:
