@@ -54,6 +54,9 @@ else
 	$(PY) scripts/bench.py time out/bench
 	$(if $(FULL),$(PY) scripts/bench.py time out/bench --spacing-mm 1)
 	$(PY) scripts/bench.py agreement out/bench $(if $(LIST),--list "$(LIST)")
+	$(PY) scripts/bench.py compilers out/bench
+	$(if $(FULL),$(PY) scripts/bench.py compilers out/bench --spacing-mm 1)
+	$(if $(FULL),$(PY) scripts/bench.py floor out/bench --spacing-mm 1)
 	$(PY) scripts/bench.py growth out/bench
 	$(PY) scripts/bench.py scan out/bench
 	$(PY) scripts/bench.py report out/bench

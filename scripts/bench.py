@@ -4,6 +4,8 @@
     python scripts/bench.py time OUT --spacing-mm 1 [--scan FILE]  every step of acceleration, time and peak memory
     python scripts/bench.py growth OUT                             cost against voxels, steps and scans
     python scripts/bench.py scan OUT                               where a whole scan's time goes
+    python scripts/bench.py compilers OUT --spacing-mm 1           a pass under torch.compile, OpenVINO, ONNX Runtime
+    python scripts/bench.py floor OUT --spacing-mm 1               a pass beside what its arithmetic allows
     python scripts/bench.py report OUT                             tables and plots into docs/
     python scripts/bench.py quick OUT                              agreement on a small synthetic scan, no times
 
@@ -33,6 +35,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from bench_limits import floor, in_turn, other_compilers
 from bench_report import report as write_report
 from demo import packaged_scan, prepare
 from itermask3d import BUNDLE_ROOT
@@ -177,15 +180,40 @@ def pass_seconds(spacing_mm: float, image: torch.Tensor, brain: torch.Tensor, ro
             InferenceUNet(network, brain, dtype=torch.bfloat16), out_channels=1
         ),
     }
-    inputs = torch.cat((image, high_frequency(image, spacing_mm=(spacing_mm,) * 3)), dim=1)
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    return in_turn(forms, network_inputs(image, spacing_mm), rounds)
+
+
+def network_inputs(image: torch.Tensor, spacing_mm: float) -> torch.Tensor:
+    """A scan and its guide as the network reads them, ``(1, 2, D, H, W)``."""
+    return torch.cat((image, high_frequency(image, spacing_mm=(spacing_mm,) * 3)), dim=1)
+
+
+def compilers(arguments: argparse.Namespace, output: Path) -> None:
+    """One pass under every compiler that is installed, beside the accelerated network; the reconstruction alone."""
+    network, (image, brain) = shipped_network(arguments.spacing_mm), one_sample(arguments, output)
+    inputs = network_inputs(image, arguments.spacing_mm)
+    forms: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "accelerated": partial(InferenceUNet(network, brain), out_channels=1),
+        "accelerated, bfloat16": partial(InferenceUNet(network, brain, dtype=torch.bfloat16), out_channels=1),
+        "accelerated, whole field": partial(InferenceUNet(network), out_channels=1),
+        **other_compilers(network, inputs.shape, output, threads=arguments.threads),
+    }
     with torch.inference_mode():
-        for _ in range(rounds + 1):
-            for name, form in forms.items():
-                start = time.perf_counter()
-                form(inputs)
-                seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(taken[1:])) for name, taken in seconds.items()}
+        expected = network(inputs)[:, :1][brain]
+        errors = {name: float((form(inputs)[brain] - expected).abs().max()) for name, form in forms.items()}
+    seconds = in_turn(forms, inputs, rounds=5)
+    rows = {name: {"seconds": seconds[name], "largest_error": errors[name]} for name in forms}
+    print(rows)
+    store(output, f"compilers_{arguments.spacing_mm:g}mm", rows)
+
+
+def limits(arguments: argparse.Namespace, output: Path) -> None:
+    """What the arithmetic of a pass would take at the speed of a matrix product, beside what it takes."""
+    image, brain = one_sample(arguments, output)
+    inputs = network_inputs(image, arguments.spacing_mm)
+    figures = floor(shipped_network(arguments.spacing_mm), inputs, brain)
+    print(figures)
+    store(output, f"floor_{arguments.spacing_mm:g}mm", figures)
 
 
 def growth(arguments: argparse.Namespace, output: Path) -> None:
@@ -462,6 +490,8 @@ PARTS: dict[str, Callable[[argparse.Namespace, Path], None]] = {
     "worker": worker,
     "growth": growth,
     "scan": scan,
+    "compilers": compilers,
+    "floor": limits,
     "report": report,
     "quick": quick,
 }

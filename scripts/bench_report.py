@@ -118,7 +118,33 @@ def growth_table(value: Mapping[str, Any]) -> str:
     return table(["of", "with", "seconds"], rows)
 
 
+def compilers_table(value: Mapping[str, Mapping[str, float]]) -> str:
+    """One row a form, compared with the first."""
+    first = next(iter(value.values()))["seconds"]
+    rows = [
+        [name, f"{row['seconds']:.2f}", f"{row['seconds'] / first:.2f}", f"{row['largest_error']:.1e}"]
+        for name, row in value.items()
+    ]
+    return table(["form of the network", "seconds a pass", "time relative to the first", "largest error"], rows)
+
+
+def floor_table(value: Mapping[str, Mapping[str, float]]) -> str:
+    """The count of operations, then a row a precision."""
+    rows = [[f"GFLOP, {name}", f"{gflop:.0f}"] for name, gflop in value["gflop"].items()]
+    needed = value["gflop"]["accelerated, what the brain needs"]
+    for name, seconds in value["seconds"].items():
+        speed = value["gflop_per_second"][name]
+        rows += [
+            [f"{name}: GFLOP/s of a matrix product", f"{speed:.0f}"],
+            [f"{name}: floor of a pass", f"{needed / speed:.2f} s"],
+            [f"{name}: a pass", f"{seconds:.2f} s, {seconds * speed / needed:.1f} times the floor"],
+        ]
+    return table(["", ""], rows)
+
+
 WRITERS = {
+    "compilers": compilers_table,
+    "floor": floor_table,
     "pass": pass_table,
     "time": time_table,
     "agreement": agreement_table,

@@ -47,3 +47,13 @@ def test_report_writes_between_its_markers_only(bench):
     page = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n"
     assert between(page, "x", "new\n") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
     assert between(page, "y", "new\n") == page
+
+
+def test_floor_counts_fewer_operations_in_each_form(bench):
+    network = bench["shipped_network"](2.0)
+    image, brain = bench["ball_scan"](32)
+    floor = bench["floor"](network, bench["network_inputs"](image, 2.0), brain, rounds=1)
+    plain, whole, needed = floor["gflop"].values()
+    assert plain > 1.5 * whole > 1.5 * needed > 0
+    assert set(floor["gflop_per_second"]) == set(floor["seconds"]) == {"float32", "bfloat16"}
+    assert "bfloat16: floor of a pass" in bench["write_report"].__globals__["floor_table"](floor)
