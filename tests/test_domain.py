@@ -101,6 +101,32 @@ def test_limits_belong_to_their_range():
     assert Range(1.0, None).holds(1e9)
 
 
+def test_the_distance_of_the_worst_figure_is_in_half_widths_of_its_side():
+    ranges = {"noise": Range(0.0, 4.0, centre=1.0), "voxel_mm": Range(None, 3.0, centre=2.0)}
+    domain = Domain(ranges, {})
+    for figures, distance in (
+        ({"noise": 1.0, "voxel_mm": 2.0}, 0.0),
+        ({"noise": 0.5, "voxel_mm": 2.0}, 0.5),
+        ({"noise": 2.5, "voxel_mm": 0.1}, 0.5),
+        ({"noise": 4.0, "voxel_mm": 3.0}, 1.0),
+        ({"noise": 2.5, "voxel_mm": 5.0}, 3.0),
+        ({"noise": -3.0}, 4.0),
+        ({}, 0.0),
+    ):
+        assert domain.check(figures).distance == pytest.approx(distance)
+        assert (distance <= 1) == domain.check(figures).in_domain
+    assert Range(0.0, 4.0).distance(3.0) == 0.5, "without a centre the middle"
+    assert (Range(None, 4.0).distance(3.0), Range(None, 4.0).distance(5.0)) == (0.0, np.inf)
+    assert Range(0.0, 4.0).distance(float("nan")) == np.inf
+
+
+def test_the_shipped_ranges_put_their_centre_at_no_distance_and_their_limits_at_one():
+    domain = Domain.read(Path(BUNDLE_ROOT) / "models" / "domain.json")
+    for name, limits in domain.ranges.items():
+        assert limits.distance(limits.centre) == 0, name
+        assert all(limits.distance(side) == 1 for side in (limits.low, limits.high) if side is not None), name
+
+
 def test_what_is_no_domain_is_named(tmp_path):
     path = tmp_path / "domain.json"
     for text in ("{}", "[]", "no json", '{"features": {"noise": 1}, "settings": {}}'):
@@ -190,6 +216,7 @@ def test_a_scan_outside_is_segmented_and_named_and_its_score_compared_with_nothi
     workflow.run()
     data = json.loads((tmp_path / "out" / "scan" / "result.json").read_text())
     assert data["in_domain"] is inside
+    assert (data["domain_distance"] <= 1) is inside
     assert {"feature", "group", "value", "low", "high", "within"} == set(data["domain"][0])
     assert (tmp_path / "out" / "scan" / "scan_mask.nii.gz").exists()
     told = [sentence for sentence in data["warnings"] if sentence.startswith("Outside the training domain")]
@@ -238,7 +265,7 @@ def test_without_a_domain_nothing_is_checked_and_only_the_log_says_so(fitted, ph
     prepared = segmenter.prepare({"image": save(phantom, tmp_path, t2), "case": "scan"})
     with caplog.at_level(logging.INFO, logger="itermask3d.store"):
         result, _ = segmenter.segment(prepared)
-    assert result.in_domain is result.to_json()["domain"] is None
+    assert result.in_domain is result.to_json()["domain"] is result.to_json()["domain_distance"] is None
     assert result.p_value is not None
     assert not any("domain" in sentence for sentence in result.warnings)
     assert "no scan is compared with the training scans" in caplog.text

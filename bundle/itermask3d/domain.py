@@ -130,15 +130,39 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(_features())
 
 @dataclass(frozen=True)
 class Range:
-    """What is expected of one figure; ``None`` is an open side."""
+    """What is expected of one figure; ``None`` is an open side.
+
+    Attributes:
+        low, high: limits.
+        centre: the figure's usual value; ``None`` takes the middle between two limits.
+    """
 
     low: float | None
     high: float | None
+    centre: float | None = None
 
     def holds(self, value: float) -> bool:
         """Whether a value lies within; NaN does not."""
         above = self.low is None or value >= self.low
         return above and (self.high is None or value <= self.high) and not math.isnan(value)
+
+    def distance(self, value: float) -> float:
+        """How far a value lies from the centre, in half-widths of its side: at most 1 within, 0 towards an open side.
+
+        NaN is infinitely far, and so is what lies outside a range that has neither two limits nor a centre.
+
+        >>> [Range(0.0, 4.0, centre=1.0).distance(value) for value in (0.5, 1.0, 4.0, 7.0)]
+        [0.5, 0.0, 1.0, 2.0]
+        """
+        centre = self.centre
+        if centre is None and self.low is not None and self.high is not None:
+            centre = (self.low + self.high) / 2
+        limit = self.high if centre is None or value > centre else self.low
+        if math.isnan(value) or centre is None:
+            return 0.0 if self.holds(value) else math.inf
+        if limit is None or value == centre:
+            return 0.0
+        return (value - centre) / (limit - centre) if limit != centre else math.inf
 
 
 @dataclass(frozen=True)
@@ -193,6 +217,14 @@ class DomainCheck:
         return not self.deviations
 
     @property
+    def distance(self) -> float:
+        """How far the worst figure lies from its usual value, in half-widths of its range; 0 without a figure.
+
+        Above 1 the scan is outside. A score for faults: it needs no weights and no mask, and knows no place.
+        """
+        return max((self.ranges[name].distance(value) for name, value in self.values.items()), default=0.0)
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """What about the scan is unusual, such as ``("contrast", "noise")``."""
         return tuple(dict.fromkeys(FEATURES[deviation.feature].group for deviation in self.deviations))
@@ -234,7 +266,7 @@ class Domain:
         """
         try:
             data = json.loads(Path(path).read_text())
-            ranges = {name: Range(row["low"], row["high"]) for name, row in data["features"].items()}
+            ranges = {name: Range(row["low"], row["high"], row.get("centre")) for name, row in data["features"].items()}
             settings = {key: data["settings"][key] for key in ("spacing_mm", "bias_correction")}
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"domain file {path} holds no 'features' and 'settings'") from error

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import shutil
@@ -127,6 +128,7 @@ class ScanResult:
             "p_value_note": self.p_value_note,
             "in_domain": self.in_domain,
             "domain": None if self.domain is None else self.domain.to_json(),
+            "domain_distance": _finite(None if self.domain is None else self.domain.distance),
             "volumes_ml": {
                 "brain": float(self.brain_mask.sum()) * self.voxel_ml,
                 "anomaly": float(self.mask.sum()) * self.voxel_ml,
@@ -270,6 +272,10 @@ def _replace_folder(new: Path, folder: Path) -> None:
         os.replace(new, folder)
     finally:
         settle(folder)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _side(folder: Path, kind: str) -> Path:
