@@ -2,11 +2,14 @@
 
     python scripts/evaluate.py SCANS.json OUT --calibration NORMALS.json
     python scripts/evaluate.py SCANS.json OUT --calibration NORMALS.json --methods itermask3d one_shot zscore not_nested
-    python scripts/evaluate.py SCANS.json OUT --report-only
+    python scripts/evaluate.py SCANS.json OUT --calibration NORMALS.json --faults FAULTS --severities 2 4 --subjects 5
+    python scripts/evaluate.py SCANS.json OUT --report-only --docs docs/benchmarks.md test
+    python scripts/evaluate.py SCANS.json OUT --report-only --compare-with KEPT
 
 SCANS.json is a list of items: case, image, and where there are any brain_mask, label, group (normal, real,
-fault:NAME:SEVERITY, or a word of yours such as "weak lesion") and subject. NORMALS.json lists normal scans that are not
-among them: they set every threshold of a baseline and say at which score a scan is flagged. Interrupted, it goes on.
+fault:NAME:SEVERITY, or a word of yours such as "weak lesion"), contrast and subject. NORMALS.json lists normal scans
+that are not among them: they set every threshold of a baseline and say at which score a scan is flagged. Interrupted,
+it goes on.
 
 A method is itermask3d (the bundle as it is), a baseline (zscore, bright, dark, one_shot, autoencoder, atlas), an
 ablation (a file of configs/ablations), reference (the published loop), or NAME=OVERLAY.json[,OVERLAY.json].
@@ -27,10 +30,14 @@ import torch
 from itermask3d import BUNDLE_ROOT
 from itermask3d.baselines import Autoencoder, Baseline, IntensityRule, NormalAtlas, OneShot, Reconstruction
 from itermask3d.cohort import load_weights
+from itermask3d.domain import Domain
 from itermask3d.evaluation import COLUMNS, summarise
-from itermask3d.evaluation_cases import MethodResults, collect
+from itermask3d.evaluation_cases import EVIDENCE, MethodResults, collect_all
+from itermask3d.evaluation_compare import NOISE, compare_folders
+from itermask3d.evaluation_docs import hardware, public_command, write_docs
 from itermask3d.evaluation_page import evaluation_page
-from itermask3d.evaluation_plots import all_pictures
+from itermask3d.evaluation_pictures import case_pictures
+from itermask3d.evaluation_plots import all_plots
 from itermask3d.evaluation_run import BaselineRun, BundleParts, require_disjoint, run_bundle, weights_digest
 from itermask3d.evaluation_tables import all_tables
 from itermask3d.evaluation_text import to_csv, to_markdown
@@ -47,11 +54,15 @@ def main() -> None:
     arguments = parse()
     output = Path(arguments.output)
     try:
-        items = list_scans(arguments.scans) + (faulted_scans(Path(arguments.faults)) if arguments.faults else [])
+        items = list_scans(arguments.scans)
+        if arguments.faults:
+            items += faulted_scans(Path(arguments.faults), arguments.severities, arguments.subjects)
         methods = dict(read_method(text) for text in arguments.methods)
         if not arguments.report_only:
             run(items, methods, output, arguments)
         report(items, list(methods), output, arguments)
+        if arguments.compare_with:
+            compare(arguments.compare_with, output, arguments.noise)
     except (ScanError, ValueError) as error:
         sys.exit(f"error: {error}")
     print(f"{len(items)} scans, {len(methods)} methods: {output / 'report.html'}")
@@ -66,16 +77,37 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--faults", help="folder that scripts/simulate_faults.py wrote; its scans are added to the list"
     )
+    parser.add_argument("--severities", nargs="+", metavar="N", help="only these severities of --faults")
+    parser.add_argument("--subjects", type=int, metavar="N", help="only the first N subjects of --faults")
     parser.add_argument("--methods", nargs="+", default=[MAIN], metavar="METHOD", help="the first is compared with")
     parser.add_argument("--calibration", help="normal scans that set thresholds: a list or a folder")
     parser.add_argument("--atlas", help="normal scans that the atlas is made of; others than those of --calibration")
     parser.add_argument("--autoencoder", help="weights that training with configs/baseline_autoencoder.json wrote")
     parser.add_argument("--autoencoder-channels", nargs=5, type=int, default=[8, 16, 32, 64, 128], metavar="WIDTH")
-    parser.add_argument("--level", type=float, default=0.05, help="nominal rate of false alarms (default 0.05)")
+    parser.add_argument(
+        "--level",
+        type=float,
+        default=0.05,
+        help="nominal rate of false alarms (default 0.05); where the "
+        "calibration scans are too few for it, the smallest that they allow",
+    )
     parser.add_argument(
         "--share", type=float, help="share of normal brain that baselines flag (default: what itermask3d flags)"
     )
     parser.add_argument("--report-only", action="store_true", help="tables and page from the results that exist")
+    parser.add_argument(
+        "--docs",
+        nargs=2,
+        metavar=("PAGE", "PART"),
+        help="write tables and pictures between PAGE's markers of this PART",
+    )
+    parser.add_argument("--about", default="", help="one sentence on the data and their split, for page and --docs")
+    parser.add_argument(
+        "--compare-with", help="kept tables (CSV file or folder); says what differs by more than --noise"
+    )
+    parser.add_argument(
+        "--noise", type=float, default=NOISE, help=f"absolute up to 1, relative above (default {NOISE})"
+    )
     parser.add_argument("--bundle", default=str(BUNDLE_ROOT), help="folder of the bundle")
     parser.add_argument("--title", default="Evaluation")
     return parser.parse_args()
@@ -98,19 +130,35 @@ def read_method(text: str) -> tuple[str, list[Path] | None]:
     return name, overlays
 
 
-def faulted_scans(folder: Path) -> list[dict[str, Any]]:
+def faulted_scans(
+    folder: Path, severities: Sequence[str] | None = None, n_subjects: int | None = None
+) -> list[dict[str, Any]]:
     """Items of ``<fault>_<severity>/scans.json``, with group and subject, each under a name of its own."""
     items = []
     for path in sorted(folder.glob("*_*/scans.json")):
         fault, _, severity = path.parent.name.rpartition("_")
+        if severities and severity not in severities:
+            continue
         for item in list_scans(path):
             facts = {"group": f"fault:{fault}:{severity}", "subject": item.get("subject", item["case"])}
             items.append({**item, **facts, "case": f"{path.parent.name}_{item['case']}"})
     if not items:
+        wanted = f" of severity {', '.join(severities)}" if severities else ""
         raise ScanError(
-            f"'{folder}' holds no FAULT_SEVERITY/scans.json; expected what scripts/simulate_faults.py wrote"
+            f"'{folder}' holds no FAULT_SEVERITY/scans.json{wanted}; expected what scripts/simulate_faults.py wrote"
         )
-    return items
+    subjects = list(dict.fromkeys(item["subject"] for item in items))[:n_subjects]
+    return [item for item in items if item["subject"] in subjects]
+
+
+def compare(kept: str, output: Path, noise: float) -> None:
+    """Name every figure that did not come back; such a run ends with status 1."""
+    differences = compare_folders(kept, output, noise=noise)
+    for sentence in differences:
+        print(sentence)
+    if differences:
+        sys.exit(f"error: {len(differences)} figures differ from those of '{kept}' by more than the noise of {noise:g}")
+    print(f"every figure of '{kept}' came back, up to {noise:g}")
 
 
 def run(
@@ -126,6 +174,8 @@ def run(
         item | {key: str(here / item[key]) for key in ("image", "brain_mask", "label") if key in item} for item in items
     ]
     write_atomically(json.dumps(absolute, indent=1) + "\n", listed)
+    made = {"command": shlex.join(["python", "scripts/evaluate.py", *sys.argv[1:]]), "hardware": hardware()}
+    write_atomically(json.dumps(made, indent=1) + "\n", output / "run.json")
     for name, overlays in methods.items():
         if overlays is not None:
             calibration = arguments.calibration if normals else None
@@ -190,35 +240,70 @@ def atlas_scans(parts: BundleParts, scans: Sequence[dict]) -> Iterator[tuple[tor
 
 def report(items: Sequence[dict], names: Sequence[str], output: Path, arguments: argparse.Namespace) -> None:
     """All tables, figures and the page, anew from what lies on disk."""
-    methods = [collect(items, output, name) for name in names]
+    ranges = Path(arguments.bundle) / "models" / "domain.json"
+    methods = collect_all(items, output, names, domain=Domain.read(ranges) if ranges.exists() else None)
     if not any(method.rows for method in methods):
         raise ScanError(f"'{output}' holds no results of {', '.join(names)}; run without --report-only first")
     tables = all_tables(methods, level=arguments.level)
     (output / "tables").mkdir(parents=True, exist_ok=True)
     for table in tables:
         write_atomically(to_csv(table), output / "tables" / f"{table.name}.csv")
-    facts = {
-        "Command": shlex.join(["python", "scripts/evaluate.py", *sys.argv[1:]]),
-        "Scans": f"{len(items)} in {arguments.scans}",
-        "Nominal rate of false alarms": arguments.level,
-        **{f"Method {method.name}": json.dumps(method.info) for method in methods},
-        "Versions": json.dumps(versions()),
-    }
+    facts = run_facts(items, methods, output, arguments)
     write_cases(methods, facts, output, arguments.level)
     text = "\n".join(to_markdown(table) for table in tables)
     write_atomically(f"# {arguments.title}\n\n{RESEARCH_USE}\n\n{text}", output / "tables.md")
     by_case = {item["case"]: item for item in items}
-    pictures = all_pictures(methods, tables, items=by_case, output=output, curves=curves(methods[0], output))
+    pictures = all_plots(methods, tables, output=output, curves=curves(methods[0], output))
+    pictures += case_pictures(methods, items=by_case, output=output, level=arguments.level)
     write_atomically(evaluation_page(arguments.title, tables, pictures, facts=facts), output / "report.html")
+    if arguments.docs:
+        page, part = arguments.docs
+        public = {name: value for name, value in facts.items() if not name.startswith(("Method", "Scans"))}
+        public["Command"] = f"`{public_command(shlex.split(facts['Command']))}`"
+        print(f"{page}: {', '.join(write_docs(Path(page), part, tables, pictures, facts=public))}")
+
+
+def run_facts(
+    items: Sequence[dict], methods: Sequence[MethodResults], output: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Command, data, split, seeds, hardware and versions, by name."""
+    made = [Path(arguments.scans).parent / "simulation.json"]
+    made += [Path(arguments.faults) / "simulation.json"] if arguments.faults else []
+    known, run = versions(), output / "run.json"
+    ran = json.loads(run.read_text()) if run.exists() else {"command": "not recorded", "hardware": "not recorded"}
+    return {
+        "Command": ran["command"],
+        "Scans": f"{len(items)} in {arguments.scans}",
+        "Data": arguments.about or "not described; name them with --about",
+        **{f"Simulated by ({path.parent.name})": simulation(path) for path in made if path.exists()},
+        "Seeds": "0 for the loop and the bootstrap",
+        "Nominal rate of false alarms": arguments.level,
+        "Hardware": ran["hardware"],
+        **{f"Method {method.name}": json.dumps(method.info) for method in methods},
+        "Versions": ", ".join(f"{name} {known[name]}" for name in known),
+    }
+
+
+def simulation(path: Path) -> str:
+    """What a simulation script said of itself."""
+    facts = json.loads(path.read_text())
+    return f"`{facts['command']}`: {facts['scans']} scans, subset {facts['subset'] or 'all'}, seed {facts['seed']}"
 
 
 def write_cases(methods: Sequence[MethodResults], facts: dict[str, Any], output: Path, level: float) -> None:
     """``metrics.csv``: a row a case and method; ``metrics.json``: the summary of each method."""
-    rows = [{"method": method.name, **row} for method in methods for row in method.rows]
-    write_table(rows, ("method", *COLUMNS), output / "metrics.csv")
+    rows = [
+        {"method": method.name, **row, "p_value": method.p_value(row), "flagged": method.is_flagged(row, level)}
+        | {f"{kind}_p_value": method.p_value(row, kind) for kind in EVIDENCE if kind != "score"}
+        for method in methods
+        for row in method.rows
+    ]
+    extra = (*(f"{kind}_p_value" for kind in EVIDENCE if kind != "score"), "flagged")
+    write_table(rows, ("method", *COLUMNS, *extra), output / "metrics.csv")
     summaries = {
         method.name: {
             "info": method.info,
+            "level": method.level(level),
             "flagged_above": method.flags_above(level),
             "failures": method.failures,
             "summary": summarise([row for row in method.rows if row.get("label_ml") is not None]),

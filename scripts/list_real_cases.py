@@ -37,9 +37,10 @@ def main() -> None:
     try:
         items = [item for folder in arguments.folders for item in real_cases(Path(folder), arguments.contrasts)]
         if not items:
+            places, wanted = ", ".join(arguments.folders), ", ".join(arguments.contrasts)
             raise ScanError(
-                f"'{', '.join(arguments.folders)}' hold no scan of {', '.join(arguments.contrasts)} with a lesion mask; "
-                "expected a folder a patient, see --help for the file names"
+                f"no scan of {wanted} with a lesion mask is in '{places}'; "
+                "expected a folder a patient, see --help for the names of files"
             )
         repeated = [case for case, count in Counter(item["case"] for item in items).items() if count > 1]
         if repeated:

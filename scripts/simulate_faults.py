@@ -1,11 +1,14 @@
 """Put simulated acquisition faults into scans, over a scale of severity.
 
     python scripts/simulate_faults.py SCANS OUT [--brain-masks FOLDER] [--faults noise motion] [--severities 1 3 5]
+    python scripts/simulate_faults.py SCANS OUT --severities 2 4 --subjects 5
     python scripts/simulate_faults.py SCANS OUT --sheet docs/faults.png
 
-Writes OUT/<fault>_<severity>/ with images, brain_masks, labels (none for a fault of the whole image), scans.json, which
-inference and evaluation take as it is, and records.json, from which every fault can be made again. With --sheet a
-picture of the first scan with all faults is drawn instead.
+Of a list that names groups the normal scans alone are taken. Writes OUT/<fault>_<severity>/ with images, brain_masks,
+labels (none for a fault of the whole image), scans.json, which inference and evaluation take as it is, and
+records.json, from which every fault can be made again; OUT/simulation.json says by which command. `evaluate.py --faults
+OUT` takes all of it: every fault at two severities in five subjects makes 170 scans. With --sheet a picture of the
+first scan with all faults is drawn instead.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.artefacts import FAULTS, SEVERITIES, FaultedScan, Reach, apply, draw
 from itermask3d.artefacts_image import axis_towards
 from itermask3d.brain_extraction import extract_brain, foreground, is_skull_stripped
+from itermask3d.evaluation_docs import public_command
 from itermask3d.results import RESEARCH_USE, save_nifti, write_atomically
 from itermask3d.scans import ScanError, list_scans, split_scans, voxel_volume_ml
 from matplotlib.axes import Axes
@@ -37,6 +41,9 @@ def main() -> None:
         items = list_scans(arguments.scans, brain_mask_dir=arguments.brain_masks)
         if arguments.subset:
             items = split_scans(items, arguments.split_file, arguments.subset)
+        items = [item for item in items if item.get("group", "normal") == "normal"][: arguments.subjects]
+        if not items:
+            raise ScanError(f"'{arguments.scans}' holds no scan of the group 'normal'; expected normal scans")
         if arguments.sheet:
             draw_sheet(*load(items[0]), names=arguments.faults, seed=arguments.seed, path=Path(arguments.sheet))
             print(f"the sheet is {arguments.sheet}")
@@ -55,6 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("output")
     parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), metavar="FAULT")
     parser.add_argument("--severities", nargs="+", type=int, choices=range(len(SEVERITIES)), default=[1, 2, 3, 4, 5])
+    parser.add_argument("--subjects", type=int, metavar="N", help="only the first N normal scans")
     parser.add_argument("--subset", help="use only this subset of the split file")
     parser.add_argument("--split-file", default=f"{BUNDLE_ROOT}/configs/split_ixi_t1_2mm.json")
     parser.add_argument("--brain-masks", help="folder of brain masks; without it deepbet is run on scans with the head")
@@ -84,13 +92,15 @@ def simulate(items: Sequence[dict], arguments: argparse.Namespace) -> None:
                 rng = generator(arguments.seed, item["case"], name)
                 record = draw(name, severity, brain, affine, rng=rng)
                 folder = Path(arguments.output) / f"{name}_{severity}"
-                entries.setdefault(folder, []).append(
-                    save(apply(record, image, brain, affine), affine, folder, item["case"])
-                )
+                saved = save(apply(record, image, brain, affine), affine, folder, item["case"])
+                entries.setdefault(folder, []).append({**saved, "subject": str(item.get("subject", item["case"]))})
                 records.setdefault(folder, {})[item["case"]] = record.to_json()
     for folder in entries:
         write_atomically(json.dumps(entries[folder], indent=1) + "\n", folder / "scans.json")
         write_atomically(json.dumps(records[folder], indent=1) + "\n", folder / "records.json")
+    facts = {"command": public_command(["python", "scripts/simulate_faults.py", *sys.argv[1:]])}
+    facts |= {"scans": sum(map(len, entries.values())), "subset": arguments.subset, "seed": arguments.seed}
+    write_atomically(json.dumps(facts, indent=1) + "\n", Path(arguments.output) / "simulation.json")
 
 
 def generator(seed: int, *words: str) -> np.random.Generator:

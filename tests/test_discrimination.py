@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from itermask3d.discrimination import false_positive_rate_at, scan_discrimination, voxel_discrimination
+from itermask3d.discrimination import (
+    _draw_subjects,
+    _figures,
+    _weighted_figures,
+    false_positive_rate_at,
+    scan_discrimination,
+    voxel_discrimination,
+)
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 SHAPE = (16, 18, 20)
@@ -94,6 +101,38 @@ def test_scans_agree_with_scikit_learn():
     for percent in (80, 90, 95):
         expected = false_rates[true_rates >= percent / 100 - 1e-12].min()
         assert figures[f"fpr_at_tpr_{percent}"].value == pytest.approx(expected)
+
+
+def test_a_resample_has_the_figures_of_its_scans_written_out():
+    rng = np.random.default_rng(0)
+    values, abnormal = rng.standard_normal(30).round(1), np.arange(30) >= 18  # with ties
+    weights = _draw_subjects([str(i % 9) for i in range(30)], abnormal, 20, rng)
+    found = _weighted_figures(values, abnormal, weights)
+    for index, weight in enumerate(weights):
+        normals, others = (np.repeat(values[kind], weight[kind]) for kind in (~abnormal, abnormal))
+        for name, value in _figures(normals, others).items():
+            assert found[name][index] == pytest.approx(value), name
+
+
+def test_subjects_are_drawn_with_all_their_scans_and_every_draw_has_both_kinds():
+    subjects, abnormal = ["a", "b", "c", "a", "d", "d"], np.array([0, 0, 0, 1, 1, 1], dtype=bool)
+    drawn = _draw_subjects(subjects, abnormal, 200, np.random.default_rng(0))
+    assert np.array_equal(drawn[:, 0], drawn[:, 3])
+    assert np.array_equal(drawn[:, 4], drawn[:, 5])
+    assert (drawn[:, abnormal].sum(axis=1) > 0).all()
+    assert (drawn[:, ~abnormal].sum(axis=1) > 0).all()
+    assert set(drawn[:, 1]) == {0, 1, 2}, "b and c, with normal scans alone, are drawn from each other"
+
+
+def test_pairs_of_one_person_narrow_the_interval():
+    normal = 10 * np.random.default_rng(0).standard_normal(40)
+    names = [str(index) for index in range(40)]
+    alone = scan_discrimination(normal, normal + 0.1)["auroc"]
+    paired = scan_discrimination(normal, normal + 0.1, normal_subjects=names, abnormal_subjects=names)["auroc"]
+    assert paired.value == alone.value
+    assert paired.high - paired.low < 0.5 * (alone.high - alone.low)
+    with pytest.raises(ValueError, match="normal_subjects must name one subject a score, got 1 for 40"):
+        scan_discrimination(normal, normal, normal_subjects=["a"])
 
 
 def test_a_score_that_knows_nothing_has_chance_in_its_interval():

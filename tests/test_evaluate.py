@@ -6,7 +6,9 @@ import csv
 import importlib.util
 import json
 import re
+import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from fast_bundle import write_fast_bundle
 from helpers import head_phantom
+from itermask3d.scans import ScanError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
 
@@ -54,6 +57,7 @@ def data(tmp_path_factory) -> Path:
         item("l1", 60, label=label, group="strong lesion", subject="a"),
         item("f1", noise=20, group="fault:noise:3", subject="a"),
         item("r1", 40),
+        item("r2", 40, label=label, group="real", subject="c", contrast="FLAIR"),
     ]
     for name, items in (("scans", scans), ("normals", [item("c1"), item("c2")])):
         (root / f"{name}.json").write_text(json.dumps(items))
@@ -72,15 +76,24 @@ def test_one_command_writes_everything_resumes_and_regenerates(script, data, tmp
     output = tmp_path / "out"
     evaluate(script, monkeypatch, data, output)
     page = (output / "report.html").read_text()
+    headings = re.findall(r"<h([1-6])", page)
+    assert all(int(after) <= int(before) + 1 for before, after in pairwise(headings)), "no level is left out"
+    targets = set(re.findall(r'href="#([^"]+)"', page))
+    assert targets <= set(re.findall(r'id="([^"]+)"', page))
+    real = page[page.index('id="real"') : page.index("</section>", page.index('id="real"'))]
+    assert "r2 (FLAIR). itermask3d: Dice" in real, "the picture of a real case stands under its table"
     assert not re.findall(r"(?:https?:)?//[\w.]+", re.sub(r"data:[^\"]+", "", page)), "the page asks for nothing else"
     assert all('alt=""' not in image and "alt=" in image for image in re.findall(r"<img[^>]*>", page))
     assert len(re.findall(r"<h1", page)) == 1
     assert "research use only" in page
     with (output / "metrics.csv").open() as table:
         rows = {(row["method"], row["case"]): row for row in csv.DictReader(table)}
-    assert len(rows) == 15
+    assert len(rows) == 18
     assert float(rows["itermask3d", "l1"]["dice"]) > 0.3
     assert rows["itermask3d", "r1"]["dice"] == "", "a scan without label has no overlap"
+    assert rows["itermask3d", "n1"]["flagged"] in {"True", "False"}
+    assert round(3 * float(rows["zscore", "f1"]["p_value"])) in {1, 2, 3}, "two calibration scans of its own"
+    assert rows["one_shot", "r2"]["contrast"] == "FLAIR"
     assert rows["zscore", "l1"]["psnr_db"] == "", "an intensity rule reconstructs nothing"
     assert float(rows["one_shot", "l1"]["psnr_db"]) > 0
     shares = [
@@ -99,6 +112,29 @@ def test_one_command_writes_everything_resumes_and_regenerates(script, data, tmp
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items() if path != lost)
 
 
+def test_a_finished_run_goes_into_a_page_and_is_compared_with_what_was_kept(
+    script, data, tmp_path, monkeypatch, capsys
+):
+    output, kept, page = tmp_path / "out", tmp_path / "kept", tmp_path / "page.md"
+    evaluate(script, monkeypatch, data, output, "--methods", "zscore", "--share", "0.01")
+    shutil.copytree(output / "tables", kept)
+    names = ("run", "detection", "real", "picture_case_r2")
+    page.write_text("".join(f"<!-- accuracy_test_{name} -->\n<!-- /accuracy_test_{name} -->\n" for name in names))
+    options = ("--methods", "zscore", "--report-only", "--docs", str(page), "test", "--compare-with", str(kept))
+    evaluate(script, monkeypatch, data, output, *options, "--about", "Phantoms.")
+    text = page.read_text()
+    assert "- Command: `python scripts/evaluate.py scans.json out " in text
+    assert "--report-only" not in text, "the command is the one that measured"
+    assert "- Data: Phantoms.\n" in text
+    assert "| zscore | strong lesion | 1 | 2 |" in text
+    assert (tmp_path / "page" / "test_case_r2.png").exists()
+    assert "came back, up to 0.01" in capsys.readouterr().out
+    table = kept / "detection.csv"
+    table.write_text(table.read_text().replace("zscore", "yscore"))
+    with pytest.raises(SystemExit, match="1 figures differ"):
+        evaluate(script, monkeypatch, data, output, *options[:3], "--compare-with", str(kept))
+
+
 def test_a_calibration_scan_must_not_be_among_those_reported(script, data, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="share case 'f1'"):
         evaluate(script, monkeypatch, data, tmp_path / "out", "--calibration", str(data / "scans.json"))
@@ -115,6 +151,8 @@ def test_simulated_faults_are_listed_with_group_and_subject(script, data, tmp_pa
     folder = tmp_path / "thick_slices_3"
     folder.mkdir()
     (folder / "scans.json").write_text(json.dumps([{"case": "a", "image": "a.nii.gz"}]))
-    (found,) = script.faulted_scans(tmp_path)
+    (found,) = script.faulted_scans(tmp_path, ["3"], 1)
+    with pytest.raises(ScanError, match=r"holds no FAULT_SEVERITY/scans.json of severity 4"):
+        script.faulted_scans(tmp_path, ["4"])
     assert (found["case"], found["group"], found["subject"]) == ("thick_slices_3_a", "fault:thick_slices:3", "a")
     assert found["image"] == str(folder / "a.nii.gz")

@@ -7,6 +7,7 @@ import io
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from itermask3d.discrimination import Figure
 from itermask3d.evaluation_cases import MethodResults, fault_of
@@ -56,10 +57,18 @@ def test_detection_and_specificity_follow_from_the_scores():
     assert normal["any_voxel"] == 1
 
 
-def test_too_few_calibration_scans_for_a_level_leave_the_cell_empty():
+def test_too_few_calibration_scans_for_a_level_take_the_smallest_that_can_be_had_and_say_so():
     tables = tables_of(method("a", (0.2, 0.4)), level=0.05)
-    assert "flagged" not in tables["specificity"].rows[0]
-    assert "flagged" not in tables["detection"].rows[0]
+    for name in ("specificity", "detection"):
+        assert tables[name].rows[0]["level"] == pytest.approx(1 / 5)
+        assert (
+            tables[name].rows[0]["flagged"].value == tables_of(method("a", (0.2, 0.4)))[name].rows[0]["flagged"].value
+        )
+        assert "5 %; so low a rate cannot be had everywhere from 4 calibration scans" in tables[name].note
+        assert "20 %" in tables[name].note
+    without = tables_of(MethodResults("a", method("a", (0.2,)).rows), level=0.05)
+    assert "flagged" not in without["detection"].rows[0]
+    assert "Without calibration scans nothing can be flagged" in without["detection"].note
 
 
 def test_methods_are_compared_on_the_scans_that_both_have():
@@ -71,14 +80,76 @@ def test_methods_are_compared_on_the_scans_that_both_have():
 
 def test_faults_have_a_row_each_and_real_cases_no_mean():
     rows = [row("n1", "normal", 0.1), row("f1", "fault:noise:1", 0.0), row("f2", "fault:noise:3", 0.9)]
-    rows.append(row("r", "real", 0.5, dice=0.3))
+    rows.append(row("r", "real", 0.5, dice=0.3, contrast="FLAIR", in_domain=False, outside="contrast, noise"))
     tables = tables_of(MethodResults("a", rows))
     faults = {found["severity"]: found["auroc"].value for found in tables["faults"].rows}
     assert faults == {"1": 0.0, "3": 1.0}
     assert "segmentation" not in tables
     assert "detection" not in tables
-    assert [(found["case"], found["dice"]) for found in tables["real"].rows] == [("r", 0.3)]
+    (real,) = tables["real"].rows
+    assert (real["case"], real["dice"], real["contrast"]) == ("r", 0.3, "FLAIR")
+    assert real["domain"] == "outside: contrast, noise"
     assert fault_of("fault:noise") is None
+
+
+def faulty_method() -> MethodResults:
+    """Four normal scans; noise that the score misses and the domain sees, a ball that only the score sees."""
+    rows = [row(f"n{i}", "normal", score=i / 10, domain_distance=0.2 + i / 10, in_domain=True) for i in range(4)]
+    rows += [
+        row(f"f{i}", "fault:noise:2", 0.0, domain_distance=3.0, in_domain=False, outside="noise") for i in range(4)
+    ]
+    rows += [row(f"g{i}", "fault:inversion:2", 9.0, domain_distance=0.3, in_domain=True) for i in range(4)]
+    calibration = {f"c{i}": {"score": i / 10, "domain_distance": 0.2 + i / 10} for i in range(9)}
+    return MethodResults("a", rows, calibration=calibration)
+
+
+def test_a_fault_is_ranked_and_flagged_by_score_by_distance_and_by_both():
+    tables = tables_of(faulty_method(), level=0.1)
+    found = {(one["fault"], one["evidence"]): one for one in tables["faults"].rows}
+    flagged = {key: one["flagged"].value for key, one in found.items()}
+    assert flagged == {
+        ("noise", "own score"): 0, ("noise", "domain distance"): 1, ("noise", "both"): 1,
+        ("inversion", "own score"): 1, ("inversion", "domain distance"): 0, ("inversion", "both"): 1,
+    }  # fmt: skip
+    assert {round(one["level"], 6) for one in found.values()} == {0.1, 0.2}
+    (noise,) = (one for one in tables["fault_matrix"].rows if one["fault"] == "noise")
+    assert (noise["score_2"], noise["domain_2"], noise["both_2"]) == (pytest.approx(1 / 8), 1, 1)
+    assert tables["fault_matrix"].columns["both_2"] == "2: both"
+    by = {one["evidence"]: one for one in tables["specificity"].rows}
+    assert by["both"]["level"] == pytest.approx(0.2)
+    assert by["domain distance"]["flagged"].value == 0
+
+
+def test_both_p_values_together_are_bonferronis_and_keep_the_promise_on_normal_scans():
+    rng = np.random.default_rng(0)
+    promised, drawn = 0.2, []
+    for _ in range(300):
+        pairs = rng.standard_normal((20, 2))
+        pairs[:, 1] += pairs[:, 0]  # the two depend on each other
+        names = ("score", "domain_distance")
+        figures = {str(i): dict(zip(names, pair, strict=True)) for i, pair in enumerate(pairs.tolist())}
+        method = MethodResults("a", [], calibration={name: figures[name] for name in list(figures)[1:]})
+        p_value = method.p_value(figures["0"], "both")
+        assert p_value == min(1, 2 * min(method.p_value(figures["0"], kind) for kind in ("score", "domain")))
+        drawn.append(p_value)
+    assert np.mean(np.array(drawn) <= promised + 1e-9) <= promised + 3 * math.sqrt(promised * (1 - promised) / 300)
+    assert method.p_value({"score": 1.0}, "both") is None
+    assert method.p_value({"score": math.nan}) is None
+
+
+def test_a_score_that_knows_nothing_is_worth_nothing_in_every_table():
+    rng = np.random.default_rng(2)
+    rows = [row(f"n{i}", "normal", score=float(rng.random()), subject=f"n{i}") for i in range(60)]
+    rows += [row(f"l{i}", "lesion", score=float(rng.random()), subject=f"l{i}") for i in range(60)]
+    rows += [row(f"f{i}", "fault:blur:1", score=float(rng.random()), subject=f"f{i}") for i in range(60)]
+    calibration = {f"c{i}": {"score": float(rng.random())} for i in range(199)}
+    tables = tables_of(MethodResults("random", rows, calibration=calibration), level=0.1)
+    for name in ("detection", "faults"):
+        (found,) = tables[name].rows
+        assert found["auroc"].low < 0.5 < found["auroc"].high
+        assert found["flagged"].low < 0.1 < found["flagged"].high
+    (normal,) = tables["specificity"].rows
+    assert normal["agrees"] == "yes"
 
 
 def test_a_missed_lesion_is_infinitely_far_in_the_median_and_a_case_without_figures_is_named():

@@ -67,18 +67,23 @@ def scan_discrimination(
     normal_scores: Sequence[float],
     abnormal_scores: Sequence[float],
     *,
+    normal_subjects: Sequence[str] | None = None,
+    abnormal_subjects: Sequence[str] | None = None,
     n_resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Figure]:
     """How well a scan-level score tells abnormal from normal scans.
 
-    The interval is the percentile bootstrap over scans, each group resampled by itself. Scans of one person are not
-    independent: give one score a person. Where the groups do not overlap the interval shrinks to a point, which is a
-    limit of the method and no certainty: see :func:`itermask3d.calibration.false_alarm_interval` for a rate of zero.
+    The interval is the percentile bootstrap over subjects: one is drawn with all its scans, so that a person's normal
+    and abnormal scan stay a pair. Subjects with both kinds of scan, with normal ones alone and with abnormal ones alone
+    are drawn apart, so that no draw lacks a kind. Where the groups do not overlap the interval shrinks to a point,
+    which is a limit of the method and no certainty: see :func:`itermask3d.calibration.false_alarm_interval` for a rate
+    of zero.
 
     Args:
         normal_scores, abnormal_scores: higher is more anomalous.
+        normal_subjects, abnormal_subjects: whose scan each is; without them each scan is a subject of its own.
         n_resamples: of the bootstrap.
         confidence: of the interval.
         seed: of the bootstrap.
@@ -98,12 +103,15 @@ def scan_discrimination(
         raise ValueError(f"confidence must lie in (0, 1), n_resamples be positive, got {confidence}, {n_resamples}")
     if not normal.size or not abnormal.size:
         return {}
-    rng = np.random.default_rng(seed)
-    draws = [_figures(rng.choice(normal, normal.size), rng.choice(abnormal, abnormal.size)) for _ in range(n_resamples)]
+    subjects = [*_subjects("normal", normal.size, normal_subjects)]
+    subjects += _subjects("abnormal", abnormal.size, abnormal_subjects)
+    abnormals = np.arange(len(subjects)) >= normal.size
+    weights = _draw_subjects(subjects, abnormals, n_resamples, np.random.default_rng(seed))
+    draws = _weighted_figures(np.concatenate([normal, abnormal]), abnormals, weights)
     tail = (1 - confidence) / 2
     figures = {}
     for name, value in _figures(normal, abnormal).items():
-        low, high = np.quantile([draw[name] for draw in draws], [tail, 1 - tail])
+        low, high = np.quantile(draws[name], [tail, 1 - tail])
         figures[name] = Figure(value, float(low), float(high))
     return figures
 
@@ -127,6 +135,54 @@ def false_positive_rate_at(
     abnormal = np.sort(np.asarray(abnormal_scores, dtype=float))[::-1]
     needed = max(1, int(np.ceil(true_positive_rate * abnormal.size - 1e-9)))
     return float(np.mean(np.asarray(normal_scores, dtype=float) >= abnormal[needed - 1]))
+
+
+def _subjects(kind: str, n_scans: int, names: Sequence[str] | None) -> list[str]:
+    if names is None:
+        return [f"{kind} {index}" for index in range(n_scans)]
+    if len(names) != n_scans:
+        raise ValueError(f"{kind}_subjects must name one subject a score, got {len(names)} for {n_scans} scores")
+    return list(names)
+
+
+def _draw_subjects(
+    subjects: Sequence[str], abnormal: np.ndarray, n_resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """How often each scan is drawn in each resample, ``(n_resamples, n_scans)``."""
+    names, owner = np.unique(np.asarray(subjects), return_inverse=True)
+    kinds = np.zeros(len(names), dtype=int)
+    np.bitwise_or.at(kinds, owner, np.where(abnormal, 2, 1))
+    drawn = np.zeros((n_resamples, len(names)), dtype=np.int64)
+    for kind in np.unique(kinds):
+        members = np.flatnonzero(kinds == kind)
+        drawn[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_resamples)
+    return drawn[:, owner]
+
+
+def _weighted_figures(scores: np.ndarray, abnormal: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The figures of :func:`_figures` for every row of weights (how often each scan counts), all at once.
+
+    Both rates are taken at every distinct score, from the highest down; ties make one step, as in scikit-learn.
+    """
+    _, place = np.unique(-scores, return_inverse=True)
+    steps = np.zeros((2, len(weights), place.max() + 1))
+    for kind in (0, 1):
+        chosen = np.flatnonzero(abnormal == bool(kind))
+        np.add.at(steps[kind].T, place[chosen], weights[:, chosen].T)
+    false, true = steps.cumsum(axis=2)
+    n_false, n_true = false[:, -1:], true[:, -1:]
+    flagged = np.maximum(false + true, 1e-12)
+    rates = {}
+    for rate in TRUE_POSITIVE_RATES:
+        reached = (true >= rate * n_true - 1e-9).argmax(axis=1)
+        rates[f"fpr_at_tpr_{round(100 * rate)}"] = (
+            np.take_along_axis(false, reached[:, None], axis=1)[:, 0] / n_false[:, 0]
+        )
+    return {
+        "auroc": (steps[0] * (true - steps[1] / 2)).sum(axis=1) / (n_false * n_true)[:, 0],
+        "ap": (steps[1] * true / flagged).sum(axis=1) / n_true[:, 0],
+        **rates,
+    }
 
 
 def _figures(normal: np.ndarray, abnormal: np.ndarray) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ignite.engine import Engine, Events
 from itermask3d.calibration import false_alarm_interval
 from itermask3d.cohort import ResultStore, ScanStream
 from itermask3d.discrimination import scan_discrimination, voxel_discrimination
+from itermask3d.domain import Domain
 from itermask3d.metrics import count_lesions, masked_psnr, masked_ssim, overlap, surface_distances, volumes
 from itermask3d.preprocessing import load_volume, scan_loader
 from itermask3d.results import write_atomically, write_table
@@ -33,6 +35,7 @@ __all__ = [
     "CaseVolumes",
     "case_metrics",
     "case_row",
+    "domain_facts",
     "group_of",
     "oracle_dice",
     "read_case",
@@ -54,11 +57,16 @@ COLUMNS = (
     "case",
     "group",
     "subject",
+    "contrast",
     "outcome",
     "score",
     "mean_error",
     "error_p99",
     "percentile_among_normals",
+    "p_value",
+    "in_domain",
+    "domain_distance",
+    "outside",
     "label_ml",
     "flagged_ml",
     "volume_difference_ml",
@@ -195,22 +203,44 @@ def case_row(item: Mapping[str, Any], findings: Mapping[str, Any], found: CaseVo
     A scan of the group ``normal`` needs no label: it has an empty one. Any other without a label has no overlap.
 
     Args:
-        item: ``case`` and, where known, ``group`` and ``subject`` (by default the case itself).
-        findings: the part of ``result.json`` that :class:`itermask3d.detection.Findings` writes.
+        item: ``case`` and, where known, ``group``, ``contrast`` and ``subject`` (by default the case itself).
+        findings: ``result.json``, or the part of it that :class:`itermask3d.detection.Findings` writes.
         found: the volumes.
     """
     label = found.label
     if label is None and item.get("group") == NORMAL:
         label = torch.zeros_like(found.mask)
-    known = ("outcome", "score", "mean_error", "error_p99", "percentile_among_normals", "flagged_share")
+    known = ("outcome", "score", "mean_error", "error_p99", "percentile_among_normals", "p_value", "flagged_share")
     row: dict[str, Any] = {
         "case": item["case"],
         "group": group_of(item, label),
         "subject": str(item.get("subject") or item["case"]),
+        "contrast": item.get("contrast"),
         **{key: findings.get(key) for key in known},
+        **domain_facts(findings),
         "flagged_ml": float(found.mask.sum()) * voxel_volume_ml(found.affine),
     }
     return row | _fidelity(found, label) | ({} if label is None else _against(label, found))
+
+
+def domain_facts(findings: Mapping[str, Any], domain: Domain | None = None) -> dict[str, Any]:
+    """What the domain check says of a scan.
+
+    Args:
+        findings: ``result.json``.
+        domain: the ranges, for the distance of a result that was written before it was part of one.
+
+    Returns:
+        ``in_domain``, ``domain_distance`` and ``outside`` (what is unusual, in words); ``None`` where nothing was
+        checked.
+    """
+    rows = findings.get("domain") or []
+    distance = findings.get("domain_distance")
+    if distance is None and rows and domain is not None:
+        values = {row["feature"]: math.nan if row["value"] is None else row["value"] for row in rows}
+        distance = domain.check(values).distance
+    outside = ", ".join(dict.fromkeys(row["group"] for row in rows if not row["within"]))
+    return {"in_domain": findings.get("in_domain"), "domain_distance": distance, "outside": outside or None}
 
 
 def read_case(item: Mapping[str, Any], folder: Path, *, image: np.ndarray | None = None) -> dict[str, Any] | None:
@@ -289,7 +319,9 @@ class CaseMetrics:
         output: Any = engine.state.output
         for item, found in zip(batch, output, strict=True):
             if item.get("label") is not None:
-                self.rows.append(_row(self._facts(str(item["case"])) | dict(item), found))
+                case = str(item["case"])
+                written = None if self.store is None else self.store.read(case)
+                self.rows.append(_row(self._facts(case) | dict(item), found, written))
         if self.rows:
             self._write(scan_level=False)
 
@@ -322,7 +354,7 @@ class CaseMetrics:
         write_atomically(summary + "\n", self.directory / "metrics.json")
 
 
-def _row(item: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def _row(item: Mapping[str, Any], found: Mapping[str, Any], written: Mapping[str, Any] | None) -> dict[str, Any]:
     mask, label, brain = (
         torch.as_tensor(volume).cpu()[0] > 0.5 for volume in (found["mask"], item["label"], item["brain_mask"])
     )
@@ -333,7 +365,7 @@ def _row(item: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
         affine=np.asarray(item["label"].affine),
         label=label,
     )
-    return case_row(item, json.loads(found["findings"]), volumes_of_case)
+    return case_row(item, written or json.loads(found["findings"]), volumes_of_case)
 
 
 def _against(label: torch.Tensor, found: CaseVolumes) -> dict[str, Any]:

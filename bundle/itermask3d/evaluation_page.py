@@ -15,7 +15,12 @@ from itermask3d.results import RESEARCH_USE
 
 __all__ = ["evaluation_page"]
 
-TEMPLATE = """<!doctype html>
+TEMPLATE = """{% macro figure(picture) %}
+<figure>
+<img src="{{ embedded(picture) }}" alt="{{ picture.alt }}" loading="lazy">
+<figcaption>{{ picture.title }}</figcaption>
+</figure>
+{% endmacro %}<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -59,7 +64,7 @@ dd { margin: 0 0 .4rem 1rem; overflow-wrap: anywhere; }
 <nav aria-label="Contents">
 <ul>
 {% for table in tables %}<li><a href="#{{ table.name }}">{{ table.title }}</a></li>
-{% endfor %}<li><a href="#figures">Figures</a></li>
+{% endfor %}{% if under["figures"] %}<li><a href="#figures">Other figures</a></li>{% endif %}
 <li><a href="#run">How this was made</a></li>
 </ul>
 </nav>
@@ -80,18 +85,15 @@ dd { margin: 0 0 .4rem 1rem; overflow-wrap: anywhere; }
 {% endfor %}</tbody>
 </table>
 </div>
+{% for picture in under[table.name] %}{{ figure(picture) }}{% endfor %}
 </section>
 {% endfor %}
+{% if under["figures"] %}
 <section id="figures">
-<h2>Figures</h2>
-{% for picture in pictures %}
-<figure>
-<img src="{{ embedded(picture) }}" alt="{{ picture.alt }}">
-<figcaption>{{ picture.title }}</figcaption>
-</figure>
-{% else %}<p>There is nothing to draw.</p>
-{% endfor %}
+<h2>Other figures</h2>
+{% for picture in under["figures"] %}{{ figure(picture) }}{% endfor %}
 </section>
+{% endif %}
 <section id="run">
 <h2>How this was made</h2>
 <dl>
@@ -115,11 +117,15 @@ def evaluation_page(
         tables, pictures: in their order.
         facts: command, data, settings and versions, by name.
     """
+    names = [table.name for table in tables]
+    under: dict[str, list[Picture]] = {name: [] for name in (*names, "figures")}
+    for picture in pictures:
+        under[picture.section if picture.section in names else "figures"].append(picture)
     page = Environment(autoescape=True, trim_blocks=False).from_string(TEMPLATE)
     return page.render(
         title=title,
         tables=tables,
-        pictures=pictures,
+        under=under,
         facts=facts,
         notice=RESEARCH_USE,
         shown=shown,

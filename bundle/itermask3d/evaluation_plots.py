@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import matplotlib
-import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,11 +16,10 @@ from matplotlib.figure import Figure
 from itermask3d.discrimination import Figure as Interval
 from itermask3d.evaluation import NORMAL
 from itermask3d.evaluation_cases import MethodResults, fault_of
-from itermask3d.evaluation_tables import REAL
+from itermask3d.evaluation_rows import REAL
 from itermask3d.evaluation_text import Table
-from itermask3d.preprocessing import load_volume, scan_loader
 
-__all__ = ["Picture", "all_pictures"]
+__all__ = ["COLOURS", "Picture", "all_plots", "file_name"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, without its yellow."""
@@ -39,27 +36,27 @@ class Picture:
         path: of the file.
         title: heading.
         alt: what it shows, for who cannot see it.
+        section: name of the table that it stands under; without that table it stands with the other figures.
     """
 
     path: Path
     title: str
     alt: str
+    section: str = "figures"
 
 
-def all_pictures(
+def all_plots(
     methods: Sequence[MethodResults],
     tables: Sequence[Table],
     *,
-    items: Mapping[str, Mapping[str, Any]],
     output: Path,
     curves: Mapping[str, Sequence[float]],
 ) -> list[Picture]:
     """Draw every figure that has something to show, into ``output / "plots"``.
 
     Args:
-        methods: the first one is shown in the pictures of cases.
+        methods: the curves of the sweep are those of the first one.
         tables: for the map of faults.
-        items: of the list, by case.
         output: folder of the evaluation.
         curves: error quantiles of the sweep by case, of the first method.
     """
@@ -70,9 +67,6 @@ def all_pictures(
     pictures.append(_score_distributions(methods, folder))
     pictures.append(_tau_curves(methods[0], curves, folder))
     pictures.append(_fault_map(methods, tables, folder))
-    pictures += [
-        _case_picture(methods[0], row, title, items[row["case"]], output) for title, row in _chosen_cases(methods[0])
-    ]
     return [picture for picture in pictures if picture is not None]
 
 
@@ -103,7 +97,7 @@ def _curves_of_group(methods: Sequence[MethodResults], group: str, folder: Path)
         axes.set_ylim(-0.02, 1.02)
         axes.legend(fontsize=8)
     alt = f"ROC and precision-recall curves of scans of group {group} against normal scans, for {', '.join(drawn)}."
-    return _save(figure, folder / f"roc_{_file_name(group)}.svg", f"Scan-level curves: {group}", alt)
+    return _save(figure, folder / f"roc_{file_name(group)}.svg", f"Scan-level curves: {group}", alt, "detection")
 
 
 def _dice_by_volume(methods: Sequence[MethodResults], folder: Path) -> Picture | None:
@@ -126,7 +120,7 @@ def _dice_by_volume(methods: Sequence[MethodResults], folder: Path) -> Picture |
     _label(axes, "volume of the lesion (ml)", "Dice at the method's own threshold", "Dice by lesion volume")
     axes.legend(fontsize=8)
     alt = f"Dice of each of {count} scans with a lesion against the lesion's volume, one marker a method."
-    return _save(figure, folder / "dice_by_volume.svg", "Dice by lesion volume", alt)
+    return _save(figure, folder / "dice_by_volume.svg", "Dice by lesion volume", alt, "segmentation")
 
 
 def _score_distributions(methods: Sequence[MethodResults], folder: Path) -> Picture | None:
@@ -152,7 +146,7 @@ def _score_distributions(methods: Sequence[MethodResults], folder: Path) -> Pict
         axes.set_xlim(left=-5e-4)
         _label(axes, "score", "", method.name)
     alt = f"Scan-level scores by group ({', '.join(names)}), a panel a method; a black bar is a median."
-    return _save(figure, folder / "scores.svg", "Distribution of the scores", alt)
+    return _save(figure, folder / "scores.svg", "Distribution of the scores", alt, "detection")
 
 
 def _tau_curves(method: MethodResults, curves: Mapping[str, Sequence[float]], folder: Path) -> Picture | None:
@@ -210,58 +204,7 @@ def _fault_map(methods: Sequence[MethodResults], tables: Sequence[Table], folder
     alt = (
         f"Scan-level AUROC by fault ({len(names)}) and severity, a panel a method; the table of faults has the numbers."
     )
-    return _save(figure, folder / "faults.svg", "Faults by severity", alt)
-
-
-def _chosen_cases(method: MethodResults) -> list[tuple[str, Mapping[str, Any]]]:
-    """Best, median and worst of the lesions by Dice, and every real case."""
-    rows = [row for row in method.rows if row.get("label_ml") and not fault_of(row["group"]) and row["group"] != REAL]
-    ranked = sorted(rows, key=lambda row: row["dice"])
-    chosen = [("best", -1), ("median", len(ranked) // 2), ("worst", 0)] if len(ranked) >= 3 else []
-    found = [(f"{title} of {len(ranked)}", ranked[index]) for title, index in chosen]
-    return found + [("real case", row) for row in method.rows if row["group"] == REAL]
-
-
-def _case_picture(
-    method: MethodResults, row: Mapping[str, Any], title: str, item: Mapping[str, Any], output: Path
-) -> Picture:
-    """Scan, anomaly map and both outlines, in the axial plane with most of the label (or else of the mask)."""
-    case = row["case"]
-    folder = output / "methods" / method.name / "results" / case
-    names = ("mask", "anomaly_map", "brain_mask")
-    loaded = {name: nib.Nifti1Image.from_filename(folder / f"{case}_{name}.nii.gz") for name in names}
-    affine = loaded["mask"].affine
-    loaded["image"] = nib.Nifti1Image(load_volume(item["image"], scan_loader()).numpy(force=True), affine)
-    if item.get("label"):
-        loaded["label"] = nib.Nifti1Image(load_volume(item["label"], scan_loader()).numpy(force=True), affine)
-    turned = {name: nib.as_closest_canonical(volume) for name, volume in loaded.items()}
-    zooms = turned["mask"].header.get_zooms()
-    volumes = {name: np.asarray(volume.dataobj) for name, volume in turned.items()}
-    label = volumes.get("label", np.zeros_like(volumes["mask"])) > 0.5
-    mask = volumes["mask"] > 0.5
-    where = next((part for part in (label, mask) if part.any()), volumes["brain_mask"] > 0.5)
-    level = int(where.sum(axis=(0, 1)).argmax())
-    cut = {name: volume[:, :, level].T[:, ::-1] for name, volume in {**volumes, "mask": mask, "label": label}.items()}
-    figure = Figure(figsize=(9, 3.9), layout="constrained")
-    panels = figure.subplots(1, 3)
-    window = np.percentile(volumes["image"][volumes["brain_mask"] > 0.5], (0.5, 99.5))
-    top = float(np.percentile(volumes["anomaly_map"][volumes["brain_mask"] > 0.5], 99.8))
-    for axes, heading in zip(panels, ("scan", "anomaly map", "label (solid), mask (dashed)"), strict=True):
-        shown, look = (cut["image"], {"cmap": "gray", "vmin": window[0], "vmax": window[1]})
-        if heading == "anomaly map":
-            shown, look = (cut["anomaly_map"], {"cmap": "inferno", "vmin": 0, "vmax": max(top, 1e-6)})
-        axes.imshow(shown, origin="lower", aspect=zooms[1] / zooms[0], **look)
-        axes.set_title(heading, fontsize=9)
-        axes.set_axis_off()
-    for name, colour, style in (("label", COLOURS[4], "solid"), ("mask", COLOURS[5], "dashed")):
-        if cut[name].any():
-            panels[2].contour(cut[name], levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.4)
-    dice = "no label" if row.get("dice") is None else f"Dice {row['dice']:.2f}, label {row['label_ml']:.1f} ml"
-    sentence = f"{title}: {case}, {method.name}, {dice}, flagged {row['flagged_ml']:.1f} ml"
-    alt = f"{sentence}. Axial slice of the scan, of the anomaly map, and the outlines of label and mask."
-    path = output / "plots" / f"case_{_file_name(case)}.png"
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    return Picture(path, sentence, alt)
+    return _save(figure, folder / "faults.svg", "Faults by severity", alt, "fault_matrix")
 
 
 def _abnormal_groups(methods: Sequence[MethodResults]) -> list[str]:
@@ -297,11 +240,12 @@ def _label(axes: Axes, x: str, y: str, title: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """A text as a part of a file's name."""
     return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in text)
 
 
-def _save(figure: Figure, path: Path, title: str, alt: str) -> Picture:
+def _save(figure: Figure, path: Path, title: str, alt: str, section: str = "figures") -> Picture:
     with matplotlib.rc_context({"svg.hashsalt": "itermask3d"}):  # the same bytes for the same figures
         figure.savefig(path, metadata={"Date": None, "Creator": None})
-    return Picture(path, title, alt)
+    return Picture(path, title, alt, section)

@@ -11,7 +11,7 @@ from typing import Any
 
 from itermask3d.discrimination import Figure
 
-__all__ = ["Table", "shown", "to_csv", "to_markdown"]
+__all__ = ["Table", "markdown_rows", "shown", "to_csv", "to_markdown"]
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,12 @@ def to_csv(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """A heading, the note and the table."""
-    lines = [
-        f"## {table.title}",
-        "",
-        table.note,
-        "",
-        _line(table.columns.values()),
-        _line("---" for _ in table.columns),
-    ]
+    return f"## {table.title}\n\n{table.note}\n\n{markdown_rows(table)}"
+
+
+def markdown_rows(table: Table) -> str:
+    """The table alone."""
+    lines = [_line(table.columns.values()), _line("---" for _ in table.columns)]
     lines += [_line(shown(row.get(key)) for key in table.columns) for row in table.rows]
     return "\n".join(lines) + "\n"
 

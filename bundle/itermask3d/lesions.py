@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -10,7 +11,16 @@ from scipy import ndimage
 
 from itermask3d.scans import voxel_volume_ml
 
-__all__ = ["LesionLook", "generated_shape", "insert_lesion", "placed_shape"]
+__all__ = ["KINDS", "LesionLook", "draw_look", "generated_shape", "insert_lesion", "placed_shape", "push_aside"]
+
+KINDS = {"hypo": 0.7, "iso": 0.2, "hyper": 0.3}
+"""Kinds of contrast, and their weights among each other: darker, as bright as the tissue around it, brighter."""
+
+STRONG = 1.5
+"""Contrast from which on a lesion counts as strong, in robust scales of the brain's intensity."""
+
+MASS_DECAY_MM = 15.0
+"""Distance over which a mass effect falls to 1/e, and depth of the brain's rim that it spares."""
 
 _SMOOTHNESS_MM = 6.0
 
@@ -31,6 +41,36 @@ class LesionLook:
     texture: float = 0.25
     keep: float = 0.3
     border_mm: float = 1.5
+
+    @property
+    def group(self) -> str:
+        """``"strong lesion"`` from a contrast of :data:`STRONG`, ``"iso-intense lesion"`` below 0.3, else weak."""
+        if abs(self.contrast) >= STRONG:
+            return "strong lesion"
+        return "iso-intense lesion" if abs(self.contrast) < 0.3 else "weak lesion"
+
+
+def draw_look(rng: np.random.Generator, kinds: Sequence[str] = ("hypo", "hyper")) -> LesionLook:
+    """Draw how a lesion looks.
+
+    Args:
+        rng: source of everything random.
+        kinds: of :data:`KINDS`, drawn by their weights. ``hypo`` and ``hyper`` have a contrast of 0.8 to 2.5 robust
+            scales and little texture of their own; ``iso`` has at most 0.2, loses most of the structure beneath and has
+            a coarse texture of 0.6 to 1.2 instead.
+
+    Raises:
+        ValueError: without a kind, or with one that is unknown.
+    """
+    if not kinds or set(kinds) - KINDS.keys():
+        raise ValueError(f"kinds must be some of {', '.join(KINDS)}, got {list(kinds)}")
+    weights = np.array([KINDS[kind] for kind in kinds])
+    kind = str(rng.choice(list(kinds), p=weights / weights.sum()))
+    if kind == "iso":
+        contrast, texture, keep = (float(rng.uniform(*ends)) for ends in ((-0.2, 0.2), (0.6, 1.2), (0.1, 0.4)))
+        return LesionLook(contrast=contrast, texture=texture, keep=keep)
+    contrast = float(rng.uniform(0.8, 2.5)) * (-1 if kind == "hypo" else 1)
+    return LesionLook(contrast=contrast, texture=0.25, keep=float(rng.uniform(0.1, 0.5)))
 
 
 def generated_shape(brain: np.ndarray, affine: np.ndarray, *, volume_ml: float, rng: np.random.Generator) -> np.ndarray:
@@ -129,3 +169,40 @@ def insert_lesion(
     mean = float(inside.mean()) if inside.size else 0.0
     target = mean + look.keep * (image - mean) + scale * (look.contrast + look.texture * texture / texture.std())
     return np.asarray(image + weight * (target - image), dtype=np.float32)
+
+
+def push_aside(
+    image: np.ndarray, region: np.ndarray, brain: np.ndarray, affine: np.ndarray, *, mass_effect_mm: float
+) -> np.ndarray:
+    r"""Push the tissue around a region outwards, as a growing mass does; before the lesion itself is put in.
+
+    A voxel at a distance :math:`d` from the region shows what lay nearer to it by
+    :math:`m \, e^{-d / 15} (1 - e^{-r / 15})` millimetres, with the depth :math:`r` below the brain's surface: the
+    surface stays, tissue near the region is compressed, and for :math:`m < 15` nothing is folded.
+
+    Args:
+        image: the scan ``(D, H, W)``.
+        region, brain: boolean, same grid.
+        affine: voxel to millimetres.
+        mass_effect_mm: :math:`m`; 0 leaves the scan as it is.
+
+    Returns:
+        New float32 array; unchanged outside the brain and inside the region.
+
+    Raises:
+        ValueError: if the effect is negative or would fold the tissue.
+    """
+    if not 0 <= mass_effect_mm < MASS_DECAY_MM:
+        raise ValueError(f"mass_effect_mm must lie from 0 to below {MASS_DECAY_MM:g}, got {mass_effect_mm}")
+    if mass_effect_mm == 0 or not region.any():
+        return np.array(image, dtype=np.float32)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    away = ndimage.distance_transform_edt(~region, sampling=spacing)
+    depth = ndimage.distance_transform_edt(brain, sampling=spacing)
+    shift_mm = mass_effect_mm * np.exp(-away / MASS_DECAY_MM) * (1 - np.exp(-depth / MASS_DECAY_MM))
+    shift_mm = np.minimum(shift_mm, away)  # nothing of the region itself is pulled out
+    direction = np.stack(np.gradient(ndimage.gaussian_filter(away, 2 / spacing), *spacing))
+    direction /= np.maximum(np.linalg.norm(direction, axis=0), 1e-6)
+    source = np.indices(image.shape) - direction * shift_mm / spacing[:, None, None, None]
+    moved = ndimage.map_coordinates(np.asarray(image, dtype=np.float32), source, order=1, mode="nearest")
+    return np.where(brain & ~region, moved, image).astype(np.float32)
