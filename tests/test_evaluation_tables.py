@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from itermask3d.discrimination import Figure
 from itermask3d.evaluation_cases import MethodResults, fault_of
 from itermask3d.evaluation_page import evaluation_page
+from itermask3d.evaluation_plots import all_plots
 from itermask3d.evaluation_tables import all_tables, bootstrap_mean, paired_difference
 from itermask3d.evaluation_text import Table, shown, to_csv, to_markdown
 
@@ -182,6 +185,22 @@ def test_every_form_of_a_table_has_every_row():
         "| x | 0.500 [0.250, 0.750] |",
         "| – | – |",
     ]
+
+
+def test_a_picture_stands_under_its_table_and_every_evidence_has_a_panel(tmp_path):
+    tables = all_tables([faulty_method()], level=0.1)
+    pictures = all_plots([faulty_method()], tables, output=tmp_path, curves={})
+    (fault_map,) = (picture for picture in pictures if picture.section == "fault_matrix")
+    assert all(f">{evidence}<" in svg_text(fault_map.path) for evidence in ("own score", "domain distance", "both"))
+    page = evaluation_page("E", tables, [fault_map], facts={})
+    assert page.index('id="fault_matrix"') < page.index(fault_map.alt) < page.index('id="faults"')
+    assert 'id="figures"' not in page
+    assert 'id="figures"' in evaluation_page("E", tables[:1], [fault_map], facts={}), "its table is not there"
+
+
+def svg_text(path: Path) -> str:
+    """Matplotlib draws letters as paths and names their words in comments."""
+    return re.sub(r"<!-- (.*?) -->", r">\1<", path.read_text())
 
 
 def test_the_page_escapes_what_it_is_given_and_says_what_it_is_for():

@@ -32,10 +32,10 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; m
   margin: 0 auto; padding: 1rem; }
 h1, h2 { line-height: 1.2; }
 .notice { border-left: .3rem solid #d55e00; padding: .3rem .8rem; font-weight: 600; }
-nav ul { columns: 2; }
+nav ul { columns: 2 16rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: .3rem 0; }
+.note { font-size: .9rem; max-width: 60rem; }
 th, td { border-bottom: 1px solid #ccc; padding: .25rem .55rem; text-align: right; vertical-align: top; }
 th[scope=col] { border-bottom: 2px solid #444; vertical-align: bottom; }
 th:first-child, td:first-child, .text { text-align: left; }
@@ -45,7 +45,7 @@ img { max-width: 100%; height: auto; }
 figcaption { font-size: .85rem; color: #444; }
 dt { font-weight: 600; }
 dd { margin: 0 0 .4rem 1rem; overflow-wrap: anywhere; }
-@media screen { td:not(.text) { white-space: nowrap; } }
+@media screen { td:not(.long) { white-space: nowrap; } td.long { min-width: 14rem; } }
 @media print {
   body { max-width: none; font-size: 10pt; padding: 0; }
   nav { display: none; }
@@ -72,15 +72,17 @@ dd { margin: 0 0 .4rem 1rem; overflow-wrap: anywhere; }
 {% for table in tables %}
 <section id="{{ table.name }}">
 <h2>{{ table.title }}</h2>
+<p class="note" id="{{ table.name }}-note">{{ table.note }}</p>
 <div class="wide" tabindex="0" role="region" aria-label="{{ table.title }}">
-<table>
-<caption>{{ table.note }}</caption>
+<table aria-describedby="{{ table.name }}-note">
 <thead><tr>{% for key, heading in table.columns.items() %}\
-<th scope="col"{% if heading.startswith("oracle") %} class="oracle"{% endif %}>{{ heading }}</th>\
+<th scope="col" class="\
+{% if heading.startswith("oracle") %}oracle{% elif key in texts[table.name] %}text{% endif %}">{{ heading }}</th>\
 {% endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}<tr>{% for key, heading in table.columns.items() %}\
-<td class="{% if heading.startswith("oracle") %}oracle{% elif row.get(key) is string %}text{% endif %}">\
+<td class="{% if heading.startswith("oracle") %}oracle{% elif key in texts[table.name] %}text{% endif %}\
+{% if row.get(key) is string and row.get(key)|length > 30 %} long{% endif %}">\
 {{ shown(row.get(key)) }}</td>{% endfor %}</tr>
 {% endfor %}</tbody>
 </table>
@@ -126,11 +128,17 @@ def evaluation_page(
         title=title,
         tables=tables,
         under=under,
+        texts={table.name: _text_columns(table) for table in tables},
         facts=facts,
         notice=RESEARCH_USE,
         shown=shown,
         embedded=_embedded,
     )
+
+
+def _text_columns(table: Table) -> set[str]:
+    """Columns of words, which stand on the left."""
+    return {key for key in table.columns if any(isinstance(row.get(key), str) for row in table.rows)}
 
 
 def _embedded(picture: Picture) -> str:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import ndimage
 
 from itermask3d.evaluation_cases import MethodResults, fault_of
 from itermask3d.evaluation_plots import COLOURS, Picture, file_name
@@ -23,6 +24,9 @@ __all__ = ["case_pictures"]
 
 PANELS = ("scan", "anomaly map", "label (solid), mask (dashed)")
 N_WORST = 3
+MARGIN = 3
+"""Voxels shown around the brain."""
+
 N_FAULTS = 4
 """Largest number of faults in the picture of hits, and in that of misses."""
 
@@ -139,8 +143,12 @@ def _cut(method: MethodResults, case: str, item: Mapping[str, Any], output: Path
     where = next((volumes[name] for name in ("label", "mask") if volumes[name].any()), brain)
     at = int(where.sum(axis=(0, 1)).argmax())
     low, high = np.percentile(volumes["image"][brain], (0.5, 99.5))
+    box = tuple(
+        slice(max(0, part.start - MARGIN), part.stop + MARGIN)
+        for part in ndimage.find_objects(brain.astype(np.uint8))[0][:2]
+    )
     return _Cut(
-        slices={name: volume[:, :, at].T[:, ::-1] for name, volume in volumes.items()},
+        slices={name: volume[:, :, at][box].T[:, ::-1] for name, volume in volumes.items()},
         window=(float(low), float(high)),
         top=max(float(np.percentile(volumes["anomaly_map"][brain], 99.8)), 1e-6),
         aspect=zooms[1] / zooms[0],

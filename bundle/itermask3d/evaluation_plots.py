@@ -128,6 +128,9 @@ def _score_distributions(methods: Sequence[MethodResults], folder: Path) -> Pict
     with_faults = any(fault_of(row["group"]) for method in methods for row in method.rows)
     has_real = any(row["group"] == REAL for method in methods for row in method.rows)
     names = [*groups, *([REAL] if has_real else []), *(["all faults"] if with_faults else [])]
+    names = [name for name in names if any(len(_scores(m, None if name == "all faults" else name)) for m in methods)]
+    if not names:
+        return None
     figure = Figure(figsize=(8, 1.0 + len(methods) * (0.6 + 0.28 * len(names))), layout="constrained")
     panels = figure.subplots(len(methods), 1, squeeze=False)[:, 0]
     for axes, method in zip(panels, methods, strict=True):
@@ -181,15 +184,15 @@ def _fault_map(methods: Sequence[MethodResults], tables: Sequence[Table], folder
     if not rows:
         return None
     names, severities = (sorted({row[key] for row in rows}) for key in ("fault", "severity"))
-    shown = [method for method in methods if any(row["method"] == method.name for row in rows)]
+    shown = list(dict.fromkeys((row["method"], row["evidence"]) for row in rows))
     size = (1.6 + len(shown) * (0.6 + 0.55 * len(severities)), 1.4 + 0.32 * len(names))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     picture = None
-    for axes, method in zip(panels, shown, strict=True):
+    for axes, (method, evidence) in zip(panels, shown, strict=True):
         values = np.full((len(names), len(severities)), np.nan)
         for row in rows:
-            if row["method"] == method.name and isinstance(row.get("auroc"), Interval):
+            if (row["method"], row["evidence"]) == (method, evidence) and isinstance(row.get("auroc"), Interval):
                 values[names.index(row["fault"]), severities.index(row["severity"])] = row["auroc"].value
         picture = axes.imshow(values, cmap="cividis", vmin=0.5, vmax=1, aspect="auto")
         for y, x in np.argwhere(np.isfinite(values)):
@@ -197,13 +200,11 @@ def _fault_map(methods: Sequence[MethodResults], tables: Sequence[Table], folder
             axes.text(x, y, f"{values[y, x]:.2f}", ha="center", va="center", fontsize=7, color=colour)
         axes.set_xticks(range(len(severities)), severities)
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-        axes.set_title(method.name, fontsize=9)
+        axes.set_title(f"{method}\n{evidence}", fontsize=8)
         axes.set_xlabel("severity")
     if picture is not None:
         figure.colorbar(picture, ax=panels.tolist(), label="AUROC", shrink=0.8, extend="min")
-    alt = (
-        f"Scan-level AUROC by fault ({len(names)}) and severity, a panel a method; the table of faults has the numbers."
-    )
+    alt = f"Scan-level AUROC by fault ({len(names)}) and severity, a panel a method and evidence, as in the table."
     return _save(figure, folder / "faults.svg", "Faults by severity", alt, "fault_matrix")
 
 

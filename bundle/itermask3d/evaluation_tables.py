@@ -167,7 +167,7 @@ def real_table(methods: Sequence[MethodResults]) -> Table:
         "real",
         "Real cases, one by one",
         "Few cases: each is shown, and no mean is taken. Outside the training domain a p-value promises nothing. The "
-        "simple rule to compare with is `zscore` on T1 and `bright` on T2 and FLAIR, where most lesions are bright; "
+        "simple rule to compare with is zscore on T1 and bright on T2 and FLAIR, where most lesions are bright; "
         "its threshold comes from the calibration scans whatever their contrast.",
         columns,
         rows,
