@@ -13,16 +13,19 @@ import pytest
 import torch
 from helpers import volume
 from ignite.engine import Engine, Events
+from itermask3d.domain import Domain, Range
 from itermask3d.evaluation import (
     COLUMNS,
     CaseMetrics,
     CaseVolumes,
     case_metrics,
     case_row,
+    domain_facts,
     oracle_dice,
     read_case,
     summarise,
 )
+from itermask3d.evaluation_cases import collect_all
 from itermask3d.results import save_nifti
 
 
@@ -222,3 +225,35 @@ def test_a_case_on_disk_gives_the_row_that_it_gave_in_memory(tmp_path):
     engine.fire_event(Events.STARTED)
     engine.fire_event(Events.COMPLETED)
     assert (tmp_path / "resumed" / "metrics.csv").read_text() == (tmp_path / "memory" / "metrics.csv").read_text()
+
+
+def test_the_domains_distance_of_an_older_result_is_taken_from_its_figures():
+    domain = Domain({"noise": Range(0.0, 2.0, centre=1.0)}, {})
+    rows = [{"feature": "noise", "group": "noise", "value": 4.0, "low": 0.0, "high": 2.0, "within": False}]
+    older = {"in_domain": False, "domain": rows}
+    assert domain_facts(older, domain) == {"in_domain": False, "domain_distance": 3.0, "outside": "noise"}
+    assert domain_facts(older | {"domain_distance": 2.5}, domain)["domain_distance"] == 2.5
+    assert set(domain_facts({}, domain).values()) == {None}
+
+
+def test_what_the_domain_check_found_of_a_scan_goes_to_every_method(tmp_path):
+    facts = {"in_domain": False, "domain": [], "domain_distance": 2.0}
+    for method, found in (("baseline", {}), ("bundle", facts)):
+        folder = tmp_path / "methods" / method / "results" / "one"
+        folder.mkdir(parents=True)
+        for name in ("mask", "anomaly_map", "brain_mask", "reconstruction"):
+            save_nifti(block(0, 4)[0].numpy().astype(np.float32), np.eye(4), folder / f"one_{name}.nii.gz")
+        (folder / "result.json").write_text(json.dumps(FINDINGS | found))
+        figures = {"figures": {"c": {"score": 0.1}}}
+        (tmp_path / "methods" / method / "calibration.json").write_text(json.dumps(figures))
+    calibrated = tmp_path / "methods" / "bundle" / "calibration" / "c"
+    calibrated.mkdir(parents=True)
+    (calibrated / "result.json").write_text(json.dumps({"domain_distance": 0.5}))
+    item = {"case": "one", "group": "real", "contrast": "T2"}
+    for method in collect_all([item], tmp_path, ["baseline", "bundle"]):
+        (row,) = method.rows
+        assert (row["in_domain"], row["domain_distance"], row["contrast"]) == (False, 2.0, "T2")
+        assert method.normal_scores("domain_distance") == [0.5]
+        assert method.p_value(row, "domain") == 0.5
+        assert method.level(0.05) == 0.5
+        assert method.p_value(row, "both") == method.level(0.05, "both") == 1.0
