@@ -46,6 +46,9 @@ ALLOWED: dict[str, set[str]] = {
     "detection": {"refinement", "threshold"},
     "inferer": {"acceleration", "detection", "frequency", "network", "refinement"},
     "training": {"masking", "network"},
+    "tissues": {"scans"},
+    "contrasts": {"tissues"},
+    "synthesis": {"contrasts", "tissues"},
 }
 """Which of our modules each module may import."""
 
@@ -72,6 +75,8 @@ for _module in (
     "segmenter",
     "dicom",
     "anatomy",
+    "label_maps",
+    "synthesis_data",
     "report_data",
     "report_images",
     "report_plots",
