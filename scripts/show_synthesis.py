@@ -57,7 +57,7 @@ def main() -> None:
             name: [generate(name, maps[i % len(maps)], arguments.seed + i) for i in range(arguments.measured)]
             for name in tqdm(arguments.contrasts, unit="contrast")
         }
-        real = real_scans(arguments.real) if arguments.real else {}
+        real = real_scans(arguments.real, arguments.cache) if arguments.real else {}
     except (ScanError, ValueError) as error:
         sys.exit(f"error: {error}")
     output = Path(arguments.output)
@@ -106,12 +106,13 @@ def generate(contrast: str, tissues: dict[str, Any], seed: int) -> Volumes:
     return volumes(RobustNormalized("image")(synthesize(tissues)))
 
 
-def real_scans(source: str) -> dict[str, list[Volumes]]:
+def real_scans(source: str, cache: str) -> dict[str, list[Volumes]]:
     """Real scans as the bundle prepares them, by group."""
     prepare = inference_transforms(spacing_mm=SPACING_MM, spatial_size=SIZE, bias_correction="n4", check_fit=False)
     found = defaultdict(list)
-    for item in tqdm(list_scans(source), unit="scan"):
-        found[str(item.get("group", "real"))].append(volumes(prepare(item)))
+    items = list_scans(source)
+    for item, sample in zip(items, tqdm(PersistentDataset(items, prepare, cache_dir=cache), unit="scan"), strict=True):
+        found[str(item.get("group", "real"))].append(volumes(sample))
     return dict(found)
 
 

@@ -58,7 +58,7 @@ RELAXATION: Mapping[Tissue, Relaxation] = MappingProxyType(
     }
 )
 
-RELAXATION_SPREAD = 0.05
+RELAXATION_SPREAD = 0.03
 """Standard deviation of the logarithm by which a tissue's times differ from brain to brain and field to field."""
 
 SHARED_SPREAD = 0.12
