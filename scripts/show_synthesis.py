@@ -73,7 +73,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--labels", default=TEMPLATE, help="folder or list of label maps")
     parser.add_argument("--scans", help="T1 scans of the same names, which refine the maps")
     parser.add_argument("--brain-masks", help="folder with a brain mask of the same file name for every scan")
-    parser.add_argument("--split-file", help="use only the cases of its training subset")
+    parser.add_argument(
+        "--split-file",
+        default=f"{BUNDLE_ROOT}/configs/split_ixi_t1_2mm.json",
+        help="use only the cases of its training subset",
+    )
     parser.add_argument("--extra", help="further label maps, of people in no subset")
     parser.add_argument("--maps", type=int, default=4, help="use this many label maps")
     parser.add_argument("--real", help="list of real scans with their contrast as group")
@@ -90,10 +94,9 @@ def parse() -> argparse.Namespace:
 def tissue_maps(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The first label maps of the list and, where asked for, one of the extra ones last."""
     scans = list_scans(arguments.scans, brain_mask_dir=arguments.brain_masks) if arguments.scans else []
-    split_file = arguments.split_file or (f"{BUNDLE_ROOT}/configs/split_ixi_t1_2mm.json" if scans else None)
-    items = label_items(arguments.labels, split_file=split_file, scans=scans)[: arguments.maps]
+    items = label_items(arguments.labels, split_file=arguments.split_file, scans=scans)[: arguments.maps]
     if arguments.extra:
-        items[-1:] = label_items(arguments.extra)[:1]
+        items[-1:] = label_items(arguments.extra, subset=None)[:1]
     prepare = tissue_transforms(spacing_mm=SPACING_MM, spatial_size=SIZE)
     Path(arguments.cache).mkdir(parents=True, exist_ok=True)
     return list(PersistentDataset(items, prepare, cache_dir=arguments.cache))

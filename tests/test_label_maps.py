@@ -37,9 +37,19 @@ def test_only_maps_of_the_subset_are_listed(folder, subset, case):
     assert [item["case"] for item in items] == [case]
 
 
+def test_without_a_split_file_no_map_is_in_two_subsets(folder):
+    train, validation = (
+        {item["case"] for item in label_items(folder / "labels", subset=subset)} for subset in ("train", "validation")
+    )
+    assert train
+    assert validation
+    assert not train & validation
+    assert train | validation == set(CASES)
+
+
 def test_companions_are_found_by_case(folder):
     scans = [{"case": "one", "image": "a.nii.gz", "brain_mask": "m.nii.gz"}, {"case": "other", "image": "b.nii.gz"}]
-    one, *others = sorted(label_items(folder / "labels", scans=scans), key=lambda item: item["case"])
+    one, *others = sorted(label_items(folder / "labels", subset=None, scans=scans), key=lambda item: item["case"])
     assert one == {
         "case": "one",
         "labels": str(folder / "labels/one.nii.gz"),

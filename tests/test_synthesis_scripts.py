@@ -68,7 +68,21 @@ def test_a_missing_folder_is_one_sentence(tmp_path, monkeypatch):
 def test_picture_and_table_are_written(folder, tmp_path, monkeypatch):
     real = tmp_path / "real.json"
     real.write_text(json.dumps([{"image": str(folder / "t1/one.nii.gz"), "group": "t2"}]))
-    options = ["--labels", folder / "labels", "--maps", 1, "--contrasts", "t2", "flair", "--shown", 1, "--measured", 1]
+    options = [
+        "--labels",
+        folder / "labels",
+        "--maps",
+        1,
+        "--split-file",
+        folder / "split.json",
+        "--contrasts",
+        "t2",
+        "flair",
+        "--shown",
+        1,
+        "--measured",
+        1,
+    ]
     output = tmp_path / "picture.png"
     run(monkeypatch, "show_synthesis", *options, "--real", real, "--cache", tmp_path / "cache", "--output", output)
     assert output.read_bytes().startswith(b"\x89PNG")

@@ -44,7 +44,7 @@ def label_items(
     source: str | Path | Sequence[str | Path],
     *,
     split_file: str | Path | None = None,
-    subset: str = "train",
+    subset: str | None = "train",
     scans: Sequence[Mapping[str, Any]] = (),
     extra: str | Path | Sequence[str | Path] | None = None,
 ) -> list[dict[str, Any]]:
@@ -52,9 +52,8 @@ def label_items(
 
     Args:
         source: as for :func:`itermask3d.scans.list_scans`, or :data:`TEMPLATE`.
-        split_file: keep the cases of ``subset``; a map's case is its file name. Without a file all are kept. The
-            template is nobody's and is kept always.
-        subset: see :func:`itermask3d.scans.split_scans`.
+        split_file, subset: keep these cases, see :func:`itermask3d.scans.split_scans`; a map's case is its file name.
+            Without a subset all are kept. The template is nobody's and is kept always.
         scans: items of T1-weighted scans; the one with a map's case gives the map its sulci and, where it names one,
             its brain mask. See :func:`itermask3d.tissues.refine`.
         extra: further maps of people who are in no subset, such as those that SynthSeg was trained on.
@@ -69,7 +68,7 @@ def label_items(
         items: list[dict[str, Any]] = [{"image": TEMPLATE, "case": TEMPLATE}]
     else:
         listed = list_scans(source)
-        items = split_scans(listed, split_file, subset) if split_file else listed
+        items = split_scans(listed, split_file, subset) if subset else listed
     further = list_scans(extra) if extra else []
     if further and split_file:
         named = {case for cases in _all_subsets(split_file) for case in cases}
