@@ -61,7 +61,7 @@ class Ingredients:
 
     contrasts: Mapping[str, float]
     flip_probability: float = 0.5
-    warp_probability: float = 0.7
+    warp_probability: float = 0.6
     rotation_rad: float = 0.15
     scaling: float = 0.1
     elastic_mm: tuple[float, float] = (0.0, 2.5)
@@ -72,10 +72,10 @@ class Ingredients:
     variation_cell_mm: tuple[float, float] = (20.0, 50.0)
     vessel_probability: float = 0.7
     bias_log_sd: tuple[float, float] = (0.0, 0.05)
-    blur_mm: tuple[float, float] = (0.0, 0.8)
+    blur_mm: tuple[float, float] = (0.0, 0.7)
     slice_probability: float = 0.15
     slice_mm: tuple[float, float] = (3.0, 6.0)
-    noise: tuple[float, float] = (0.01, 0.16)
+    noise: tuple[float, float] = (0.02, 0.2)
     mask_shift_mm: tuple[float, float] = (0.0, 1.5)
 
     def __post_init__(self) -> None:
