@@ -8,14 +8,12 @@ Each mask gets its scan's name, as .nii.gz; masks that exist are kept. Give OUT 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-import numpy as np
-from itermask3d.brain_extraction import METHODS, BrainMaskd
-from itermask3d.preprocessing import LoadScand
-from itermask3d.results import RESEARCH_USE, save_nifti
+from itermask3d.brain_extraction import METHODS
+from itermask3d.own_data import keep_brain_mask
+from itermask3d.results import RESEARCH_USE
 from itermask3d.scans import ScanError, list_scans
 from tqdm import tqdm
 
@@ -34,7 +32,7 @@ def main() -> None:
         if target.exists():
             continue
         try:
-            extract(item, arguments.method, target)
+            keep_brain_mask(item, arguments.method, target)
         except ScanError as error:
             failures += 1
             tqdm.write(f"failed: {item['case']}: {error}")
@@ -49,15 +47,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("output", help="folder for the masks")
     parser.add_argument("--method", default="auto", choices=[m for m in METHODS if m != "provided"])
     return parser.parse_args()
-
-
-def extract(item: dict, method: str, target: Path) -> None:
-    """Write one mask on the scan's own grid, whole or not at all."""
-    sample = BrainMaskd(method=method)(LoadScand()(item))
-    mask = sample["brain_mask"]
-    partial = target.with_name(f".partial_{target.name}")
-    save_nifti(np.asarray(mask[0] > 0.5).astype(np.uint8), np.asarray(mask.affine, dtype=float), partial)
-    os.replace(partial, target)
 
 
 if __name__ == "__main__":

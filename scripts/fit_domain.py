@@ -18,13 +18,12 @@ from typing import Any
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.calibration import false_alarm_interval
-from itermask3d.cohort import MeasureScand, first_cause
+from itermask3d.cohort import first_cause
 from itermask3d.domain import Domain, fit_domain
-from itermask3d.preprocessing import BIAS_CORRECTIONS, inference_transforms, load_volume, scan_loader
+from itermask3d.own_data import figures_of
+from itermask3d.preprocessing import BIAS_CORRECTIONS, inference_transforms
 from itermask3d.results import RESEARCH_USE, write_atomically
-from itermask3d.scan_features import measure_acquisition
 from itermask3d.scans import ScanError, list_scans, split_scans
-from monai.transforms import Compose, Invertd
 from tqdm import tqdm
 
 Figures = dict[str, float]
@@ -125,7 +124,7 @@ def measure(items: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> d
         case = item["case"]
         if case not in known:
             try:
-                known[case] = figures_of(item, prepare)
+                _, known[case] = figures_of(item, prepare)
             except Exception as error:
                 reason = first_cause(error)
                 if not isinstance(reason, ScanError):
@@ -138,15 +137,6 @@ def measure(items: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> d
     if not found:
         raise ScanError("no scan could be measured")
     return found
-
-
-def figures_of(item: dict[str, Any], prepare: Compose) -> Figures:
-    """All figures of one scan, as a run measures them."""
-    sample = MeasureScand()(prepare(item))
-    back = Invertd("brain_mask", transform=prepare, orig_keys="image", nearest_interp=False, to_tensor=True)(sample)
-    brain = back["brain_mask"][0].numpy(force=True) > 0.5
-    affine = load_volume(item["image"], scan_loader()).affine.numpy(force=True)
-    return json.loads(sample["figures"])["figures"] | measure_acquisition(brain, affine)
 
 
 if __name__ == "__main__":

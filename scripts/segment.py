@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT
@@ -22,11 +23,16 @@ from monai.bundle import ConfigWorkflow
 
 def main() -> None:
     arguments = parse()
+    if not Path(arguments.bundle, "configs", "inference.json").is_file():
+        print(
+            f"error: '{arguments.bundle}' is no bundle; expected a folder with configs/inference.json", file=sys.stderr
+        )
+        sys.exit(2)
     warnings.simplefilter("ignore", FutureWarning)
     workflow = ConfigWorkflow(
-        config_file=f"{BUNDLE_ROOT}/configs/inference.json",
-        meta_file=f"{BUNDLE_ROOT}/configs/metadata.json",
-        logging_file=f"{BUNDLE_ROOT}/configs/logging.conf",
+        config_file=f"{arguments.bundle}/configs/inference.json",
+        meta_file=f"{arguments.bundle}/configs/metadata.json",
+        logging_file=f"{arguments.bundle}/configs/logging.conf",
         workflow_type="infer",
         **overrides(arguments),
     )
@@ -50,6 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("output", help="folder for the results")
     parser.add_argument("--brain-masks", help="folder with a brain mask of the same file name for every scan")
     parser.add_argument("--brain-extraction", choices=METHODS, help="how the brain is found (default: auto)")
+    parser.add_argument("--bundle", default=BUNDLE_ROOT, help="folder of another bundle, as train_own.py writes one")
     parser.add_argument("--weights", help="state dict (default: the bundle's models/model.pt)")
     parser.add_argument("--gamma", type=float, help="slope at which the threshold is taken")
     parser.add_argument("--seed", type=int, help="of the noise in the masked region")
@@ -62,6 +69,7 @@ def parse() -> argparse.Namespace:
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """Map the options that were given to ids of the inference config."""
     values = {
+        "bundle_root": arguments.bundle,
         "dataset_dir": arguments.scan,
         "output_dir": arguments.output,
         "brain_mask_dir": arguments.brain_masks,

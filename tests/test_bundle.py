@@ -382,6 +382,65 @@ def test_training_resumes_where_it_stopped(scans, split_file, tmp_path, caplog):
     assert "after epoch 1" in caplog.text
 
 
+SIGNALLER = """
+import os, signal
+from ignite.engine import Events
+
+class SignalAt:
+    def __init__(self, name, iteration):
+        self.name, self.iteration = name, iteration
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=self.iteration), self)
+
+    def __call__(self, engine):
+        os.kill(os.getpid(), getattr(signal, self.name))
+"""
+"""A handler that sends the training process a real signal, always at the same place: no timer, no race."""
+
+
+@pytest.fixture(scope="module")
+def on_one_thread():
+    """As in :func:`command`: sums over more threads may differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(scans, split_file, tmp_path_factory, on_one_thread) -> Path:
+    """A training of three epochs of two steps that nothing disturbed."""
+    out = tmp_path_factory.mktemp("uninterrupted")
+    with torch.random.fork_rng(devices=[]):
+        run("train", dataset_dir=scans, split_file=split_file, output_dir=out, **TINY_TRAIN | {"epochs": 3})
+        set_determinism(None)
+    return out
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_training_stopped_by_a_signal_and_resumed_ends_in_the_same_weights(
+    name, scans, split_file, tmp_path, uninterrupted
+):
+    (tmp_path / "signaller.py").write_text(SIGNALLER)
+    handler = {"_target_": "signaller.SignalAt", "name": name, "iteration": 3}
+    (tmp_path / "stopped.json").write_text(json.dumps({"+train::handlers": [handler]}))
+    out = tmp_path / "out"
+    options = {"dataset_dir": scans, "split_file": split_file, "output_dir": out, **TINY_TRAIN | {"epochs": 3}}
+    stopped = command(CONFIGS / "train.json", tmp_path / "stopped.json", cwd=tmp_path, **options)
+    assert stopped.returncode != 0
+    assert epoch_of(out) == 1  # of the second epoch one step of two was done
+    assert not list(out.glob(".*partial"))
+    run("train", **options)
+    whole, resumed = (torch.load(folder / "last.pt", weights_only=True) for folder in (uninterrupted, out))
+    assert resumed["epoch"] == whole["epoch"] == 3
+    assert resumed["best"] == whole["best"]
+    for part in ("network", "optimizer", "scheduler"):
+        torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
+    for name in whole["network"]:
+        assert torch.equal(torch.load(out / "best.pt")[name], torch.load(uninterrupted / "best.pt")[name])
+
+
 def test_multi_gpu_overlay_silences_every_reporting_handler_of_other_ranks_and_no_other(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("LOCAL_RANK", "1")
