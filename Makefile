@@ -23,7 +23,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo bench report evaluate screen label ohif test test-slow e2e lint types format train hooks lock clean
+.PHONY: help setup demo bench report evaluate screen label ohif test test-slow e2e lint types format train own hooks lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,6 +103,10 @@ train: setup ## train on DATA=folder of normal scans; also OVERLAY=configs/file.
 	@test -n "$(DATA)" || { echo "Name the folder of normal scans: make train DATA=path/to/scans" >&2; exit 2; }
 	$(PY) -m monai.bundle run --config_file "['bundle/configs/train.json'$(if $(OVERLAY),$(comma)'$(OVERLAY)')]" \
 		--dataset_dir "$(DATA)" $(ARGS)
+
+own: setup ## from DATA=folder of normal raw scans to a trained, calibrated bundle in OUT=folder; also ARGS="--check-only …"
+	@test -n "$(DATA)" -a -n "$(OUT)" || { echo "Name scans and output: make own DATA=path/to/scans OUT=path" >&2; exit 2; }
+	$(PY) scripts/train_own.py "$(DATA)" "$(OUT)" $(ARGS)
 
 hooks: setup ## run the checks before every commit (pre-commit, nothing downloaded)
 	$(PY) -m pre_commit install

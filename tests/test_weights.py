@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from itermask3d import BUNDLE_ROOT
+from itermask3d.results import file_digest
 from monai.bundle import ConfigWorkflow
 
 MODELS = Path(BUNDLE_ROOT) / "models"
+CARD = Path(BUNDLE_ROOT) / "docs" / "figures.json"
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -70,3 +74,53 @@ def test_the_demo_finds_the_lesion_and_says_less_about_the_scan_without_it(tmp_p
     )
     assert min(np.linalg.norm(np.subtract(found, centre), axis=1)) < 10
     assert all((folder / "picture.png").exists() for folder in results.values())
+
+
+def card() -> dict[str, Any]:
+    return json.loads(CARD.read_text())
+
+
+def test_the_card_speaks_of_the_weights_that_are_shipped():
+    assert card()["weights_sha256"] == file_digest(MODELS / "model.pt")
+    assert all(figure["tolerance"] > 0 for figure in card()["figures"].values())
+
+
+@pytest.mark.slow
+def test_the_shipped_weights_reproduce_the_figures_of_the_card(shared_dir, tmp_path):
+    scans, shapes = shared_dir / "data" / "normal_t1_2mm" / "t1", shared_dir / "data" / "lesion_shapes"
+    if not (scans.is_dir() and shapes.is_dir()):
+        pytest.skip(f"this test needs the IXI scans and lesion shapes in '{shared_dir / 'data'}'")
+    split = f"{BUNDLE_ROOT}/configs/split_ixi_t1_2mm.json"
+    (tmp_path / "test.json").write_text(
+        json.dumps([str(scans / f"{case}.nii.gz") for case in json.loads(Path(split).read_text())["test"]])
+    )
+    masks, pairs, out = (tmp_path / name for name in ("masks", "pairs", "out"))
+    _run(SCRIPTS / "extract_brain.py", tmp_path / "test.json", masks, "--method", "deepbet")
+    options = ("--subset", "test", "--split-file", split, "--seed", 2, "--shapes", shapes, "--brain-masks", masks)
+    _run(SCRIPTS / "simulate_lesions.py", tmp_path / "test.json", pairs, *options)
+    configs = f"['{BUNDLE_ROOT}/configs/inference.json','{BUNDLE_ROOT}/configs/evaluate.json']"
+    run = ("-m", "monai.bundle", "run", "--config_file", configs, "--picture", "False")
+    _run(*run, "--dataset_dir", pairs / "scans.json", "--output_dir", out)
+    found = _figures(out)
+    wrong = {
+        name: (found[name], figure)
+        for name, figure in card()["figures"].items()
+        if not abs(found[name] - figure["value"]) <= figure["tolerance"]
+    }
+    assert not wrong
+
+
+def _run(*command: Any) -> None:
+    subprocess.run([sys.executable, *map(str, command)], check=True)
+
+
+def _figures(out: Path) -> dict[str, float]:
+    """Those of the card, from what an evaluation wrote."""
+    summary = json.loads((out / "metrics.json").read_text())
+    with (out / "metrics.csv").open() as stream:
+        large = [float(row["dice"]) for row in csv.DictReader(stream) if float(row["label_ml"]) > 10]
+    names = ("dice_mean", "lesion_f1_mean", "normal_flagged_share_median", "normal_flagged_share_max")
+    return {name: summary[name] for name in names} | {
+        "dice_mean_above_10_ml": float(np.mean(large)),
+        "scan_auroc": summary["scan_level"]["auroc"]["value"],
+    }

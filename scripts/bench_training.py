@@ -1,0 +1,205 @@
+"""Samples per second of the bundle's training recipe beside the reference's, and where the time of a step goes.
+
+    python scripts/bench_training.py SCANS OUT [--brain-masks FOLDER] [--split-file FILE] [--steps 10] [--full]
+
+Every recipe runs through its own config: the cache is filled first, then each part of a step is timed by itself. The
+reference's recipe is run at the bundle's grid and widths; with ``--full`` as published, at 1 mm and full width, too.
+OUT/training.json keeps the figures; with ``--write`` the table goes into docs/operations.md between its markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_report import between_markers, table
+from itermask3d import BUNDLE_ROOT
+from itermask3d.cohort import first_cause
+from itermask3d.frequency import HighFrequencyd
+from itermask3d.masking import RandMaskd
+from itermask3d.results import RESEARCH_USE, write_atomically
+from itermask3d.scans import ScanError
+from monai.bundle import ConfigWorkflow
+from monai.data import list_data_collate
+from monai.transforms import RandomizableTrait, Transform
+from monai.utils import set_determinism
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "operations.md"
+REFERENCE = ("reference_recipe.json",)
+RECIPES: dict[str, tuple[str, ...]] = {
+    "the bundle's recipe": (),
+    "the reference's recipe, same grid and widths": (*REFERENCE, "reference_recipe_2mm.json"),
+    "the reference's recipe, 192³ at 1 mm": REFERENCE,
+}
+PARTS = ("from the cache", "augmentation", "guide", "mask", "batch", "forward", "backward", "optimiser")
+
+
+def main() -> None:
+    arguments = parse()
+    warnings.simplefilter("ignore")
+    output = Path(arguments.output).absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "training.json"
+    measured: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    for name in list(RECIPES)[: 3 if arguments.full else 2]:
+        try:
+            measured[name] = measure(RECIPES[name], arguments, output)
+        except (RuntimeError, SystemExit) as error:
+            reason = error if isinstance(error, SystemExit) else first_cause(error)
+            if not isinstance(reason, (SystemExit, ScanError)):
+                raise
+            sys.exit(str(reason))
+        write_atomically(json.dumps(measured, indent=1) + "\n", path)
+    text = training_table(measured)
+    print(text)
+    if arguments.write:
+        write_atomically(between_markers(PAGE.read_text(), "training", text), PAGE)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=RESEARCH_USE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scans", help="normal scans: a folder or a list")
+    parser.add_argument("output")
+    parser.add_argument("--brain-masks", help="folder with a brain mask of the same file name for every scan")
+    parser.add_argument("--split-file", help="JSON of cases by subset (default: a split by name)")
+    parser.add_argument("--steps", type=int, default=10, help="steps that are timed, after two that are not")
+    parser.add_argument("--scans-used", type=int, default=4, help="how many training scans to load")
+    parser.add_argument(
+        "--full", action="store_true", help="the reference's recipe as published too; needs much memory"
+    )
+    parser.add_argument("--write", action="store_true", help="write the table into docs/operations.md")
+    parser.add_argument(
+        "--override", default="{}", help="JSON of config ids for every recipe, e.g. '{\"spacing_mm\": 8}'"
+    )
+    return parser.parse_args()
+
+
+def measure(overlays: tuple[str, ...], arguments: argparse.Namespace, output: Path) -> dict[str, Any]:
+    """Median seconds of each part of a step, and what they add up to."""
+    parser = parsed(overlays, arguments, output)
+    dataset = parser.get_parsed_content("train::dataset")
+    network, optimizer, loss, inferer, prepare = (
+        parser.get_parsed_content(key)
+        for key in ("network", "optimizer", "loss", "train::inferer", "train::prepare_batch")
+    )
+    device, size = parser.get_parsed_content("device"), int(parser["batch_size"])
+    items = list(dataset.data)[: arguments.scans_used]
+    for item in tqdm(items, unit="scan", desc="cache"):
+        dataset._cachecheck(item)
+    network.train()
+    seconds: dict[str, list[float]] = {part: [] for part in PARTS}
+    clipping = float(parser.get_parsed_content("max_gradient_norm"))
+    for step in tqdm(range(arguments.steps + 2), unit="step", desc=overlays[-1] if overlays else "train.json"):
+        clock = Clock(device)
+        samples = [drawn(dataset, items[(step * size + index) % len(items)], clock) for index in range(size)]
+        inputs, target = clock("batch", lambda samples=samples: prepare(list_data_collate(samples), device))
+        prediction = clock("forward", lambda inputs=inputs: inferer(inputs, network))
+
+        def backward(prediction: torch.Tensor = prediction, target: torch.Tensor = target) -> None:
+            loss(prediction, target).backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), clipping)
+
+        clock("backward", backward)
+        clock("optimiser", lambda: (optimizer.step(), optimizer.zero_grad(set_to_none=True)))
+        if step >= 2:
+            for part in PARTS:
+                seconds[part].append(clock.seconds[part])
+    parts = {part: statistics.median(values) for part, values in seconds.items()}
+    total = sum(parts.values())
+    grid = [int(value) for value in parser.get_parsed_content("spatial_size")]
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    return {
+        "parts": parts,
+        "step_seconds": total,
+        "samples_per_second": size / total,
+        "batch_size": size,
+        "grid": grid,
+        "channels": list(parser["network_def"]["channels"]),
+        "steps": arguments.steps,
+        "device": where,
+        "machine": platform.machine(),
+    }
+
+
+def parsed(overlays: tuple[str, ...], arguments: argparse.Namespace, output: Path) -> Any:
+    """The config of a recipe, with a cache that all of one grid share."""
+    files = [f"{BUNDLE_ROOT}/configs/train.json", *(str(ROOT / "configs" / name) for name in overlays)]
+    workflow = ConfigWorkflow(
+        files,
+        workflow_type="train",
+        logging_file=False,
+        dataset_dir=arguments.scans,
+        brain_mask_dir=arguments.brain_masks,
+        split_file=arguments.split_file,
+        output_dir=str(output / "run"),
+        cache_dir=str(output / "cache"),
+        **json.loads(arguments.override),
+    )
+    set_determinism(0)
+    workflow.parser.get_parsed_content("required")
+    return workflow.parser
+
+
+class Clock:
+    """Seconds by part; waits for the device before and after."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+
+    def __call__(self, part: str, action: Callable[[], Any]) -> Any:
+        self._wait()
+        start = time.perf_counter()
+        result = action()
+        self._wait()
+        self.seconds[part] += time.perf_counter() - start
+        return result
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def drawn(dataset: Any, item: Any, clock: Clock) -> Any:
+    """One training sample, as the dataset would give it: what is cached, then each random transform."""
+    sample = clock("from the cache", lambda: dataset._cachecheck(item))
+    transforms = dataset.transform.transforms
+    for transform in transforms[dataset.transform.get_index_of_first(is_random) :]:
+        part = {HighFrequencyd: "guide", RandMaskd: "mask"}.get(type(transform), "augmentation")
+        sample = clock(part, lambda transform=transform, sample=sample: transform(sample))
+    return sample
+
+
+def is_random(transform: Any) -> bool:
+    """Where MONAI's PersistentDataset ends what it caches."""
+    return isinstance(transform, RandomizableTrait) or not isinstance(transform, Transform)
+
+
+def training_table(measured: dict[str, Any]) -> str:
+    """Samples per second, and the share of each part."""
+    first = next(iter(measured.values()))
+    rows = []
+    for name, row in measured.items():
+        shares = [f"{1000 * row['parts'][part] / row['batch_size']:.0f}" for part in PARTS]
+        grid, widths = "×".join(map(str, row["grid"])), "-".join(map(str, row["channels"]))
+        rows.append([name, f"{grid}, {widths}", f"{row['samples_per_second']:.2f}", *shares])
+    head = ["recipe", "grid, widths", "samples a second", *(f"{part}, ms a sample" for part in PARTS)]
+    note = f"\nMedian of {first['steps']} steps of batches of {first['batch_size']} on {first['device']}.\n"
+    return table(head, rows) + note
+
+
+if __name__ == "__main__":
+    main()
