@@ -133,7 +133,9 @@ class Run:
             return LOOK_FIRST
         if self.arguments.check_only:
             return DONE
-        scans = [scan for scan in scans if any(scan.case in cases for cases in splits.values())]
+        listed = {case for cases in splits.values() for case in cases}
+        self.excluded |= {scan.case: "not in the split file" for scan in scans if scan.case not in listed}
+        scans = [scan for scan in scans if scan.case in listed]
         recipe = self.recipe(scans, splits)
         self.make_bundle(recipe, splits, scans)
         self.train(recipe)
@@ -281,7 +283,7 @@ class Run:
         made_from = {
             "recipe": asdict(recipe),
             "splits": splits,
-            "scans": {scan.case: scan.file_sha256 for scan in scans},
+            "scans": {scan.case: [scan.file_sha256, scan.extra["mask_sha256"]] for scan in scans},
         }
         changed = self.stages.changed("bundle", made_from)
         if changed and not self.arguments.restart:
@@ -313,6 +315,8 @@ class Run:
                 self.workflow("train", dataset_dir=self.output / "scans.json", output_dir=folder)
             for leftover in ("calibration.json", "domain.json"):
                 (weights.parent / leftover).unlink(missing_ok=True)
+            if not (folder / "best.pt").is_file():
+                raise StageError(f"the training wrote no best.pt in '{folder}': no validation error was finite")
             partial = weights.with_name(".model.pt.partial")
             shutil.copyfile(folder / "best.pt", partial)
             os.replace(partial, weights)

@@ -44,6 +44,17 @@ def test_a_scan_is_measured_once_and_again_when_it_changes(scan, tmp_path):
     assert record.stat().st_mtime_ns != written
 
 
+def test_a_mask_that_somebody_mended_is_kept_and_the_figures_follow_it(scan, tmp_path):
+    first = _measurement(tmp_path).measure(scan)
+    path = tmp_path / "masks" / "sub-07_T1w.nii.gz"
+    mask = nib.load(path)
+    smaller = np.asarray(mask.dataobj) * (np.arange(mask.shape[2]) > mask.shape[2] // 4)
+    nib.save(nib.Nifti1Image(smaller.astype(np.uint8), mask.affine), path)
+    second = _measurement(tmp_path).measure(scan)
+    assert second.figures["brain_ml"] < 0.95 * first.figures["brain_ml"]
+    assert np.array_equal(np.asarray(nib.load(path).dataobj), smaller)
+
+
 def test_a_measured_scan_names_its_person_its_size_and_its_orientation(scan, tmp_path):
     found = _measurement(tmp_path).measure(scan)
     assert found.subject == "sub-07"

@@ -105,15 +105,18 @@ class Measurement:
             return Finding("unusable", Level.UNUSABLE, str(reason), case=scan.case)
 
     def _inputs(self, scan: FoundScan) -> dict[str, Any]:
-        return {"files": input_files(scan.item), **self.settings}
+        return {"files": input_files(self.item(scan)), "given": input_files(scan.item), **self.settings}
 
     def _kept(self, scan: FoundScan) -> MeasuredScan | None:
         path = self.folder / f"{scan.case}.npz"
-        if not path.is_file() or not (self.masks / f"{scan.case}.nii.gz").is_file():
+        if not path.is_file():
             return None
         with np.load(path) as data:
             record, thumbnail = json.loads(str(data["record"])), data["thumbnail"].astype(np.float32)
-        if record.pop("inputs") != json.loads(json.dumps(self._inputs(scan))):
+        inputs, now = record.pop("inputs"), json.loads(json.dumps(self._inputs(scan)))
+        if inputs.get("given") != now["given"]:
+            (self.masks / f"{scan.case}.nii.gz").unlink(missing_ok=True)
+        if inputs != now:
             return None
         subject = subject_of(scan.case, self.subject)
         spans = tuple(record.pop("spans_mm"))
@@ -123,8 +126,6 @@ class Measurement:
         raw = LoadScand()({"image": scan.image})["image"]
         mask = self.masks / f"{scan.case}.nii.gz"
         record = self.folder / f"{scan.case}.npz"
-        if record.is_file():  # of a scan that has changed since
-            mask.unlink(missing_ok=True)
         method = self.brain_extraction
         if method == "auto" and scan.brain_mask is None:
             method = brain_extraction_for(self.contrast, raw)
@@ -133,7 +134,7 @@ class Measurement:
         sample, figures = figures_of(self.item(scan), self.prepare)
         brain = np.argwhere(np.asarray(sample["brain_mask"][0]) > 0.5)
         spans = (np.ptp(brain, axis=0) + 1) * self.settings["spacing_mm"]
-        found = {
+        found: dict[str, Any] = {
             "inputs": self._inputs(scan),
             "file_sha256": _digest_of_files(Path(scan.image)),
             "voxel_sha256": _digest_of_voxels(raw),
@@ -142,6 +143,7 @@ class Measurement:
             "oriented": _has_orientation(Path(scan.image)),
             "extra": {"voxels_mm": raw.pixdim.tolist(), "shape": list(raw.shape[1:]), "brain_extraction": method},
         }
+        found["extra"]["mask_sha256"] = _digest_of_files(mask)
         thumbnail = torch.nn.functional.adaptive_avg_pool3d(sample["image"].as_tensor(), THUMBNAIL)[0].numpy()
         partial = record.with_name(f".{record.stem}.partial.npz")
         np.savez_compressed(partial, record=json.dumps(found), thumbnail=thumbnail.astype(np.float16))
