@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,15 +44,31 @@ def _run(*options, script: str = "train_own") -> subprocess.CompletedProcess:
     )
 
 
-def test_the_checks_stop_at_a_copy_and_say_how_to_go_on(scans, tmp_path):
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """The script in this process: its exit status and what it printed."""
+
+    def run(*options) -> tuple[int, str]:
+        script = str(ROOT / "scripts" / "train_own.py")
+        monkeypatch.setattr(sys, "argv", [script, *map(str, options)])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(script, run_name="__main__")
+        return stop.value.code, capsys.readouterr().out
+
+    handler = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_the_checks_stop_at_a_copy_and_say_how_to_go_on(scans, tmp_path, run_here):
     mixed = tmp_path / "mixed"
     shutil.copytree(scans, mixed)
     shutil.copy(mixed / "sub-2_T1w.nii.gz", mixed / "sub-9_T1w.nii.gz")
     (mixed / "sub-8_T1w.nii.gz").write_bytes(b"no scan")
-    done = _run(mixed, tmp_path / "out", *TINY)
-    assert done.returncode == 3, done.stderr
-    assert "suspect: 'sub-9_T1w' is 'sub-2_T1w' byte for byte; expected every scan once" in done.stdout
-    assert "Then --exclude sub-9_T1w, or --force to go on" in done.stdout
+    status, said = run_here(mixed, tmp_path / "out", *TINY)
+    assert status == 3
+    assert "suspect: 'sub-9_T1w' is 'sub-2_T1w' byte for byte; expected every scan once" in said
+    assert "Then --exclude sub-9_T1w, or --force to go on" in said
     check = json.loads((tmp_path / "out" / "check" / "check.json").read_text())
     assert list(check["excluded"]) == ["sub-8_T1w"]
     assert {scan["case"] for scan in check["scans"]} == {f"sub-{i}_T1w" for i in (0, 1, 2, 3, 4, 5, 9)}
@@ -67,14 +85,13 @@ def test_the_checks_stop_at_a_copy_and_say_how_to_go_on(scans, tmp_path):
     ],
     ids=["nowhere", "unknown_case", "no_subject"],
 )
-def test_what_cannot_start_is_one_clear_sentence(change, options, message, scans, tmp_path):
+def test_what_cannot_start_is_one_clear_sentence(change, options, message, scans, tmp_path, run_here):
     folder = tmp_path / "scans"
     shutil.copytree(scans, folder)
     change(folder)
-    done = _run(folder, tmp_path / "out", *TINY, *options)
-    assert done.returncode == 2
-    assert message in done.stdout
-    assert "Traceback" not in done.stderr
+    status, said = run_here(folder, tmp_path / "out", *TINY, *options)
+    assert status == 2
+    assert message in said
 
 
 @pytest.mark.slow
