@@ -25,8 +25,8 @@ contrasts beside them the nearest at 4.6."""
 
 SAME_PERSON = 0.42
 """Correlation of fine structure above which two scans are taken for one person's, see :func:`_fingerprints`. Among 50
-people (IXI) no pair exceeds 0.32; simulated second scans, tilted by up to 2 degrees with noise, have a median of 0.6
-and one in five stays below this, tilted by 4 degrees most do."""
+people (IXI) no pair exceeds 0.32; of simulated second scans, with noise and tilted by up to 2 degrees, about one in
+four stays below this; of those tilted by 4 degrees most do."""
 
 ALIKE = 0.35
 """Correlation with the middle of the set below which a scan is taken for another contrast. Of the same 50 the lowest
