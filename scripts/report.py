@@ -55,10 +55,11 @@ def parse() -> argparse.Namespace:
 
 
 def find(folder: Path) -> list[Path]:
-    """The folder itself, or the finished scans in it."""
+    """The folder itself, or the finished scans below it."""
     if (folder / "result.json").is_file():
         return [folder]
-    return sorted(path.parent for path in folder.glob("*/result.json") if not path.parent.name.startswith("."))
+    found = sorted(path.parent for path in folder.rglob("result.json"))
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import Phantom, head_phantom, rotation
-from itermask3d import anatomy
+from itermask3d import anatomy, registration
 from itermask3d.anatomy import align, describe, place_names
+from scipy import ndimage
 
 KNOWN = {
     (-30, 45, 20): "left frontal lobe",
@@ -60,6 +61,57 @@ def test_alignment_goes_by_scanner_coordinates(degrees: tuple[int, ...]) -> None
     assert found.usual
     lesion = found.to_template(nib.affines.apply_affine(phantom.affine, np.argwhere(phantom.label)))
     assert describe(place_names(lesion)).startswith("right frontal lobe")
+
+
+def template_brain(turn: np.ndarray, shape: tuple[int, int, int] = (70, 80, 70)) -> tuple[np.ndarray, ...]:
+    """The packaged template on a turned and scaled grid of 3 mm: image, brain mask, affine of the grid."""
+    datasets = pytest.importorskip("nilearn.datasets", reason="the template comes with nilearn")
+    template = datasets.load_mni152_template(resolution=2)
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    affine[:3, 3] = -np.asarray(shape) * 1.5 + (0, -18, 8)
+    to_voxel = np.linalg.inv(template.affine) @ turn @ affine
+    image = ndimage.affine_transform(
+        template.get_fdata(), to_voxel[:3, :3], to_voxel[:3, 3], output_shape=shape, order=1
+    )
+    return image.astype(np.float32), image > 0.1 * image.max(), affine
+
+
+def test_registration_finds_a_tilt_that_the_extent_cannot_see() -> None:
+    turn = np.eye(4)
+    turn[:3, :3] = rotation(degrees=(14, -6, 9)) * (1.05, 0.94, 1.08)
+    turn[:3, 3] = 6, -9, 4
+    image, brain, affine = template_brain(turn)
+    points = np.array([(x, y, z) for x in (-50, 50) for y in (-60, 30) for z in (-30, 50)], dtype=float)
+    by_extent, by_intensity = align(brain, affine), align(brain, affine, image=image)
+    assert by_extent is not None
+    assert by_intensity is not None
+    assert by_intensity.registered
+    truth = nib.affines.apply_affine(turn, points)
+    apart = [np.linalg.norm(found.to_template(points) - truth, axis=1).max() for found in (by_extent, by_intensity)]
+    assert apart[1] < 4
+    assert apart[1] < apart[0] / 2
+    again = align(brain, affine, image=image)
+    np.testing.assert_array_equal(again.matrix, by_intensity.matrix)
+    dark = align(brain, affine, image=image.max() - image)
+    assert np.linalg.norm(dark.to_template(points) - truth, axis=1).max() < 4
+
+
+def test_without_template_or_contrast_the_extent_has_to_do(phantom: Phantom, monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = align(phantom.brain_mask, phantom.affine, image=np.ones_like(phantom.image))
+    monkeypatch.setattr(registration, "_template", lambda: None)
+    plain = align(phantom.brain_mask, phantom.affine, image=phantom.image)
+    for found in (flat, plain):
+        assert not found.registered
+        assert "by its extent" in found.coarseness
+        np.testing.assert_array_equal(found.matrix, align(phantom.brain_mask, phantom.affine).matrix)
+
+
+def test_registration_that_leaves_the_brain_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, brain, affine = template_brain(np.eye(4))
+    away = np.eye(4)
+    away[:3, 3] = 40
+    monkeypatch.setattr(registration, "_optimise", lambda *_: away)
+    assert not align(brain, affine, image=image).registered
 
 
 def test_brain_of_odd_size_is_told(phantom: Phantom) -> None:

@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "discrimination": set(),
     "domain": set(),
     "scan_features": set(),
+    "registration": set(),
     "brain_extraction": {"scans"},
     "preprocessing": {"bias", "brain_extraction", "frequency", "masking", "scans"},
     "refinement": {"masking", "network", "schedule", "threshold"},

@@ -103,10 +103,22 @@ def test_words_stand_out_from_the_paper(name: str, paper: str) -> None:
 
 
 def test_report_says_what_the_result_says(phantom: Phantom, tmp_path: Path) -> None:
-    folder = finished_scan(phantom, tmp_path, percentile=93.75, p_value=0.0625, warnings=["Look twice."])
+    folder = finished_scan(
+        phantom, tmp_path, percentile=93.75, p_value=0.0625, in_domain=True, warnings=["Look twice."]
+    )
     text, data = report_of(folder)
     record = json.loads((folder / "result.json").read_text())
-    for key in ("case", "scan", "outcome", "score", "percentile_among_normals", "p_value", "volumes_ml", "note"):
+    for key in (
+        "case",
+        "scan",
+        "outcome",
+        "score",
+        "percentile_among_normals",
+        "p_value",
+        "in_domain",
+        "volumes_ml",
+        "note",
+    ):
         assert data[key] == record[key]
     assert data["warnings"] == ["Look twice."]
     for ours, theirs in zip(data["components"], record["components"], strict=True):
@@ -120,6 +132,7 @@ def test_report_says_what_the_result_says(phantom: Phantom, tmp_path: Path) -> N
         "0123456789abcdef",
         ">94<",
         "0.062",
+        "as in the training",
         str(escape(data["verdict"])),
     ):
         assert words in text
@@ -132,7 +145,22 @@ def test_uncalibrated_scan_is_called_so(phantom: Phantom, tmp_path: Path) -> Non
     assert data["percentile_among_normals"] is None
     assert data["p_value"] is None
     assert "not calibrated" in text
-    assert "p-value" not in text
+    assert "<dt>p-value (conformal)</dt><dd>none</dd>" in text
+    assert "<dt>Kind of scan</dt><dd>not checked</dd>" in text
+
+
+def test_scan_unlike_the_training_is_told_first(phantom: Phantom, tmp_path: Path) -> None:
+    row = {"feature": "noise", "group": "noise", "value": 0.5, "low": 0.0, "high": 0.1, "within": False}
+    text, data = report_of(finished_scan(phantom, tmp_path, in_domain=False, domain=[row]))
+    assert data["in_domain"] is False
+    assert data["verdict"].startswith("Outside the training domain")
+    assert "<dt>Percentile among normals</dt><dd>not comparable</dd>" in text
+    assert "<dt>Kind of scan</dt><dd>unlike the training</dd>" in text
+
+
+def test_what_the_p_value_promises_is_said(phantom: Phantom, tmp_path: Path) -> None:
+    text, _ = report_of(finished_scan(phantom, tmp_path, p_value=0.5, p_value_note="Valid if exchangeable."))
+    assert "Valid if exchangeable." in text
 
 
 @pytest.mark.parametrize(
@@ -256,9 +284,11 @@ def test_script_does_all_of_a_folder(
 ) -> None:
     good = finished_scan(phantom, tmp_path)
     finished_scan(phantom, tmp_path, case="lost", scan=tmp_path / "nowhere.nii.gz")
+    deep = finished_scan(phantom, tmp_path / "sub-01" / "anat", scan=tmp_path / "phantom_scan.nii.gz")
     monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path)])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(ROOT / "scripts" / "report.py"), run_name="__main__")
     assert stopped.value.code == 1
     assert (good / "report.html").is_file()
+    assert (deep / "report.html").is_file()
     assert "failed: lost" in capsys.readouterr().err

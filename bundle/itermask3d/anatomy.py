@@ -1,9 +1,10 @@
 """Where in the brain a region lies, in coarse anatomical words such as "left frontal lobe, deep white matter".
 
-No atlas is used, for want of one that a package ships. A scan's brain mask is brought to the ICBM152 space by its
-extent alone (shift and scale along the scanner's axes), and the lobes are cut by planes in that space. Where
-nilearn is installed, its grey and white matter maps of the template tell cortex from white matter. That is good for a
-sentence in a report and for nothing finer: see :data:`COARSENESS`.
+No atlas is used, for want of one that a package ships. A scan's brain is brought to the ICBM152 space, and the lobes
+are cut by planes in that space. Where nilearn is installed, an affine registration to its template does the first, and
+its grey and white matter maps tell cortex from white matter; else the extent of the brain mask alone (shift and scale
+along the scanner's axes) has to do. That is good for a sentence in a report and for nothing finer: see
+:attr:`Alignment.coarseness`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["COARSENESS", "Alignment", "align", "describe", "place_names"]
+from itermask3d.registration import register_to_template, template_folder
+
+__all__ = ["Alignment", "align", "describe", "place_names"]
 
 TEMPLATE_LOW_MM = (-64.0, -96.0, -56.0)
 TEMPLATE_HIGH_MM = (64.0, 63.0, 72.0)
@@ -33,38 +34,47 @@ DEEP_MM = 18.0
 MIDLINE_MM = 5.0
 MENTIONED_SHARE = 0.2
 
-COARSENESS = (
+BY_EXTENT = (
     "Places are named coarsely: the brain is scaled to the ICBM152 template by its extent and cut by planes into "
     "lobes; borders may be off by one to two centimetres, more where the head is tilted or the brain is misshapen."
+)
+BY_INTENSITY = (
+    "Places are named coarsely: the brain is brought to the ICBM152 template by an affine registration and cut by "
+    "planes into lobes; borders may be off by a centimetre, more where the brain is misshapen."
 )
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Shift and scale that bring scanner millimetres to the template's.
+    """An affine map that brings scanner millimetres to the template's.
 
     Attributes:
-        low_mm, high_mm: extent of the scan's brain along right, front and up.
+        matrix: ``(4, 4)``, between right-anterior-superior millimetres.
         usual: whether the brain is about as large as a whole adult brain; if not, names are doubtful.
+        registered: whether intensities found it; else the extent of the brain did.
     """
 
-    low_mm: tuple[float, float, float]
-    high_mm: tuple[float, float, float]
+    matrix: np.ndarray
     usual: bool
+    registered: bool = False
+
+    @property
+    def coarseness(self) -> str:
+        """What to expect of names, in one sentence."""
+        return BY_INTENSITY if self.registered else BY_EXTENT
 
     def to_template(self, points_mm: np.ndarray) -> np.ndarray:
         """Points ``(N, 3)`` from right-anterior-superior scanner millimetres to the template's."""
-        low, high = np.asarray(self.low_mm), np.asarray(self.high_mm)
-        start, end = np.asarray(TEMPLATE_LOW_MM), np.asarray(TEMPLATE_HIGH_MM)
-        return start + (np.asarray(points_mm, dtype=float) - low) / (high - low) * (end - start)
+        return np.asarray(nib.affines.apply_affine(self.matrix, np.asarray(points_mm, dtype=float)))
 
 
-def align(brain_mask: np.ndarray, affine: np.ndarray) -> Alignment | None:
-    """Find the shift and scale of a brain; ``None`` where the mask is empty or flat.
+def align(brain_mask: np.ndarray, affine: np.ndarray, *, image: np.ndarray | None = None) -> Alignment | None:
+    """Find the way of a brain to the template; ``None`` where the mask is empty or flat.
 
     Args:
         brain_mask: boolean ``(D, H, W)``.
         affine: voxel to RAS millimetres ``(4, 4)``; may be oblique.
+        image: the scan, same grid; without it, and for a brain of unusual extent, the extent alone is used.
     """
     voxels = np.argwhere(brain_mask)
     if not len(voxels):
@@ -75,7 +85,11 @@ def align(brain_mask: np.ndarray, affine: np.ndarray) -> Alignment | None:
         return None
     scale = (np.asarray(TEMPLATE_HIGH_MM) - TEMPLATE_LOW_MM) / (high - low)
     usual = bool(np.all((scale > USUAL_SCALE[0]) & (scale < USUAL_SCALE[1])))
-    return Alignment(tuple(low.tolist()), tuple(high.tolist()), usual)
+    by_extent = np.eye(4)
+    by_extent[:3, :3] = np.diag(scale)
+    by_extent[:3, 3] = TEMPLATE_LOW_MM - scale * low
+    found = register_to_template(image, brain_mask, affine, by_extent) if usual and image is not None else None
+    return Alignment(by_extent if found is None else found, usual, found is not None)
 
 
 def place_names(points_mm: np.ndarray) -> list[str]:
@@ -201,10 +215,9 @@ class _TissueMaps:
 @lru_cache(maxsize=1)
 def _tissue_maps() -> _TissueMaps | None:
     """The maps that nilearn ships, at 2 mm; ``None`` where it is not installed."""
-    found = find_spec("nilearn")
-    if found is None or found.origin is None:
+    folder = template_folder()
+    if folder is None:
         return None
-    folder = Path(found.origin).parent / "datasets" / "data"
     files = [folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz" for kind in ("gm", "wm")]
     if not all(file.is_file() for file in files):
         return None

@@ -244,6 +244,13 @@ class DomainCheck:
             if name in self.values
         ]
 
+    @classmethod
+    def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> DomainCheck:
+        """Inverse of :meth:`to_json`, to six digits; figures that are unknown here are left out."""
+        known = [row for row in rows if row["feature"] in FEATURES]
+        values = {row["feature"]: math.nan if row["value"] is None else float(row["value"]) for row in known}
+        return cls(values, {row["feature"]: Range(row["low"], row["high"]) for row in known})
+
 
 @dataclass(frozen=True)
 class Domain:

@@ -17,8 +17,9 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from scipy import ndimage
 
-from itermask3d.anatomy import COARSENESS, Alignment, align, describe, place_names
+from itermask3d.anatomy import Alignment, align, describe, place_names
 from itermask3d.detection import Findings
+from itermask3d.domain import DomainCheck
 from itermask3d.preprocessing import load_volume, scan_loader
 from itermask3d.reporting import verdict
 from itermask3d.results import RESEARCH_USE, VOLUMES, ScanResult
@@ -26,7 +27,7 @@ from itermask3d.scans import ScanError, require_same_grid
 
 __all__ = ["SCHEMA_VERSION", "FinishedScan", "read_finished", "report_data"]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 _SAMPLED_VOXELS = 3000
 
 NEEDED = {
@@ -102,6 +103,9 @@ def read_finished(folder: str | Path, *, scan: str | Path | None = None) -> Fini
         settings=record["settings"],
         inputs=record["inputs"],
         warnings=tuple(record["warnings"]),
+        p_value=record.get("p_value"),
+        p_value_note=record.get("p_value_note"),
+        domain=None if record.get("domain") is None else DomainCheck.from_json(record["domain"]),
     )
     return FinishedScan(folder, path, record, result)
 
@@ -109,18 +113,21 @@ def read_finished(folder: str | Path, *, scan: str | Path | None = None) -> Fini
 def report_data(finished: FinishedScan) -> dict[str, Any]:
     """Everything a report says, as plain values; ``schemas/report.schema.json`` of the package describes them."""
     record, result = finished.record, finished.result
-    alignment = align(result.brain_mask, result.affine)
+    alignment = align(result.brain_mask, result.affine, image=result.image)
     estimate = record["estimate"]
+    in_domain = record.get("in_domain")
     return {
         "schema_version": SCHEMA_VERSION,
         "note": RESEARCH_USE,
         "case": result.case,
         "scan": result.path,
-        "verdict": verdict(result.findings, float(record["volumes_ml"]["anomaly"])),
+        "verdict": verdict(result.findings, float(record["volumes_ml"]["anomaly"]), in_domain=in_domain),
         "outcome": record["outcome"],
         "score": record["score"],
         "percentile_among_normals": record["percentile_among_normals"],
-        "p_value": record.get("p_value"),
+        "p_value": result.p_value,
+        "p_value_note": result.p_value_note,
+        "in_domain": in_domain,
         "flagged_share": record["flagged_share"],
         "volumes_ml": dict(record["volumes_ml"]),
         "threshold": {
@@ -131,7 +138,10 @@ def report_data(finished: FinishedScan) -> dict[str, Any]:
             "fit": dict(estimate["fit"]),
         },
         "components": _places(result, alignment),
-        "places": {"method": COARSENESS, "usual_extent": bool(alignment and alignment.usual)},
+        "places": {
+            "method": alignment.coarseness if alignment else "Places cannot be named without a brain mask.",
+            "usual_extent": bool(alignment and alignment.usual),
+        },
         "acquisition": _acquisition(result, finished.scan),
         "warnings": [*result.warnings, *_own_warnings(result, alignment)],
         "provenance": _provenance(finished),
