@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from fast_bundle import write_fast_bundle
 from helpers import axes_of, head_phantom
 from itermask3d import screening
+from itermask3d.cohort_report import write_cohort_report
 from itermask3d.dicom import write_mr_series
 from itermask3d.discovery import FoundScan, discover
 from itermask3d.journal import Journal, Record, Status
@@ -168,7 +172,66 @@ def test_results_of_a_bids_dataset_lie_at_its_places_and_say_what_they_are(scree
     description = json.loads((output / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["GeneratedBy"][0]["Name"] == "itermask3d"
-    assert "**/anat/*/**" in (output / ".bidsignore").read_text().splitlines()
+    assert "**/anat/*" in (output / ".bidsignore").read_text().splitlines()
+
+
+BIDS_PLACE = re.compile(r"dataset_description\.json|README|sub-[0-9A-Za-z+]+(/ses-[0-9A-Za-z+]+)?(/anat)?")
+"""What of ours the specification (common principles, 1.10) knows: two files, and folders down to the modality."""
+
+
+@pytest.fixture
+def derivatives(screener, tmp_path) -> Path:
+    """Results of a BIDS dataset with and without sessions, and the cohort's page and table."""
+    source, output = tmp_path / "in", tmp_path / "out"
+    write_scans(source / "sub-01" / "ses-1" / "anat", ["sub-01_ses-1_T1w"])
+    write_scans(source / "sub-02" / "anat", ["sub-02_acq-mprage_run-1_T1w"])
+    run(source, output, screener)
+    write_cohort_report(output, title="cohort")
+    return output
+
+
+def test_names_are_those_of_bids_or_ignored_by_name(derivatives):
+    ignored = [line for line in (derivatives / ".bidsignore").read_text().splitlines() if line]
+    plain = [line.replace(".", r"\.").replace("*", "[^/]*").replace("[^/]*[^/]*/", "(.*/)?") for line in ignored]
+    patterns = [re.compile(line) for line in plain]
+    found = {str(path.relative_to(derivatives)) for path in derivatives.rglob("*")}
+    below = {name for name in found for pattern in patterns if re.match(f"({pattern.pattern})(/|$)", name)}
+    visible = {name for name in found - below if not name.startswith(".")}
+    assert {"dataset_description.json", "README", "sub-01/ses-1/anat", "sub-02/anat"} <= visible
+    assert [name for name in sorted(visible) if not BIDS_PLACE.fullmatch(name)] == []
+    assert "sub-02/anat/sub-02_acq-mprage_run-1_T1w/result.json" in below
+    for pattern in patterns:
+        assert any(pattern.fullmatch(name) for name in found), f"nothing is called {pattern.pattern}"
+
+
+def test_descriptions_hold_what_bids_requires(derivatives):
+    description = json.loads((derivatives / "dataset_description.json").read_text())
+    assert re.fullmatch(r"\d+\.\d+\.\d+", description["BIDSVersion"])
+    assert description["Name"]
+    assert all(maker["Name"] for maker in description["GeneratedBy"])
+    assert all(source["URL"].startswith("file:///") for source in description["SourceDatasets"])
+    assert len((derivatives / "README").read_text()) > 150
+    columns = (derivatives / "scans.tsv").read_text().splitlines()[0].split("\t")
+    assert set(columns) <= json.loads((derivatives / "scans.json").read_text()).keys()
+
+
+def test_a_readme_of_others_is_kept(screener, tmp_path):
+    write_scans(tmp_path / "in" / "sub-01" / "anat", ["sub-01_T1w"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("mine")
+    run(tmp_path / "in", tmp_path / "out", screener)
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
+    assert not (tmp_path / "out" / "README").exists()
+
+
+def test_the_validator_of_bids_finds_no_error(derivatives):
+    tool = shutil.which("bids-validator-deno")
+    if tool is None:
+        pytest.skip("this test needs the BIDS validator (pip install bids-validator-deno)")
+    checked = subprocess.run([tool, derivatives, "--json"], check=False, capture_output=True, text=True, timeout=300)
+    issues = json.loads(checked.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+    assert {issue["code"] for issue in issues} <= {"TOO_FEW_AUTHORS"}
 
 
 def test_a_series_that_shares_its_folder_is_read_alone_and_named_by_its_folder(bundle, tmp_path):

@@ -38,18 +38,20 @@ COST_SCANS = 10_000
 COST_WORKERS = (1, 2, 4, 8, 16, 32)
 N_BINS = 32
 
-SHOWN = ("case", "outcome", "score", "percentile_among_normals", "anomaly_ml", "flagged_percent", "components",
-         "largest_ml", "brain_ml", "warnings")  # fmt: skip
+SHOWN = ("case", "outcome", "score", "percentile_among_normals", "p_value", "in_domain", "anomaly_ml",
+         "flagged_percent", "components", "largest_ml", "brain_ml", "warnings")  # fmt: skip
 HEADINGS = {
     "case": "Scan", "outcome": "Outcome", "score": "Score", "percentile_among_normals": "Above % of normals",
-    "anomaly_ml": "Flagged ml", "flagged_percent": "Flagged % of brain", "components": "Regions",
-    "largest_ml": "Largest ml", "brain_ml": "Brain ml", "warnings": "Warnings",
+    "p_value": "p-value", "in_domain": "As in training", "anomaly_ml": "Flagged ml",
+    "flagged_percent": "Flagged % of brain", "components": "Regions", "largest_ml": "Largest ml",
+    "brain_ml": "Brain ml", "warnings": "Warnings",
 }  # fmt: skip
 OUTCOMES = {
     "anomaly": "flagged", "no_anomaly": "nothing flagged", "fit_failed": "no statement", None: "failed",
 }  # fmt: skip
-DECIMALS = {"score": 4, "percentile_among_normals": 0, "anomaly_ml": 1, "flagged_percent": 2, "components": 0,
-            "largest_ml": 1, "brain_ml": 0}  # fmt: skip
+WORDS = {"outcome": OUTCOMES, "in_domain": {"true": "yes", "false": "no", None: "–"}}
+DECIMALS = {"score": 4, "percentile_among_normals": 0, "p_value": 3, "anomaly_ml": 1, "flagged_percent": 2,
+            "components": 0, "largest_ml": 1, "brain_ml": 0}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def write_cohort_report(
         counts={name: counts[name] for name in OUTCOMES.values()},
         distribution=distribution(scored, normals),
         n_normals=len(normals),
+        n_unlike=sum(row["in_domain"] == "false" for row in rows),
         outliers=[_outlier(output, row) for row in rows if row["outcome"] in ("anomaly", "fit_failed")][:N_OUTLIERS],
         headings=[(HEADINGS[name], COLUMNS[name], name in DECIMALS) for name in SHOWN],
         rows=[_shown(output, row) for row in sorted(rows, key=_by_score) if row["outcome"] is not None],
@@ -166,7 +169,7 @@ def _shown(output: Path, row: Row) -> dict[str, Any]:
     cells = []
     for name in SHOWN[1:]:
         value = row[name]
-        text = OUTCOMES[value] if name == "outcome" else _text(value, DECIMALS.get(name))
+        text = WORDS[name][value] if name in WORDS else _text(value, DECIMALS.get(name))
         cells.append({"text": text, "value": "" if value is None else value, "number": name in DECIMALS})
     return {"case": row["case"], "link": _link(output, row), "outcome": row["outcome"], "cells": cells}
 

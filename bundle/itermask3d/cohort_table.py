@@ -47,6 +47,15 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "these weights and settings.",
         "Units": "percent",
     },
+    "p_value": {
+        "Description": "Conformal p-value of the score, (1 + number of the calibration's normal scans with a score at "
+        "least as high) / (their number + 1); n/a without a calibration for these weights and settings, after a failed "
+        "fit, and for a scan unlike those of the training.",
+    },
+    "in_domain": {
+        "Description": "Whether the scan is of the training's kind; n/a where that was not checked.",
+        "Levels": {"true": "yes", "false": "no, its score cannot be compared with normal scans; see warnings"},
+    },
     "anomaly_ml": {"Description": "Volume of the flagged region on the scan's own grid.", "Units": "ml"},
     "flagged_percent": {"Description": "Share of the brain that is flagged.", "Units": "percent"},
     "components": {"Description": "Number of connected regions (26 neighbours) of the mask."},
@@ -105,6 +114,8 @@ def _found(result: Mapping[str, Any]) -> dict[str, Any]:
         "outcome": result["outcome"],
         "score": result["score"],
         "percentile_among_normals": result["percentile_among_normals"],
+        "p_value": result.get("p_value"),
+        "in_domain": None if result.get("in_domain") is None else str(result["in_domain"]).lower(),
         "anomaly_ml": result["volumes_ml"]["anomaly"],
         "flagged_percent": None if result["flagged_share"] is None else 100 * result["flagged_share"],
         "components": len(regions),

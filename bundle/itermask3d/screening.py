@@ -23,7 +23,7 @@ from itermask3d.cohort import ResultStore, first_cause, input_files, scan_error
 from itermask3d.discovery import Discovery, FoundScan
 from itermask3d.journal import JOURNAL, Journal, Record, Status
 from itermask3d.reporting import save_picture
-from itermask3d.results import ScanResult, foreign_files, settle, write_atomically, write_result
+from itermask3d.results import RESEARCH_USE, ScanResult, foreign_files, settle, write_atomically, write_result
 from itermask3d.scans import ScanError
 from itermask3d.segmenter import Segmenter
 
@@ -217,6 +217,8 @@ def prepare_output(output: Path, plan: Plan, found: Discovery, version: str) -> 
             description = json.dumps(_description(found.source, version), indent=1) + "\n"
             write_atomically(description, output / "dataset_description.json")
             write_atomically("".join(f"{line}\n" for line in BIDSIGNORE), output / ".bidsignore")
+            if not any((output / name).exists() for name in ("README", "README.md", "README.rst", "README.txt")):
+                write_atomically(README, output / "README")
     except OSError as error:
         raise ScanError(f"results cannot be written to '{output}' ({error.strerror})") from error
 
@@ -226,8 +228,18 @@ def clear_staging(output: Path) -> None:
     shutil.rmtree(output / STAGING, ignore_errors=True)
 
 
-BIDSIGNORE = ("**/anat/*/**", "index.html", JOURNAL, "scans.tsv", "scans.json")
+BIDSIGNORE = ("**/anat/*", "index.html", JOURNAL, "scans.tsv", "scans.json")
 """What lies beside the specification: a folder for each scan, and the tables of the whole cohort."""
+
+README = f"""Results of IterMask3D, an unsupervised anomaly segmenter for 3D brain MR.
+
+{RESEARCH_USE}
+
+Every scan of the source dataset has a folder of its own in sub-*/[ses-*/]anat, with a mask of what is unusual, the
+anomaly map, what the network expected, the brain mask and result.json. index.html shows all scans on one page,
+scans.tsv is the same as a table, and scans.json says what its columns mean. The folders and the tables lie beside the
+BIDS specification, and .bidsignore names them.
+"""
 
 
 @contextmanager
