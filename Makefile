@@ -23,10 +23,10 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo bench report evaluate screen label ohif test test-slow e2e lint types format train own hooks lock clean
+.PHONY: help setup demo bench report evaluate screen screen-check label ohif test test-slow e2e lint types format train own hooks lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with the exact versions of requirements.lock (once; again when they change)
 
@@ -46,6 +46,12 @@ demo: setup ## segment a real scan, and the same with a lesion put in, into out/
 screen: setup ## screen DATA=folder, list, BIDS dataset or DICOM tree into OUT=out/screen; also ARGS="--workers 2 …"
 	@test -n "$(DATA)" || { echo "Name the scans: make screen DATA=path/to/scans" >&2; exit 2; }
 	$(PY) scripts/screen.py "$(DATA)" "$(or $(OUT),out/screen)" $(ARGS)
+
+screen-check: setup ## a cohort of SCANS=40 of the normal scans in DATA, with lesions and faults, screened thrice; ARGS="--brain-masks …"
+	@test -n "$(DATA)" || { echo "Name the normal scans: make screen-check DATA=path/to/scans" >&2; exit 2; }
+	@test -f "$(or $(OUT),out/screen-check)/cohort/truth.tsv" || \
+		$(PY) scripts/simulate_cohort.py "$(DATA)" "$(or $(OUT),out/screen-check)/cohort" --scans $(or $(SCANS),40) $(ARGS)
+	$(PY) scripts/screen_check.py "$(or $(OUT),out/screen-check)/cohort/scans.json" "$(or $(OUT),out/screen-check)"
 
 bench: setup ## time and compare the ways to compute one answer; QUICK=1 checks agreement only, FULL=1 also at 1 mm; LIST=scans.json
 ifdef QUICK
