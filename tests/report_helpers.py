@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from helpers import Phantom
+from helpers import Phantom, axes_of, head_phantom, rotation
 from itermask3d.detection import Findings, Outcome
+from itermask3d.dicom import write_mr_series
+from itermask3d.preprocessing import load_volume, scan_loader
 from itermask3d.results import ScanResult, save_nifti, write_result
 from itermask3d.threshold import estimate_threshold
 
@@ -82,3 +84,17 @@ def finished_scan(
         record = json.loads((written / "result.json").read_text()) | changes
         (written / "result.json").write_text(json.dumps(record))
     return written
+
+
+def dicom_phantom(folder: Path) -> tuple[Phantom, Path]:
+    """A small oblique phantom as a series, and the same on the grid that the loader makes of it."""
+    axes = rotation(degrees=(8, -12, 10)) @ axes_of("LPS")
+    drawn = head_phantom(axes=axes, spacing_mm=(3, 4, 5))
+    series = write_mr_series(np.round(drawn.image), drawn.affine, folder / "series", description="T1").folder
+    image = load_volume(series, scan_loader())
+    affine = np.asarray(image.affine, dtype=float)
+    step = np.linalg.inv(drawn.affine) @ affine
+    ijk = np.indices(image.shape).reshape(3, -1)
+    voxels = np.round(step[:3, :3] @ ijk + step[:3, 3:]).astype(int)
+    brain, label = (a[tuple(voxels)].reshape(image.shape) for a in (drawn.brain_mask, drawn.label))
+    return Phantom(image.numpy(), brain, label, affine), series

@@ -8,33 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pydicom
 import pytest
 from dicom_helpers import read_by_dcmqi, require_same_scan
-from helpers import Phantom, axes_of, head_phantom, rotation
+from helpers import Phantom
 from itermask3d.detection import Outcome
-from itermask3d.dicom import write_mr_series
 from itermask3d.dicom_out import DicomFiles, write_dicom
-from itermask3d.preprocessing import load_volume, scan_loader
 from itermask3d.scans import ScanError
-from report_helpers import finished_scan
+from report_helpers import dicom_phantom, finished_scan
 
 pytest.importorskip("highdicom", reason="DICOM objects are written with highdicom (extra dicom)")
-
-
-def dicom_phantom(folder: Path) -> tuple[Phantom, Path]:
-    """A small oblique phantom as a series, and the same on the grid that the loader makes of it."""
-    axes = rotation(degrees=(8, -12, 10)) @ axes_of("LPS")
-    drawn = head_phantom(axes=axes, spacing_mm=(3, 4, 5))
-    series = write_mr_series(np.round(drawn.image), drawn.affine, folder / "series", description="T1").folder
-    image = load_volume(series, scan_loader())
-    affine = np.asarray(image.affine, dtype=float)
-    step = np.linalg.inv(drawn.affine) @ affine
-    ijk = np.indices(image.shape).reshape(3, -1)
-    voxels = np.round(step[:3, :3] @ ijk + step[:3, 3:]).astype(int)
-    brain, label = (a[tuple(voxels)].reshape(image.shape) for a in (drawn.brain_mask, drawn.label))
-    return Phantom(image.numpy(), brain, label, affine), series
 
 
 @pytest.fixture(scope="module")

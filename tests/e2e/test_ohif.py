@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,11 +23,6 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "out" / "e2e"
 RUN_MS, STEP_MS = 280_000, 60_000
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-]  # fmt: skip
-"""A browser that asks nothing of the outside and draws without a graphics card."""
 
 LABELMAP = """() => {
   const values = window.services.segmentationService.getLabelmapVolume('1').voxelManager.getCompleteScalarDataArray();
@@ -147,19 +141,6 @@ class Viewer:
         answer = requests.get(f"{self.server.url}/itermask3d/mask", params=image, timeout=60)
         assert answer.ok, answer.text
         return np.frombuffer(answer.content, np.uint8).reshape(self.study.voxels.shape, order="F")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Debian's Chromium, or the one that playwright has."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="this test needs playwright")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as driver:
-        if not executable and not os.path.exists(driver.chromium.executable_path):
-            pytest.skip("this test needs a browser (sudo apt install chromium)")
-        launched = driver.chromium.launch(executable_path=executable, headless=True, args=ARGUMENTS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

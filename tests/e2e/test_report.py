@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,71 +10,38 @@ from typing import Any
 import pytest
 from helpers import head_phantom
 from itermask3d.scan_report import write_scan_report
+from pages import WIDTHS, Opened, require_readable, tab_to
 from report_helpers import finished_scan
 
 pytestmark = pytest.mark.e2e
 
-SCREENSHOTS = Path(__file__).resolve().parents[2] / "out" / "e2e"
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = finished_scan(head_phantom(), tmp_path_factory.mktemp("scan"), percentile=93.75, warnings=["Look twice."])
+    folder = finished_scan(
+        head_phantom(), tmp_path_factory.mktemp("scan"), percentile=93.75, p_value=0.0625, warnings=["Look twice."]
+    )
     return write_scan_report(folder)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="this test needs playwright")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not executable:
-        pytest.skip("this test needs a browser (sudo apt install chromium)")
-    with sync_api.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=executable, headless=True, args=ARGUMENTS)
-        yield launched
-        launched.close()
-
-
-class Opened:
-    """The page with all that it said and asked for."""
-
-    def __init__(self, browser: Any, report: Path, width: int) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
-        self.page = self.context.new_page()
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(report.as_uri())
-        self.page.wait_for_selector("#view:not([hidden])", timeout=60_000)
-
-    def outside(self) -> list[str]:
-        return [url for url in self.asked[1:] if not url.startswith(("data:", "blob:"))]
-
-
-@pytest.fixture(params=[1280, 390])
+@pytest.fixture(params=WIDTHS)
 def opened(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Opened]:
-    found = Opened(browser, report, request.param)
+    found = Opened(browser, report, request.param, ready="#view:not([hidden])")
     yield found
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    found.page.screenshot(path=SCREENSHOTS / f"report_{request.param}.png", full_page=True)
-    found.context.close()
+    found.close()
 
 
 def test_page_is_silent_asks_for_nothing_and_fits(opened: Opened) -> None:
     assert opened.said == []
     assert opened.outside() == []
-    assert opened.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    require_readable(opened.page)
     assert "flagged" in opened.page.inner_text("#readout")
 
 
 def test_keyboard_moves_and_switches(opened: Opened) -> None:
     page = opened.page
     before = page.input_value("#slice-axial")
-    page.focus("#canvas-axial")
+    tab_to(page, "#canvas-axial")
     page.keyboard.press("PageUp")
     assert int(page.input_value("#slice-axial")) == int(before) + 1
     sagittal = int(page.input_value("#slice-sagittal"))
