@@ -161,6 +161,7 @@ def draw(measured: Mapping[str, Any], path: Path) -> None:
         points = [(row["voxels"] / 1e6, row[name]) for row in growth["voxels"]]
         panels[0].plot(*zip(*points, strict=True), marker="o", label=name)
     panels[0].set(xlabel="million voxels", ylabel="seconds a pass", xscale="log", yscale="log")
+    panels[0].xaxis.set_minor_formatter("")
     panels[0].legend(fontsize=8)
     steps = growth["steps"]
     panels[1].plot([row["n_steps"] for row in steps], [row["seconds"] for row in steps], marker="o", label="loop")
