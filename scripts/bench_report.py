@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from itermask3d.evaluation_docs import fill_blocks
 from itermask3d.results import write_atomically
 
 __all__ = ["report"]
@@ -20,20 +20,14 @@ __all__ = ["report"]
 def report(measured: Mapping[str, Any], folder: Path) -> None:
     """Fill every table of ``folder/benchmarks.md`` for which there are figures, and draw ``benchmarks.png``."""
     page = folder / "benchmarks.md"
-    text = page.read_text()
+    blocks = {}
     for key, value in measured.items():
         writer = next((write for prefix, write in WRITERS.items() if key.startswith(prefix)), None)
         if writer:
-            text = between_markers(text, key, writer(value))
-    write_atomically(text, page)
+            blocks[key] = writer(value)
+    write_atomically(fill_blocks(page.read_text(), blocks), page)
     if "growth" in measured:
         draw(measured, folder / "benchmarks.png")
-
-
-def between_markers(text: str, key: str, table: str) -> str:
-    """Replace what stands between ``<!-- key -->`` and ``<!-- /key -->``; the page stays where there are none."""
-    pattern = re.compile(f"(<!-- {key} -->\n).*?(<!-- /{key} -->)", re.DOTALL)
-    return pattern.sub(lambda found: found[1] + table + found[2], text)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_report import between_markers, table
+from bench_report import table
 from itermask3d import BUNDLE_ROOT
 from itermask3d.cohort import first_cause
+from itermask3d.evaluation_docs import fill_blocks
 from itermask3d.frequency import HighFrequencyd
 from itermask3d.masking import RandMaskd
 from itermask3d.results import RESEARCH_USE, write_atomically
@@ -64,7 +65,7 @@ def main() -> None:
     text = training_table(measured)
     print(text)
     if arguments.write:
-        write_atomically(between_markers(PAGE.read_text(), "training", text), PAGE)
+        write_atomically(fill_blocks(PAGE.read_text(), {"training": text}), PAGE)
 
 
 def parse() -> argparse.Namespace:

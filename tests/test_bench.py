@@ -42,11 +42,14 @@ def test_widened_network_computes_the_same_function(bench):
         assert (wide(inputs) - expected).abs().max() < 1e-4 * expected.std()
 
 
-def test_report_writes_between_its_markers_only(bench):
-    between = bench["write_report"].__globals__["between_markers"]
-    page = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n"
-    assert between(page, "x", "new\n") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
-    assert between(page, "y", "new\n") == page
+def test_report_fills_its_blocks_only(bench, tmp_path):
+    page = "a\n<!-- pass_2mm -->\nold\n<!-- /pass_2mm -->\nb\n<!-- scan -->\nkept\n<!-- /scan -->\n"
+    (tmp_path / "benchmarks.md").write_text(page)
+    bench["write_report"]({"pass_2mm": {"plain": 2.0, "fused": 1.0}, "note": "x"}, tmp_path)
+    written = (tmp_path / "benchmarks.md").read_text()
+    assert "| fused | 1.00 | 2.0 |" in written
+    assert "old" not in written
+    assert written.endswith("b\n<!-- scan -->\nkept\n<!-- /scan -->\n")
 
 
 def test_floor_counts_fewer_operations_in_each_form(bench):
