@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from helpers import Phantom, head_phantom
+from monai.utils import set_determinism
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -37,3 +42,18 @@ def phantom() -> Phantom:
 def phantom_item(phantom: Phantom, tmp_path: Path) -> dict[str, str]:
     """The phantom saved as NIfTI: an item with the paths of ``image`` and ``label``."""
     return phantom.save(tmp_path)
+
+
+@pytest.fixture
+def kept_global_state(monkeypatch):
+    """Training seeds everything and MONAI's runner sets up logging and ``sys.path``; other tests must not notice."""
+    root = logging.getLogger()
+    numpy_state, handlers, level = np.random.get_state(), root.handlers[:], root.level
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    with torch.random.fork_rng(devices=[]):
+        yield
+        set_determinism(None)
+    torch.use_deterministic_algorithms(deterministic)
+    np.random.set_state(numpy_state)
+    root.handlers[:], root.level = handlers, level

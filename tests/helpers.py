@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +23,19 @@ CENTRE_MM = (3.0, -17.0, 12.0)
 
 LESION_MM = (((28.0, 22.0, 12.0), (22.0, 28.0, 18.0)), ((30.0, -20.0, 5.0), (14.0, 20.0, 12.0)))
 """Centre (from the brain's) and semi-axes of the two ellipsoids of the lesion: right, mostly in front, above."""
+
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+def load_script(name: str) -> ModuleType:
+    """A script of the repository as a module, anew in each call."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)

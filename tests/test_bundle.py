@@ -44,19 +44,7 @@ FILES = {f"_{name}.nii.gz" for name in ("mask", "anomaly_map", "reconstruction",
 shipped_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"the bundle has no weights yet ({WEIGHTS.name})")
 
 
-@pytest.fixture(autouse=True)
-def _keep_the_global_state(monkeypatch):
-    """Training seeds everything and MONAI's runner sets up logging and ``sys.path``; other tests must not notice."""
-    root = logging.getLogger()
-    numpy_state, handlers, level = np.random.get_state(), root.handlers[:], root.level
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    monkeypatch.setattr(sys, "path", sys.path.copy())
-    with torch.random.fork_rng(devices=[]):
-        yield
-        set_determinism(None)
-    torch.use_deterministic_algorithms(deterministic)
-    np.random.set_state(numpy_state)
-    root.handlers[:], root.level = handlers, level
+pytestmark = pytest.mark.usefixtures("kept_global_state")
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import load_script
 from itermask3d import calibration
 from itermask3d.calibration import (
     Calibration,
@@ -27,11 +26,7 @@ FIRST_VERSION = {"note": "…", "normal_scores": [0.1, 0.3], "flagged_shares": [
 
 @pytest.fixture
 def script():
-    path = Path(__file__).parents[1] / "scripts" / "calibrate.py"
-    spec = importlib.util.spec_from_file_location("calibrate", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("calibrate")
 
 
 def run_result(case: str, score: float, **facts) -> dict:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from helpers import load_script
 from itermask3d.scans import list_scans
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "list_real_cases.py"
@@ -16,12 +16,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "list_real_cases.py"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("list_real_cases", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("list_real_cases")
 
 
 def patient(folder: Path, *names: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import head_phantom
+from helpers import head_phantom, load_script
 from itermask3d.scans import list_scans
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -20,11 +19,7 @@ def run(monkeypatch) -> Callable[..., None]:
     """Run a script with arguments in this process."""
 
     def main(name: str, *arguments: str) -> None:
-        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = load_script(name)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
         module.main()
 

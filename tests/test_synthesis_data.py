@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from pathlib import Path
 
 import itermask3d
@@ -20,7 +18,6 @@ from monai.bundle import ConfigWorkflow
 from monai.data import DataLoader, Dataset, PersistentDataset
 from monai.data.utils import set_rnd
 from monai.transforms import Compose, RandShiftIntensity
-from monai.utils import set_determinism
 from synthesis_helpers import label_phantom, save_volume, t1_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,19 +27,7 @@ GRID = {"spacing_mm": 8.0, "spatial_size": (32, 32, 32)}
 CHANNELS = [2, 4, 4, 4, 4]
 
 
-@pytest.fixture(autouse=True)
-def _keep_the_global_state(monkeypatch):
-    """Training seeds everything and sets up logging; other tests must not notice."""
-    root = logging.getLogger()
-    numpy_state, handlers, level = np.random.get_state(), root.handlers[:], root.level
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    monkeypatch.setattr(sys, "path", sys.path.copy())
-    with torch.random.fork_rng(devices=[]):
-        yield
-        set_determinism(None)
-    torch.use_deterministic_algorithms(deterministic)
-    np.random.set_state(numpy_state)
-    root.handlers[:], root.level = handlers, level
+pytestmark = pytest.mark.usefixtures("kept_global_state")
 
 
 @pytest.fixture(scope="module")
