@@ -9,8 +9,10 @@ import pytest
 from fast_bundle import write_fast_bundle
 from helpers import head_phantom
 from itermask3d.evaluation_run import run_bundle
+from monai.bundle import ConfigParser
 
-ABLATIONS = sorted((Path(__file__).resolve().parents[1] / "configs" / "ablations").glob("*.json"))
+ROOT = Path(__file__).resolve().parents[1]
+ABLATIONS = sorted((ROOT / "configs" / "ablations").glob("*.json"))
 TINY = {"spacing_mm": 6.0, "spatial_size": [32, 32, 32], "bias_correction": "none", "domain": "$None"}
 
 
@@ -24,6 +26,17 @@ def tiny(tmp_path_factory) -> Path:
     overlay = TINY | {"settings::n_steps": 10, "radius_cycles_per_mm": 0.03, "calibration": "$None"}
     (root / "tiny.json").write_text(json.dumps(overlay))
     return root
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_is_possible_with_the_shipped_settings(path):
+    parser = ConfigParser()
+    parser.read_config(ROOT / "bundle" / "configs" / "inference.json")
+    parser.update(json.loads(path.read_text()))
+    settings = parser.get_parsed_content("settings")
+    for key, value in json.loads(path.read_text()).items():
+        if key.startswith("settings::"):
+            assert getattr(settings, key.removeprefix("settings::")) == value
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
