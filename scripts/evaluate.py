@@ -21,7 +21,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def main() -> None:
         items = list_scans(arguments.scans)
         if arguments.faults:
             items += faulted_scans(Path(arguments.faults), arguments.severities, arguments.subjects)
-        methods = dict(read_method(text) for text in arguments.methods)
+        methods = chosen_methods(arguments, output)
         if not arguments.report_only:
             run(items, methods, output, arguments)
         report(items, list(methods), output, arguments)
@@ -79,7 +79,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--severities", nargs="+", metavar="N", help="only these severities of --faults")
     parser.add_argument("--subjects", type=int, metavar="N", help="only the first N subjects of --faults")
-    parser.add_argument("--methods", nargs="+", default=[MAIN], metavar="METHOD", help="the first is compared with")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help=f"the first is compared with (default: {MAIN}; with --report-only, all that have run)",
+    )
     parser.add_argument("--calibration", help="normal scans that set thresholds: a list or a folder")
     parser.add_argument("--atlas", help="normal scans that the atlas is made of; others than those of --calibration")
     parser.add_argument("--autoencoder", help="weights that training with configs/baseline_autoencoder.json wrote")
@@ -111,6 +116,26 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--bundle", default=str(BUNDLE_ROOT), help="folder of the bundle")
     parser.add_argument("--title", default="Evaluation")
     return parser.parse_args()
+
+
+def chosen_methods(arguments: argparse.Namespace, output: Path) -> dict[str, list[Path] | None]:
+    """Overlays of the methods that were named; where none was, of the bundle alone, or names of those that have run."""
+    if arguments.methods is None and arguments.report_only:
+        return dict.fromkeys(recorded(output)) or {MAIN: []}
+    return dict(read_method(text) for text in arguments.methods or [MAIN])
+
+
+def recorded(output: Path) -> dict[str, dict[str, str]]:
+    """Command and hardware by method, in the order in which they first ended."""
+    path = output / "run.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def record(output: Path, names: Iterable[str]) -> None:
+    """Keep the command that these methods were run with, beside those of earlier ones."""
+    made = {"command": shlex.join(["python", "scripts/evaluate.py", *sys.argv[1:]]), "hardware": hardware()}
+    known = recorded(output) | dict.fromkeys(names, made)
+    write_atomically(json.dumps(known, indent=1) + "\n", output / "run.json")
 
 
 def read_method(text: str) -> tuple[str, list[Path] | None]:
@@ -174,13 +199,12 @@ def run(
         item | {key: str(here / item[key]) for key in ("image", "brain_mask", "label") if key in item} for item in items
     ]
     write_atomically(json.dumps(absolute, indent=1) + "\n", listed)
-    made = {"command": shlex.join(["python", "scripts/evaluate.py", *sys.argv[1:]]), "hardware": hardware()}
-    write_atomically(json.dumps(made, indent=1) + "\n", output / "run.json")
     for name, overlays in methods.items():
         if overlays is not None:
             calibration = arguments.calibration if normals else None
             folder = output / "methods" / name
             run_bundle(listed, folder, overlays=overlays, calibration=calibration, bundle_root=arguments.bundle)
+            record(output, [name])
     parts = BundleParts.read(arguments.bundle)
     chosen = {
         name: baseline(name, parts, arguments, items, normals) for name, overlays in methods.items() if overlays is None
@@ -194,6 +218,7 @@ def run(
             )
         baselines.calibrate(normals, share=share_to_flag(output, arguments))
     baselines.run(items)
+    record(output, chosen)
 
 
 def share_to_flag(output: Path, arguments: argparse.Namespace) -> float:
@@ -259,7 +284,7 @@ def report(items: Sequence[dict], names: Sequence[str], output: Path, arguments:
     if arguments.docs:
         page, part = arguments.docs
         public = {name: value for name, value in facts.items() if not name.startswith(("Method", "Scans"))}
-        public["Command"] = f"`{public_command(shlex.split(facts['Command']))}`"
+        public["Command"] = "; ".join(f"`{public_command(shlex.split(one))}`" for one in facts["Command"].split("; "))
         print(f"{page}: {', '.join(write_docs(Path(page), part, tables, pictures, facts=public))}")
 
 
@@ -269,16 +294,16 @@ def run_facts(
     """Command, data, split, seeds, hardware and versions, by name."""
     made = [Path(arguments.scans).parent / "simulation.json"]
     made += [Path(arguments.faults) / "simulation.json"] if arguments.faults else []
-    known, run = versions(), output / "run.json"
-    ran = json.loads(run.read_text()) if run.exists() else {"command": "not recorded", "hardware": "not recorded"}
+    known, ran = versions(), [one for name, one in recorded(output).items() if name in {m.name for m in methods}]
+    commands, machines = (list(dict.fromkeys(one[key] for one in ran)) for key in ("command", "hardware"))
     return {
-        "Command": ran["command"],
+        "Command": "; ".join(commands) or "not recorded",
         "Scans": f"{len(items)} in {arguments.scans}",
         "Data": arguments.about or "not described; name them with --about",
         **{f"Simulated by ({path.parent.name})": simulation(path) for path in made if path.exists()},
         "Seeds": "0 for the loop and the bootstrap",
         "Nominal rate of false alarms": arguments.level,
-        "Hardware": ran["hardware"],
+        "Hardware": "; ".join(machines) or "not recorded",
         **{f"Method {method.name}": json.dumps(method.info) for method in methods},
         "Versions": ", ".join(f"{name} {known[name]}" for name in known),
     }

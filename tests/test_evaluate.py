@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import re
 import shutil
@@ -16,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from fast_bundle import write_fast_bundle
-from helpers import head_phantom
+from helpers import head_phantom, load_script
 from itermask3d.scans import ScanError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
@@ -24,12 +23,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +127,18 @@ def test_a_finished_run_goes_into_a_page_and_is_compared_with_what_was_kept(
     table.write_text(table.read_text().replace("zscore", "yscore"))
     with pytest.raises(SystemExit, match="1 figures differ"):
         evaluate(script, monkeypatch, data, output, *options[:3], "--compare-with", str(kept))
+
+
+def test_a_command_is_kept_for_the_methods_that_it_ran(script, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["evaluate.py", "scans.json", "out", "--methods", "zscore", "bright"])
+    script.record(tmp_path, ["zscore", "bright"])
+    monkeypatch.setattr("sys.argv", ["evaluate.py", "scans.json", "out", "--methods", "bright"])
+    script.record(tmp_path, ["bright"])
+    commands = {name: one["command"] for name, one in script.recorded(tmp_path).items()}
+    assert commands == {
+        "zscore": "python scripts/evaluate.py scans.json out --methods zscore bright",
+        "bright": "python scripts/evaluate.py scans.json out --methods bright",
+    }
 
 
 def test_a_calibration_scan_must_not_be_among_those_reported(script, data, tmp_path, monkeypatch):
