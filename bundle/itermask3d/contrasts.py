@@ -67,6 +67,10 @@ SHARED_SPREAD = 0.12
 FLOWING_SIGNAL = (0.0, 0.25)
 """Signal of flowing blood in a spin echo, relative to what it would be at rest."""
 
+LIKENESS = (0.0, 0.6)
+"""How far grey matter at the surface resembles white matter in T2, more than relaxation times say: 0 not at all, 1
+wholly. Magnetisation transfer between slices and partial volume do so; the range covers one normal scan."""
+
 SURROUNDINGS = (0.0, 0.3)
 """Signal of bone and membranes around the brain, where a mask is wide, relative to the largest tissue's."""
 
@@ -167,8 +171,11 @@ def _t1c(rng: np.random.RandomState) -> tuple[np.ndarray, dict[str, float]]:
 
 
 def _t2(rng: np.random.RandomState) -> tuple[np.ndarray, dict[str, float]]:
-    tr, te = rng.uniform(2500, 7000), rng.uniform(75, 130)
-    return _with_flow(_spin_echo(tr, te, _tissues(rng)), rng), {"tr_ms": tr, "te_ms": te}
+    tr, te, likeness = rng.uniform(2500, 7000), rng.uniform(75, 130), rng.uniform(*LIKENESS)
+    signals = _spin_echo(tr, te, _tissues(rng))
+    grey = [Tissue.CORTEX, Tissue.LIMBIC, Tissue.CEREBELLAR_GREY]
+    signals[grey] += likeness * (signals[Tissue.WHITE] - signals[grey])
+    return _with_flow(signals, rng), {"tr_ms": tr, "te_ms": te, "likeness": likeness}
 
 
 def _pd(rng: np.random.RandomState) -> tuple[np.ndarray, dict[str, float]]:
