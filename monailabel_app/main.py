@@ -232,7 +232,8 @@ class IterMask3DApp(MONAILabelApp):
         """The series behind an image that the model may be run on."""
         obstacle = store.obstacle(image)
         checked, _ = Switch(True).parse("contrast_check", request.get("contrast_check"))
-        if obstacle and checked:
+        asked = request.get("model_choice") or self.results.options(image).get("model_choice")
+        if obstacle and checked and not self.workbench.reads_other_contrasts(asked):
             raise RequestError(422, obstacle)
         return store.series(image)
 

@@ -1,6 +1,6 @@
 """Turn the results of a run over normal scans into the bundle's calibration.
 
-    python scripts/calibrate.py RESULTS [--output bundle/models/calibration.json]
+    python scripts/calibrate.py RESULTS [--model any] [--output calibration.json]
 
 RESULTS is the output folder of a run over held-out normal scans with the settings and weights that will be used. The
 scores become the ones against which later scans get their percentile and p-value.
@@ -16,6 +16,7 @@ from typing import Any
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.calibration import attainable_level, p_value_guarantee
+from itermask3d.models import NAMES, model_file
 from itermask3d.results import RESEARCH_USE, write_atomically
 
 
@@ -24,6 +25,9 @@ def main() -> None:
     results = [json.loads(path.read_text()) for path in sorted(Path(arguments.results).glob("*/result.json"))]
     if not results:
         sys.exit(f"error: '{arguments.results}' holds no result.json; expected the output folder of a run")
+    if arguments.model is not None and (other := {model_of(result) for result in results} - {arguments.model}):
+        found = ", ".join(sorted(other))
+        sys.exit(f"error: the results come from the model {found}; expected '{arguments.model}' alone")
     left_out = {result["case"]: reason for result in results if (reason := unfit(result)) is not None}
     for case, reason in left_out.items():
         print(f"left out: {case}: {reason}")
@@ -32,7 +36,8 @@ def main() -> None:
         sys.exit("error: no result is left; expected scores of normal scans within the training domain")
     if any(result["settings"] != results[0]["settings"] for result in results):
         sys.exit("error: the results come from different settings or weights; expected one run")
-    output = Path(arguments.output)
+    name = arguments.model or NAMES[0]
+    output = Path(arguments.output or model_file(f"{BUNDLE_ROOT}/models", "calibration.json", name))
     write_atomically(json.dumps(calibration(results, left_out), indent=1) + "\n", output)
     print(f"{len(results)} normal scores in {output}; the smallest p-value is {attainable_level(len(results)):.3g}")
 
@@ -42,8 +47,14 @@ def parse() -> argparse.Namespace:
         description=__doc__, epilog=RESEARCH_USE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", help="output folder of a run over normal scans")
-    parser.add_argument("--output", default=f"{BUNDLE_ROOT}/models/calibration.json")
+    parser.add_argument("--model", choices=NAMES, help="the model that made all the results")
+    parser.add_argument("--output", help="file (default: that of the model in the bundle; t1 if none is named)")
     return parser.parse_args()
+
+
+def model_of(result: dict[str, Any]) -> str:
+    """Name of the model that made a result, where it says so."""
+    return (result.get("model") or {}).get("name") or "without a name"
 
 
 def unfit(result: dict[str, Any]) -> str | None:

@@ -20,6 +20,7 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.calibration import false_alarm_interval
 from itermask3d.cohort import first_cause
 from itermask3d.domain import Domain, fit_domain
+from itermask3d.models import NAMES, model_file
 from itermask3d.own_data import figures_of
 from itermask3d.preprocessing import BIAS_CORRECTIONS, inference_transforms
 from itermask3d.results import RESEARCH_USE, write_atomically
@@ -47,7 +48,8 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("list")
     parser.add_argument("--check", help="a domain file: fit nothing, compare the scans with it")
-    parser.add_argument("--output", default=f"{BUNDLE_ROOT}/models/domain.json")
+    parser.add_argument("--model", choices=NAMES, default=NAMES[0], help="whose domain it is (default: t1)")
+    parser.add_argument("--output", help="file (default: that of the model in the bundle)")
     parser.add_argument("--split-file", help="JSON of cases by subset")
     parser.add_argument("--split", nargs="+", default=[], help="subsets to fit on (default: train), or to check")
     parser.add_argument("--held-out", default="validation", help="subset that the width of the ranges is taken from")
@@ -58,7 +60,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pass-share", type=float, default=0.99, help="of the training scans, at least")
     parser.add_argument("--attribution", default="", help="source and licence of the scans, written into the file")
     parser.add_argument("--cache", help="JSON file with measured figures, read and continued")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.output = arguments.output or model_file(f"{BUNDLE_ROOT}/models", "domain.json", arguments.model)
+    return arguments
 
 
 def chosen(items: list[dict[str, Any]], arguments: argparse.Namespace, subsets: Sequence[str]) -> list[dict[str, Any]]:

@@ -260,6 +260,7 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """Map the options that were given to ids of the inference config."""
     values = {
         "brain_extraction": arguments.brain_extraction,
+        "model": arguments.model,
         "ckpt_path": None if arguments.weights is None else str(Path(arguments.weights).absolute()),
         "settings::gamma": arguments.gamma,
         "settings::schedule": arguments.schedule,
@@ -290,7 +291,9 @@ def parse() -> argparse.Namespace:
     scans.add_argument("--brain-masks", help="folder with a brain mask of the same file name for every scan")
     scans.add_argument("--brain-extraction", choices=METHODS, help="how the brain is found (default: auto)")
     scans.add_argument("--bundle", type=Path, default=BUNDLE_ROOT, help="folder of another bundle")
-    scans.add_argument("--weights", help="state dict (default: the bundle's models/model.pt)")
+    weights = scans.add_mutually_exclusive_group()
+    weights.add_argument("--model", help="t1, any, or auto: by each scan's kind (default: the bundle's, t1)")
+    weights.add_argument("--weights", help="state dict, instead of a model of the bundle")
     scans.add_argument("--gamma", type=float, help="slope at which the threshold is taken")
     scans.add_argument("--schedule", choices=("exact", "fast"), help="of the sweep (default: exact)")
     workers = parser.add_argument_group("workers")

@@ -1,6 +1,6 @@
 """Segment one scan, a folder of scans or a list of scans.
 
-    python scripts/segment.py SCAN OUT [--brain-extraction auto] [--gamma 0.05] …
+    python scripts/segment.py SCAN OUT [--model auto] [--brain-extraction auto] [--gamma 0.05] …
 
 Every scan gets a folder in OUT with its mask, anomaly map and reconstruction on its own grid, result.json and
 picture.png. Finished scans are not done again. Exit status: 0 all done, 1 some scan failed, 2 nothing could start.
@@ -57,7 +57,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--brain-masks", help="folder with a brain mask of the same file name for every scan")
     parser.add_argument("--brain-extraction", choices=METHODS, help="how the brain is found (default: auto)")
     parser.add_argument("--bundle", default=BUNDLE_ROOT, help="folder of another bundle, as train_own.py writes one")
-    parser.add_argument("--weights", help="state dict (default: the bundle's models/model.pt)")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--model", help="t1, any, or auto: by each scan's kind (default: the bundle's, t1)")
+    weights.add_argument("--weights", help="state dict, instead of a model of the bundle")
     parser.add_argument("--gamma", type=float, help="slope at which the threshold is taken")
     parser.add_argument("--seed", type=int, help="of the noise in the masked region")
     parser.add_argument("--batch-size", type=int, help="scans at once (default: 1)")
@@ -74,6 +76,7 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "output_dir": arguments.output,
         "brain_mask_dir": arguments.brain_masks,
         "brain_extraction": arguments.brain_extraction,
+        "model": arguments.model,
         "ckpt_path": arguments.weights,
         "settings::gamma": arguments.gamma,
         "settings::seed": arguments.seed,

@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
 
 for _module in (
     "results",
+    "models",
     "store",
     "reporting",
     "cohort",

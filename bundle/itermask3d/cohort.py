@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.engines import Evaluator
+from monai.engines import Evaluator, PrepareBatchExtraInput
+from monai.inferers import Inferer
 from monai.transforms import Compose, EnsureTyped, FlattenSubKeysd, Invertd, MapTransform
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +22,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from itermask3d.detection import Findings, Outcome
 from itermask3d.domain import DomainCheck
+from itermask3d.inferer import IterMaskInferer
+from itermask3d.models import Choice, Networks, load_weights
 from itermask3d.preprocessing import load_volume, scan_loader
 from itermask3d.reporting import save_picture
 from itermask3d.results import (
@@ -36,6 +39,8 @@ from itermask3d.scans import ScanError, list_scans
 from itermask3d.store import ResultStore, input_files
 
 __all__ = [
+    "ChooseModeld",
+    "ChosenModels",
     "ResultStore",
     "SaveResultd",
     "ScanStream",
@@ -44,6 +49,7 @@ __all__ = [
     "inference_postprocessing",
     "input_files",
     "load_weights",
+    "measured_figures",
     "scan_error",
 ]
 
@@ -137,6 +143,85 @@ class MeasureScand(MapTransform):
         return {**sample, "figures": json.dumps(measured)}
 
 
+def measured_figures(sample: Mapping[Hashable, Any], preprocessing: Compose) -> dict[str, Any]:
+    """All figures of a prepared scan, those of its own grid included, as a run measures them.
+
+    Args:
+        sample: what ``preprocessing`` made of a scan.
+        preprocessing: whose inverse leads to the scan's own grid.
+
+    Returns:
+        ``figures`` by name, and the ``spacing_mm`` and ``bias_correction`` under which they were measured.
+    """
+    measured = json.loads(MeasureScand()(sample)["figures"])
+    back = Invertd("brain_mask", transform=preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
+    mask = back(dict(sample))["brain_mask"]
+    acquisition = measure_acquisition(mask[0].numpy(force=True) > 0.5, mask.affine.numpy(force=True))
+    return {**measured, "figures": measured["figures"] | acquisition}
+
+
+class ChooseModeld(MapTransform):
+    """Choose the model for a prepared scan, by the domains, and load its weights if they are not yet.
+
+    Adds ``model``: JSON text of a :class:`itermask3d.models.Choice`.
+
+    Raises:
+        ScanError: from a call, if the weights are missing, damaged or of another network.
+    """
+
+    def __init__(self, preprocessing: Compose, networks: Networks) -> None:
+        super().__init__(["image", "brain_mask"])
+        self.preprocessing = preprocessing
+        self.networks = networks
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        measured = measured_figures(data, self.preprocessing)
+        choice = self.networks.table.choose(measured["figures"], measured)
+        self.networks[str(choice.name)]
+        logger.info("%s: model %s. %s", data.get("case"), choice.name, choice.reason)
+        return {**data, "model": json.dumps(choice.to_json())}
+
+
+class ChosenModels(Inferer):
+    """Every scan of a batch through the network that was chosen for it.
+
+    Args:
+        inferer: for the scans of one model.
+        networks: by name of the model.
+    """
+
+    def __init__(self, inferer: IterMaskInferer, networks: Networks) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.networks = networks
+
+    def __call__(  # type: ignore[override]
+        self, inputs: torch.Tensor, network: Any, brain_mask: torch.Tensor, model: Sequence[str], **kwargs: Any
+    ) -> dict[str, Any]:
+        """Run the inferer once a model.
+
+        Args:
+            inputs, brain_mask: ``(B, 1, D, H, W)``.
+            network: not used.
+            model: of each scan, what :class:`ChooseModeld` added.
+
+        Returns:
+            What the inferer returns, in the order of the scans.
+        """
+        names = [Choice.from_json(json.loads(text)).name for text in model]
+        groups = [[i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)]
+        found = [
+            self.inferer(
+                torch.as_tensor(inputs)[group], self.networks[str(names[group[0]])], torch.as_tensor(brain_mask)[group]
+            )
+            for group in groups
+        ]
+        order = np.argsort([i for group in groups for i in group]).tolist()
+        joined: dict[str, Any] = {key: torch.cat([part[key] for part in found])[order] for key in OUTPUTS}
+        texts = [text for part in found for text in part["findings"]]
+        return joined | {"findings": [texts[i] for i in order]}
+
+
 class SaveResultd(MapTransform):
     """Write the result of one scan, on its own grid, through a :class:`ResultStore`.
 
@@ -163,6 +248,8 @@ class SaveResultd(MapTransform):
     def result(self, sample: Mapping[Hashable, Any], store: ResultStore | None = None) -> ScanResult:
         """The result of a sample, not yet written; settings and calibration are those of ``store``."""
         store = store or self.store
+        choice = Choice.from_json(json.loads(sample["model"])) if "model" in sample else store.choice
+        store = store.for_model(choice.name)
         image = load_volume(sample["path"], self.loader)
         voxels = {key: sample[key][0].numpy(force=True) for key in (*OUTPUTS, "brain_mask")}
         brain = voxels["brain_mask"] > 0.5
@@ -171,7 +258,8 @@ class SaveResultd(MapTransform):
         findings = Findings.from_json(json.loads(sample["findings"]))
         affine = np.asarray(image.affine, dtype=float)
         domain = _domain(sample, store, brain, affine)
-        comparable = findings.outcome is not Outcome.FIT_FAILED and (domain is None or domain.in_domain)
+        outside = domain is not None and not domain.in_domain
+        comparable = findings.outcome is not Outcome.FIT_FAILED and not outside and not store.caveats
         calibration = store.applying_calibration() if comparable else None
         p_value = None if calibration is None else store.p_value(findings.score)
         if calibration is not None:
@@ -190,10 +278,11 @@ class SaveResultd(MapTransform):
             preprocessing={"brain_extraction": str(sample["brain_extraction"]), **normalisation},
             settings=store.settings,
             inputs=json.loads(str(sample.get("inputs", "{}"))),
-            warnings=_warnings(findings, mask, domain),
+            warnings=_warnings(findings, mask, domain, () if outside else store.caveats),
             p_value=p_value,
             p_value_note=None if calibration is None or p_value is None else calibration.guarantee,
             domain=domain,
+            model=choice.to_json(),
         )
 
 
@@ -204,7 +293,8 @@ class SegmentationRun:
         evaluator: MONAI engine over a loader of ``dataset``.
         dataset: the scans.
         store: where results go.
-        network, checkpoint: weights are loaded strictly before the first scan.
+        network, checkpoint: weights are loaded strictly before the first scan. Without a checkpoint the model is chosen
+            scan by scan; weights of others than the preferred model are loaded when the first scan needs them.
     """
 
     def __init__(
@@ -213,7 +303,7 @@ class SegmentationRun:
         dataset: ScanStream,
         store: ResultStore,
         network: nn.Module,
-        checkpoint: str | Path,
+        checkpoint: str | Path | None,
     ) -> None:
         self.evaluator = evaluator
         self.dataset = dataset
@@ -230,7 +320,10 @@ class SegmentationRun:
         """
         try:
             cases = [item["case"] for item in self.dataset.items()]
-            load_weights(self.network, self.checkpoint)
+            if self.checkpoint is None:
+                self._choose_models()
+            else:
+                load_weights(self.network, self.checkpoint)
             self._prepare_folder(cases)
         except ScanError as error:
             self.console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
@@ -242,6 +335,18 @@ class SegmentationRun:
         self._summarise(cases)
         if self.dataset.failures:
             raise SystemExit(1)
+
+    def _choose_models(self) -> None:
+        """Put the choice behind the preprocessing, and the networks behind the inferer."""
+        if self.store.models is None:
+            raise ValueError("a run without weights needs a table of models to choose from")
+        networks = Networks(self.network, self.store.models)
+        networks[self.store.models.names[0]]
+        prepare = self.dataset.transform
+        choose = ChooseModeld(prepare, networks)
+        self.dataset.transform = lambda item: choose(prepare(item))
+        self.evaluator.inferer = ChosenModels(self.evaluator.inferer, networks)
+        self.evaluator.prepare_batch = PrepareBatchExtraInput({"brain_mask": "brain_mask", "model": "model"})
 
     def _prepare_folder(self, cases: Sequence[str]) -> None:
         for case in cases:
@@ -292,8 +397,13 @@ class SegmentationRun:
             self.console.print(table)
             if any((self.store.read(case) or {}).get("in_domain") is False for case in done):
                 self.console.print("* outside the training domain, see the warnings in its result.json: not comparable")
-            self.console.print(f"{len(done)} of {len(cases)} scans done, weights {escape(str(self.checkpoint))}")
+            self.console.print(f"{len(done)} of {len(cases)} scans done, {escape(self._used())}")
             self.console.print(f"results in {escape(str(self.store.directory))}")
+
+    def _used(self) -> str:
+        if self.checkpoint is None and self.store.models is not None:
+            return f"model chosen of {', '.join(model.name for model in self.store.models.known)}"
+        return f"weights {self.checkpoint}"
 
 
 def inference_postprocessing(preprocessing: Compose, store: ResultStore | None, picture: bool = True) -> Compose:
@@ -314,28 +424,6 @@ def inference_postprocessing(preprocessing: Compose, store: ResultStore | None, 
             *([SaveResultd(store, picture=picture)] if store is not None else []),
         ]
     )
-
-
-def load_weights(network: nn.Module, checkpoint: str | Path) -> None:
-    """Load a plain state dict strictly, in place.
-
-    Raises:
-        ScanError: if the file is missing, unreadable or belongs to another network.
-    """
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise ScanError(f"weights '{path}' do not exist; expected a state dict such as models/model.pt")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise ScanError(f"weights '{path}' cannot be read; expected a plain PyTorch state dict") from error
-    try:
-        network.load_state_dict(state, strict=True)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ScanError(
-            f"weights '{path}' do not fit the network; expected a state dict of ReconstructionUNet with the "
-            "configured channels"
-        ) from error
 
 
 def first_cause(error: BaseException) -> BaseException:
@@ -359,10 +447,13 @@ def _domain(
     return store.check_domain(measured["figures"] | measure_acquisition(brain, affine), measured)
 
 
-def _warnings(findings: Findings, mask: np.ndarray, domain: DomainCheck | None) -> tuple[str, ...]:
+def _warnings(
+    findings: Findings, mask: np.ndarray, domain: DomainCheck | None, caveats: Sequence[str]
+) -> tuple[str, ...]:
     sentences = [] if domain is None else [deviation.sentence for deviation in domain.deviations]
     if sentences:
         sentences.append(OUTSIDE)
+    sentences += caveats
     if not findings.converged:
         sentences.append(f"The refinement was stopped after {findings.iterations} iterations before it settled.")
     if findings.flagged_share > 0 and not mask.any():

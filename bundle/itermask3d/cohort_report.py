@@ -38,11 +38,11 @@ COST_SCANS = 10_000
 COST_WORKERS = (1, 2, 4, 8, 16, 32)
 N_BINS = 32
 
-SHOWN = ("case", "outcome", "score", "percentile_among_normals", "p_value", "in_domain", "anomaly_ml",
+SHOWN = ("case", "outcome", "score", "percentile_among_normals", "p_value", "in_domain", "model", "anomaly_ml",
          "flagged_percent", "components", "largest_ml", "brain_ml", "warnings")  # fmt: skip
 HEADINGS = {
     "case": "Scan", "outcome": "Outcome", "score": "Score", "percentile_among_normals": "Above % of normals",
-    "p_value": "p-value", "in_domain": "As in training", "anomaly_ml": "Flagged ml",
+    "p_value": "p-value", "in_domain": "As in training", "model": "Model", "anomaly_ml": "Flagged ml",
     "flagged_percent": "Flagged % of brain", "components": "Regions", "largest_ml": "Largest ml",
     "brain_ml": "Brain ml", "warnings": "Warnings",
 }  # fmt: skip
@@ -72,8 +72,11 @@ class Distribution:
 
 
 def matching_normals(store: ResultStore) -> list[float]:
-    """Scores of the calibration's normal scans; empty without one for the store's weights and settings."""
-    if store.calibration is None or store.percentile(0.0) is None:
+    """Scores of the calibration's normal scans; empty without one for the store's weights and settings.
+
+    Empty too where each scan's model was chosen: scores of several models have no common normal scans.
+    """
+    if store.calibration is None or store.caveats or store.percentile(0.0) is None:
         return []
     return [float(value) for value in json.loads(Path(store.calibration).read_text())["normal_scores"]]
 

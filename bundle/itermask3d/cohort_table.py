@@ -56,6 +56,10 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "Description": "Whether the scan is of the training's kind; n/a where that was not checked.",
         "Levels": {"true": "yes", "false": "no, its score cannot be compared with normal scans; see warnings"},
     },
+    "model": {
+        "Description": "Which model of the bundle was used; n/a where weights were named instead, and in results of "
+        "older versions."
+    },
     "anomaly_ml": {"Description": "Volume of the flagged region on the scan's own grid.", "Units": "ml"},
     "flagged_percent": {"Description": "Share of the brain that is flagged.", "Units": "percent"},
     "components": {"Description": "Number of connected regions (26 neighbours) of the mask."},
@@ -116,6 +120,7 @@ def _found(result: Mapping[str, Any]) -> dict[str, Any]:
         "percentile_among_normals": result["percentile_among_normals"],
         "p_value": result.get("p_value"),
         "in_domain": None if result.get("in_domain") is None else str(result["in_domain"]).lower(),
+        "model": (result.get("model") or {}).get("name"),
         "anomaly_ml": result["volumes_ml"]["anomaly"],
         "flagged_percent": None if result["flagged_share"] is None else 100 * result["flagged_share"],
         "components": len(regions),

@@ -73,7 +73,8 @@ class Recipe:
     def for_inference(self) -> dict[str, Any]:
         """Ids of ``inference.json`` and their values."""
         names = ("spacing_mm", "spatial_size", "brain_extraction", "bias_correction")
-        return {**{name: asdict(self)[name] for name in names}, "network_def::channels": list(self.channels)}
+        values: dict[str, Any] = {name: asdict(self)[name] for name in names}
+        return {**values, "network_def::channels": list(self.channels), "model": "own", "models::names": ["own"]}
 
 
 def derived_size(spans_mm: Sequence[Sequence[float]], spacing_mm: float) -> tuple[int, int, int]:

@@ -14,15 +14,14 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd
+from monai.transforms import Compose
 
 from itermask3d.brain_extraction import BrainMaskd, is_skull_stripped
-from itermask3d.cohort import MeasureScand, scan_error
+from itermask3d.cohort import measured_figures, scan_error
 from itermask3d.data_check import Finding, Level, MeasuredScan
 from itermask3d.discovery import FoundScan
 from itermask3d.preprocessing import NIBABEL_SUFFIXES, LoadScand, inference_transforms
 from itermask3d.results import save_nifti
-from itermask3d.scan_features import measure_acquisition
 from itermask3d.scans import ScanError, voxel_volume_ml
 from itermask3d.store import input_files
 
@@ -185,11 +184,8 @@ def figures_of(item: Mapping[str, Any], prepare: Compose) -> tuple[dict[Hashable
     Returns:
         The prepared sample, and the figures of :mod:`itermask3d.scan_features` by name.
     """
-    sample = MeasureScand()(prepare({**item}))
-    back = Invertd("brain_mask", transform=prepare, orig_keys="image", nearest_interp=False, to_tensor=True)(sample)
-    mask = back["brain_mask"]
-    acquisition = measure_acquisition(mask[0].numpy(force=True) > 0.5, mask.affine.numpy(force=True))
-    return sample, json.loads(sample["figures"])["figures"] | acquisition
+    sample = prepare({**item})
+    return sample, measured_figures(sample, prepare)["figures"]
 
 
 def derived_spacing(voxels_mm: Sequence[Sequence[float]]) -> float:

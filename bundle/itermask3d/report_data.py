@@ -27,7 +27,7 @@ from itermask3d.scans import ScanError, require_same_grid
 
 __all__ = ["SCHEMA_VERSION", "FinishedScan", "read_finished", "report_data"]
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 _SAMPLED_VOXELS = 3000
 
 NEEDED = {
@@ -106,6 +106,7 @@ def read_finished(folder: str | Path, *, scan: str | Path | None = None) -> Fini
         p_value=record.get("p_value"),
         p_value_note=record.get("p_value_note"),
         domain=None if record.get("domain") is None else DomainCheck.from_json(record["domain"]),
+        model=record.get("model"),
     )
     return FinishedScan(folder, path, record, result)
 
@@ -270,6 +271,7 @@ def _provenance(finished: FinishedScan) -> dict[str, Any]:
         "result_written": when.isoformat(timespec="seconds"),
         "report_written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "report_version": own,
+        "model": record.get("model"),
         "weights_sha256": record["settings"].get("weights_sha256", "none"),
         "calibration_sha256": record["settings"].get("calibration_sha256", "none"),
         "versions": dict(record.get("versions", {})),

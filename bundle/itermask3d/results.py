@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 RESEARCH_USE = "For research use only. Not a medical device, not for diagnosis."
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 VOLUMES = {"mask": np.uint8, "brain_mask": np.uint8, "anomaly_map": np.float32, "reconstruction": np.float32}
 """Volumes of a result, by name and type of voxel."""
 
@@ -86,6 +86,7 @@ class ScanResult:
         p_value_note: what the p-value promises, in words; ``None`` without one.
         domain: whether the scan is of the training's kind; ``None`` where that was not checked. Its sentences are
             among the warnings.
+        model: which model made it and why, see :class:`itermask3d.models.Choice`; ``None`` where that is unknown.
     """
 
     case: str
@@ -104,6 +105,7 @@ class ScanResult:
     p_value: float | None = None
     p_value_note: str | None = None
     domain: DomainCheck | None = None
+    model: Mapping[str, Any] | None = None
 
     @property
     def voxel_ml(self) -> float:
@@ -140,6 +142,7 @@ class ScanResult:
                 "affine": self.affine.tolist(),
             },
             "preprocessing": dict(self.preprocessing),
+            "model": None if self.model is None else dict(self.model),
             "settings": dict(self.settings),
             "inputs": dict(self.inputs),
             "versions": versions(),

@@ -19,6 +19,7 @@ from monai.transforms import SpatialResample
 from itermask3d import BUNDLE_ROOT
 from itermask3d.brain_extraction import BrainMaskd
 from itermask3d.cohort import (
+    ChooseModeld,
     ResultStore,
     SaveResultd,
     inference_postprocessing,
@@ -29,6 +30,7 @@ from itermask3d.cohort import (
 from itermask3d.detection import Findings
 from itermask3d.guidance import Guidance, apply_guidance
 from itermask3d.inferer import IterMaskInferer
+from itermask3d.models import Choice, ModelTable, Networks
 from itermask3d.refinement import Constraints, Thresholding
 from itermask3d.results import ScanResult, file_digest
 
@@ -73,7 +75,9 @@ class PreparedScan:
 class Segmenter:
     """The bundle's inference for one scan, with weights loaded once and room for a person's guidance.
 
-    Everything comes from ``configs/inference.json`` of the bundle: preprocessing, network, inferer, calibration.
+    Everything comes from ``configs/inference.json`` of the bundle: preprocessing, network, inferer, calibration and
+    models. With its ``model`` set to ``auto`` each scan gets the model whose domain it lies in; weights of others than
+    the preferred one are loaded when a scan first needs them.
 
     Args:
         bundle_root: the bundle's folder.
@@ -95,10 +99,18 @@ class Segmenter:
         self.store: ResultStore = parser.get_parsed_content("store")
         self.network: torch.nn.Module = parser.get_parsed_content("network")
         self.device: torch.device = parser.get_parsed_content("device")
+        self.models: ModelTable = (
+            parser.get_parsed_content("models") if "models" in parser else ModelTable(Path(bundle_root) / "models")
+        )
+        self._networks = Networks(self.network, self.models)
+        self._weights_sha256: str | None = None
         checkpoint = parser.get_parsed_content("ckpt_path")
-        self._weights_sha256 = file_digest(checkpoint)  # of the weights that run, whatever becomes of the file
-        load_weights(self.network, checkpoint)
-        self.network.eval()
+        if checkpoint is None or self.store.model is not None:
+            self._networks[self.store.model or self.models.names[0]]
+        else:
+            self._weights_sha256 = file_digest(checkpoint)  # of the weights that run, whatever becomes of the file
+            load_weights(self.network, checkpoint)
+            self.network.eval()
         self._postprocessing = inference_postprocessing(self.preprocessing, None)
         self._results = SaveResultd(self.store, picture=False)
 
@@ -137,6 +149,7 @@ class Segmenter:
         earlier: Findings | None = None,
         settings: Mapping[str, Any] | None = None,
         min_volume_ml: float | None = None,
+        model: str | None = None,
         progress: Progress | None = None,
     ) -> tuple[ScanResult, Timings]:
         """Find what does not belong, on the scan's own grid.
@@ -147,21 +160,25 @@ class Segmenter:
             earlier: findings of an automatic run on this scan with the same settings; saves the sweep.
             settings: fields of :class:`itermask3d.refinement.RefinementSettings` to change for this run.
             min_volume_ml: connected components below this are dropped; ``None`` for the bundle's value.
+            model: a name, or ``auto``; ``None`` for the bundle's. Without effect where weights were named.
             progress: told phase, iterations done and iterations at most.
 
         Returns:
             The result, and the seconds that its steps took.
 
         Raises:
-            ValueError: if a setting is outside its range or a mask lies on another grid.
+            ValueError: if a setting is outside its range, a mask lies on another grid, or there is no such model.
+            ScanError: if the weights of the model are missing, damaged or of another network.
         """
         timings = Timings(dict(scan.timings.seconds))
         inferer = self._inferer(settings or {}, min_volume_ml)
-        store = self._store(inferer, self.store.directory)
         start = time.perf_counter()
+        choice = self._choice(scan, model)
+        network = self.network if choice.name is None else self._networks[choice.name]
+        store = self._store(inferer, self.store.directory, choice.name)
         predicted = inferer(
             scan.sample["image"][None].to(self.device),
-            self.network,
+            network,
             scan.sample["brain_mask"][None].to(self.device),
             constraints=self._constraints(scan, guidance),
             thresholding=self._thresholding(guidance, earlier),
@@ -169,7 +186,9 @@ class Segmenter:
         )
         start = timings.add("network", start)
         (progress or _silent)("writing", 0, 1)
-        sample = self._postprocessing({**scan.sample, "pred": {name: value[0] for name, value in predicted.items()}})
+        chosen = {"model": json.dumps(choice.to_json())}
+        pred = {name: value[0] for name, value in predicted.items()}
+        sample = self._postprocessing({**scan.sample, **chosen, "pred": pred})
         result = self._results.result(sample, store)
         if guidance is not None:
             result = apply_guidance(result, guidance)
@@ -203,21 +222,44 @@ class Segmenter:
             inferer.min_volume_ml = min_volume_ml
         return inferer
 
-    def store_for(self, settings: Mapping[str, Any], min_volume_ml: float | None, directory: str | Path) -> ResultStore:
-        """A store that knows whether a result of a run with these settings lies in a folder."""
-        return self._store(self._inferer(settings, min_volume_ml), directory)
+    def store_for(
+        self,
+        settings: Mapping[str, Any],
+        min_volume_ml: float | None,
+        directory: str | Path,
+        model: str | None = None,
+    ) -> ResultStore:
+        """A store that knows whether a result of a run with these settings and this model lies in a folder.
 
-    def _store(self, inferer: IterMaskInferer, directory: str | Path) -> ResultStore:
-        store = self.store
-        return ResultStore(
-            directory,
-            inferer=inferer,
-            checkpoint=store.checkpoint,
-            preprocessing=store.preprocessing,
-            calibration=store.calibration,
-            domain=store.domain,
-            weights_sha256=self._weights_sha256,
-        )
+        Raises:
+            ValueError: if there is no such model.
+        """
+        inferer = self._inferer(settings, min_volume_ml)
+        if self._weights_sha256 is not None:
+            return self._store(inferer, directory, None)
+        fixed = self.models.fixed(self._requested(model))
+        if fixed is not None:
+            return self._store(inferer, directory, fixed.name)
+        files = dict.fromkeys(("checkpoint", "calibration", "domain", "model"))
+        return self.store.changed(directory=directory, inferer=inferer, **files)
+
+    def _store(self, inferer: IterMaskInferer, directory: str | Path, name: str | None) -> ResultStore:
+        digest = self._weights_sha256 if name is None else self._networks.digests.get(name)
+        same = name is None or name == self.store.model
+        store = self.store.changed(directory=directory, inferer=inferer, weights_sha256=digest if same else None)
+        return store if same else store.for_model(name, digest)
+
+    def _requested(self, model: str | None) -> str:
+        return self.models.requested if model is None else self.models.checked(model)
+
+    def _choice(self, scan: PreparedScan, model: str | None) -> Choice:
+        if self._weights_sha256 is not None:
+            return Choice.of_weights()
+        requested = self._requested(model)
+        if self.models.fixed(requested) is not None:
+            return self.models.named(requested)
+        chosen = ChooseModeld(self.preprocessing, self._networks)(scan.sample)
+        return Choice.from_json(json.loads(chosen["model"]))
 
     def _constraints(self, scan: PreparedScan, guidance: Guidance | None) -> Constraints | None:
         if guidance is None:

@@ -14,6 +14,7 @@ from itermask3d.calibration import Calibration, conformal_p_value
 from itermask3d.detection import percentile_among
 from itermask3d.domain import Domain, DomainCheck
 from itermask3d.inferer import IterMaskInferer
+from itermask3d.models import AUTO, Choice, ModelTable
 from itermask3d.results import file_digest
 
 __all__ = ["ResultStore", "input_files"]
@@ -38,13 +39,19 @@ class ResultStore:
     Args:
         directory: made when the first result is written.
         inferer: its settings enter every result.
-        checkpoint: weights file; its digest enters every result.
+        checkpoint: weights file; its digest enters every result. ``None`` where the model is chosen scan by scan: then
+            calibration and domain are those of each model, and what depends on a model is asked of :meth:`for_model`.
         preprocessing: values that describe the way to the network's grid.
         calibration: what ``scripts/calibrate.py`` wrote; ``None`` or an absent file leaves percentile and p-value
             out.
         domain: what ``scripts/fit_domain.py`` wrote; ``None`` or an absent file leaves scans unchecked.
         overwrite: process scans again that have an up-to-date result.
         weights_sha256: digest of weights that were loaded before; by default that of ``checkpoint`` as it is now.
+        models: the models of the bundle; without them, results name no model.
+        model: name of the one whose files these are; by default the table's, where ``checkpoint`` is its weights.
+
+    Raises:
+        ValueError: if models are to be chosen from, and a calibration or a domain is given for all of them.
     """
 
     def __init__(
@@ -52,13 +59,20 @@ class ResultStore:
         directory: str | Path,
         *,
         inferer: IterMaskInferer,
-        checkpoint: str | Path,
+        checkpoint: str | Path | None,
         preprocessing: Mapping[str, Any] | None = None,
         calibration: str | Path | None = None,
         domain: str | Path | None = None,
         overwrite: bool = False,
         weights_sha256: str | None = None,
+        models: ModelTable | None = None,
+        model: str | None = None,
     ) -> None:
+        if checkpoint is None and (calibration is not None or domain is not None):
+            raise ValueError(
+                f"model 'auto' takes each model's own calibration and domain, got '{calibration or domain}' for all; "
+                "name a model to set one"
+            )
         self.weights_sha256 = weights_sha256
         self.directory = Path(directory)
         self.inferer = inferer
@@ -67,6 +81,55 @@ class ResultStore:
         self.calibration = calibration
         self.domain = domain
         self.overwrite = overwrite
+        self.models = models
+        self.model = model or self.choice.name
+        self._stores: dict[str, ResultStore] = {}
+
+    @property
+    def auto(self) -> bool:
+        """Whether the model is chosen scan by scan."""
+        return self.checkpoint is None
+
+    @property
+    def choice(self) -> Choice:
+        """The choice that is the same for every scan: a model that was set, or weights that were named."""
+        if self.models is None or self.models.only is None or str(self.models.only.weights) != str(self.checkpoint):
+            return Choice.of_weights()
+        return self.models.named(self.models.requested)
+
+    def changed(self, **values: Any) -> ResultStore:
+        """The same store with other arguments; finished scans are left alone."""
+        kept = ("inferer", "checkpoint", "preprocessing", "calibration", "domain", "models", "model")
+        arguments = {"directory": self.directory} | {name: getattr(self, name) for name in kept} | values
+        return ResultStore(**arguments)
+
+    def for_model(self, name: str | None, weights_sha256: str | None = None) -> ResultStore:
+        """The store of a model's results; itself where the model is this store's own, or none has a name.
+
+        Args:
+            name: see :class:`itermask3d.models.Choice`.
+            weights_sha256: digest of its weights, where they were loaded before.
+        """
+        if name is None or self.models is None or name == self.model:
+            return self
+        if name not in self._stores:
+            model = self.models[name]
+            files = {"checkpoint": model.weights, "calibration": model.calibration, "domain": model.domain}
+            self._stores[name] = self.changed(**files, weights_sha256=weights_sha256, model=name)
+        return self._stores[name]
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """Why no score of this model has a percentile or p-value, in sentences; none for the preferred model."""
+        if self.models is None or self.model in (None, self.models.names[0]):
+            return ()
+        for what, path, told in (
+            ("domain", self.domain, "nobody measured for which scans its score means something"),
+            ("calibration", self.calibration, "its score cannot be compared with normal scans"),
+        ):
+            if path is None or not Path(path).is_file():
+                return (f"The model '{self.model}' has no {what} file: {told}, so there is no percentile or p-value.",)
+        return ()
 
     def folder(self, case: str) -> Path:
         """Where the files of a scan lie."""
@@ -74,7 +137,13 @@ class ResultStore:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What a result depends on beside the scan; read once, so that it names the weights that ran."""
+        """What a result depends on beside the scan; read once, so that it names the weights that ran.
+
+        Raises:
+            ValueError: if the model is yet to be chosen.
+        """
+        if self.checkpoint is None:
+            raise ValueError("model 'auto' has to look at the scan first")
         return {
             **asdict(self.inferer.settings),
             **self.preprocessing,
@@ -89,9 +158,22 @@ class ResultStore:
     def is_done(self, item: Mapping[str, Any]) -> bool:
         """Whether this scan has a result of the same files, settings and weights."""
         result = self.read(item["case"])
+        if self.auto:
+            name = None if self.overwrite or result is None else self._chosen_before(result)
+            return name is not None and self.for_model(name).is_done(item)
         plain = json.loads(json.dumps(self.settings))
         same = result is not None and result["settings"] == plain and result["inputs"] == input_files(item)
         return same and not self.overwrite
+
+    def _chosen_before(self, result: Mapping[str, Any]) -> str | None:
+        """The model that made a result, if it would be chosen again; ``None`` where that is not known."""
+        if self.models is None:
+            return None
+        first, told = self.models[self.models.names[0]], result.get("model") or {}
+        if result.get("in_domain") is True and result["settings"]["domain_sha256"] == file_digest(first.domain):
+            return first.name
+        chosen = told.get("requested") == AUTO and told.get("candidates") == self.models.candidates
+        return str(told["name"]) if chosen else None
 
     def percentile(self, score: float) -> float | None:
         """Percentile of a score among the calibration's normal scans; ``None`` where no calibration applies."""

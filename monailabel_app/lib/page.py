@@ -128,6 +128,9 @@ def _facts(params: Mapping[str, Any]) -> list[tuple[str, str]]:
           if band in volumes),
         ("Threshold", f"{_number(params.get('threshold'), '.4g')} ({params.get('threshold_status', '')})"),
     ]  # fmt: skip
+    chosen = params.get("chosen_model") or {}
+    if chosen.get("name"):
+        facts.append(("Model", f"{chosen['name']}. {chosen['reason']}"))
     latency = (params.get("latencies") or {}).get("total")
     return facts if latency is None else [*facts, ("Run time", f"{latency:.1f} s")]
 

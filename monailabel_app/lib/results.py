@@ -84,6 +84,7 @@ def describe(result: ScanResult, **facts: Any) -> dict[str, Any]:
         "components": data["components"],
         "geometry": data["geometry"],
         "preprocessing": data["preprocessing"],
+        "chosen_model": data["model"],
         "settings": data["settings"],
         "versions": data["versions"],
         "warnings": data["warnings"],

@@ -59,7 +59,10 @@ class _Task(InferTask):
 
     def get_path(self, validate: bool = True) -> str | None:
         """The weights' file, which MONAI Label offers for download."""
-        return str(self.workbench.segmenter().store.checkpoint) if self.is_valid() else None
+        if not self.is_valid():
+            return None
+        segmenter = self.workbench.segmenter()
+        return str(segmenter.store.checkpoint or segmenter.models.known[0].weights)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Answer a request.
@@ -116,8 +119,10 @@ COMMON: dict[str, Option] = {"wait": Switch(True)}
 
 def automatic_options(workbench: Workbench) -> dict[str, Option]:
     """Options of the automatic run."""
+    models = workbench.models()
     return {
         "bands": Switch(True),
+        **({"model_choice": Choice(models)} if models else {}),
         "gamma": Number(None, 0.001, 10.0),
         "min_volume_ml": Number(None, 0.0, 100.0, " ml"),
         "brain_extraction": Choice([method for method in METHODS if method != "provided"]),
@@ -138,7 +143,7 @@ class AutomaticTask(_Task):
             workbench,
             InferType.SEGMENTATION,
             LABELS,
-            "Finds what does not belong in a T1 scan of a brain. For research use only. Options: bands (three segments "
+            "Finds what does not belong in a scan of a brain. For research use only. Options: bands (three segments "
             "by severity, or one), gamma (0.001 to 10, lower flags more; blank: as calibrated), min_volume_ml (0 to "
             "100), fresh (compute again)",
         )

@@ -10,12 +10,14 @@ from typing import Any
 
 from itermask3d.cohort import first_cause
 from itermask3d.guidance import Guidance
+from itermask3d.models import AUTO
 from itermask3d.results import ScanResult
 from itermask3d.scans import ScanError
 from itermask3d.segmenter import PreparedScan, Segmenter, Timings
 
 from lib.errors import RequestError
 from lib.monitor import Monitor, Run
+from lib.options import Choice
 from lib.results import Results, case_name, describe
 
 __all__ = ["Workbench"]
@@ -23,7 +25,7 @@ __all__ = ["Workbench"]
 KEPT_SCANS = 3
 """Scans kept ready in memory."""
 
-KEPT_OPTIONS = ("weights", "brain_extraction", "gamma", "min_volume_ml", "seed")
+KEPT_OPTIONS = ("weights", "model_choice", "brain_extraction", "gamma", "min_volume_ml", "seed")
 """Options of the automatic run that a guided run takes over."""
 
 
@@ -60,7 +62,8 @@ class Workbench:
         """
         name = weights or next(iter(self.weights))
         path = self.weights.get(name) or self.bundle_root / "models" / "model.pt"
-        key = (name, brain_extraction, path.stat().st_mtime_ns if path.is_file() else 0)
+        files = [path, *sorted(path.parent.glob("model_*.pt"))]
+        key = (name, brain_extraction, max(file.stat().st_mtime_ns if file.is_file() else 0 for file in files))
         if key not in self._segmenters:
             self._segmenters = {old: kept for old, kept in self._segmenters.items() if old[:2] != key[:2]}
             try:
@@ -76,6 +79,19 @@ class Workbench:
         except RequestError as error:
             return error.message
         return ""
+
+    def models(self) -> list[str]:
+        """The models to choose from, the bundle's default first, ``auto`` among them; empty with one model alone."""
+        if self.problem() or next(iter(self.weights.values())) is not None:
+            return []
+        table = self.segmenter().models
+        known = [model.name for model in table.known]
+        return list(dict.fromkeys((table.requested, AUTO, *known))) if len(known) > 1 else []
+
+    def reads_other_contrasts(self, asked: Any) -> bool:
+        """Whether a request's ``model_choice`` means, or may come to mean, another model than the preferred one."""
+        models = self.models()
+        return bool(models) and Choice(models).parse("model_choice", asked)[0] != self.segmenter().models.names[0]
 
     def prepared(self, image: str, path: str, segmenter: Segmenter, run: Run) -> PreparedScan:
         """A scan on the network's grid; kept for the next question about it.
@@ -116,7 +132,16 @@ class Workbench:
             return {**(self.results.params(image) or {}), "from_earlier_run": True}
         settings, min_volume_ml = _settings(values)
         scan = self.prepared(image, path, segmenter, run)
-        result, timings = segmenter.segment(scan, settings=settings, min_volume_ml=min_volume_ml, progress=run.report)
+        try:
+            result, timings = segmenter.segment(
+                scan,
+                settings=settings,
+                min_volume_ml=min_volume_ml,
+                model=values.get("model_choice"),
+                progress=run.report,
+            )
+        except ScanError as error:  # weights of a model that no scan has asked for before
+            raise RequestError(503, f"the model cannot run: {error}") from error
         return self._keep(image, result, timings.seconds, guided=False, options=values)
 
     def ready(self, image: str, path: str, values: Mapping[str, Any], run: Run) -> tuple[dict[str, Any], PreparedScan]:
@@ -155,6 +180,7 @@ class Workbench:
                 earlier=findings,
                 settings=_settings(options)[0],
                 min_volume_ml=0.0,
+                model=options.get("model_choice"),
                 progress=run.report,
             )
         except ValueError as error:
@@ -163,7 +189,7 @@ class Workbench:
 
     def _is_done(self, image: str, path: str, values: Mapping[str, Any]) -> bool:
         segmenter = self.segmenter(values["weights"], values["brain_extraction"])
-        store = segmenter.store_for(*_settings(values), self.results.automatic_directory)
+        store = segmenter.store_for(*_settings(values), self.results.automatic_directory, values.get("model_choice"))
         return store.is_done({"case": case_name(image), "image": path}) and self.results.params(image) is not None
 
     def _keep(

@@ -287,6 +287,9 @@ function facts(found) {
   const rows = [['Score', `${number(found.score, 4)}${rank(found.percentile_among_normals)}`]];
   rows.push(['Flagged', `${number(found.volumes_ml?.anomaly, 2)} ml`]);
   rows.push(['Threshold', found.threshold === null ? 'none' : number(found.threshold, 3)]);
+  if (found.chosen_model?.name) {
+    rows.push(['Model', found.chosen_model.name]);
+  }
   if (found.series && found.series.uid !== state.series.uid) {
     rows.push(['Series used', found.series.description || found.series.uid]);
   }
