@@ -143,7 +143,7 @@ class MeasureScand(MapTransform):
         return {**sample, "figures": json.dumps(measured)}
 
 
-def measured_figures(sample: Mapping[Hashable, Any], preprocessing: Compose) -> dict[str, Any]:
+def measured_figures(sample: Mapping[Any, Any], preprocessing: Callable[..., Any]) -> dict[str, Any]:
     """All figures of a prepared scan, those of its own grid included, as a run measures them.
 
     Args:
@@ -169,12 +169,12 @@ class ChooseModeld(MapTransform):
         ScanError: from a call, if the weights are missing, damaged or of another network.
     """
 
-    def __init__(self, preprocessing: Compose, networks: Networks) -> None:
+    def __init__(self, preprocessing: Callable[..., Any], networks: Networks) -> None:
         super().__init__(["image", "brain_mask"])
         self.preprocessing = preprocessing
         self.networks = networks
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Hashable, Any]:
         measured = measured_figures(data, self.preprocessing)
         choice = self.networks.table.choose(measured["figures"], measured)
         self.networks[str(choice.name)]
@@ -195,7 +195,7 @@ class ChosenModels(Inferer):
         self.inferer = inferer
         self.networks = networks
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, inputs: torch.Tensor, network: Any, brain_mask: torch.Tensor, model: Sequence[str], **kwargs: Any
     ) -> dict[str, Any]:
         """Run the inferer once a model.
@@ -345,7 +345,7 @@ class SegmentationRun:
         prepare = self.dataset.transform
         choose = ChooseModeld(prepare, networks)
         self.dataset.transform = lambda item: choose(prepare(item))
-        self.evaluator.inferer = ChosenModels(self.evaluator.inferer, networks)
+        self.evaluator.inferer = ChosenModels(self.evaluator.inferer, networks)  # type: ignore[attr-defined]
         self.evaluator.prepare_batch = PrepareBatchExtraInput({"brain_mask": "brain_mask", "model": "model"})
 
     def _prepare_folder(self, cases: Sequence[str]) -> None:

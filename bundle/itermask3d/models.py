@@ -124,8 +124,8 @@ class ModelTable:
         return requested
 
     def __getitem__(self, name: str) -> Model:
-        files = [model_file(self.folder, kind, name, self.names) for kind in _KINDS]
-        return Model(name, *files, preferred=name == self.names[0])
+        weights, domain, calibration = (model_file(self.folder, kind, name, self.names) for kind in _KINDS)
+        return Model(name, weights, domain, calibration, preferred=name == self.names[0])
 
     @property
     def known(self) -> tuple[Model, ...]:
