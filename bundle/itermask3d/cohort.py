@@ -143,7 +143,7 @@ class MeasureScand(MapTransform):
         return {**sample, "figures": json.dumps(measured)}
 
 
-def measured_figures(sample: Mapping[Any, Any], preprocessing: Callable[..., Any]) -> dict[str, Any]:
+def measured_figures(sample: Mapping[Any, Any], preprocessing: Any) -> dict[str, Any]:
     """All figures of a prepared scan, those of its own grid included, as a run measures them.
 
     Args:
