@@ -51,7 +51,7 @@ def time_table(value: Mapping[str, Any]) -> str:
             [
                 row["variant"],
                 str(row["passes"]),
-                f"{row['seconds']:.0f}",
+                f"{row['seconds']:.3g}",
                 f"{first['seconds'] / row['seconds']:.1f}",
                 f"{row['peak_over_start_gb']:.1f}",
                 f"{row['voxels_apart']} ({row['dice_before_small_components_go']:.4f})",

@@ -15,7 +15,7 @@ import torch
 
 from itermask3d.masking import corrupt
 from itermask3d.network import split_prediction
-from itermask3d.schedule import SCHEDULES, fill_curve, sweep_steps
+from itermask3d.schedule import SCHEDULES, SWEEPS, fill_curve, sweep_steps
 from itermask3d.threshold import ThresholdEstimate, ThresholdStatus, estimate_threshold, is_decided
 
 __all__ = [
@@ -44,7 +44,10 @@ IterationCallback = Callable[[str, int, int], None]
 
 
 HELD_TOLERANCE = 0.15
-"""How far the threshold of a fast sweep may be from the exact one: 4 % at most on validation curves, 11 % on noise."""
+"""How far the threshold of a fine sweep may be from the exact one: 4 % at most on validation curves, 11 % on noise."""
+
+COARSE_TOLERANCE = 0.4
+"""The same of a coarse sweep. It finds lower ones, by a third at most on validation scans where that could matter."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,9 @@ class RefinementSettings:
             exceeds gamma is held to it.
         seed: of the noise in the masked region, drawn once per scan.
         schedule: ``"exact"`` takes every step of the sweep. ``"fast"`` leaves most out
-            (:func:`itermask3d.schedule.sweep_steps`) and falls back to every step where its curve cannot tell which
-            threshold the exact one gives: unless that is plainly one of the two bounds, or plainly one step.
+            (:func:`itermask3d.schedule.sweep_steps`), first nearly all, then fewer, and falls back to every step where
+            no curve can tell which threshold the exact one gives: unless that is plainly one of the two bounds, or
+            plainly one step.
     """
 
     gamma: float = 0.01
@@ -114,6 +118,11 @@ class RefinementSettings:
             return math.inf
         ceiling = math.inf if self.threshold_ceiling is None else self.threshold_ceiling
         return min(max(estimate.threshold, self.threshold_floor), ceiling)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether a bound can hold the threshold."""
+        return self.threshold_floor > 0 or self.threshold_ceiling is not None
 
     def is_held(self, estimate: ThresholdEstimate, tolerance: float = HELD_TOLERANCE) -> bool:
         """Whether the same bound would be applied if the estimate were a little different.
@@ -271,15 +280,15 @@ class Sweep:
     Args:
         task: the scans.
         n_steps: steps from the whole brain masked to nothing masked.
-        schedule: which of them are taken, see :func:`itermask3d.schedule.sweep_steps`.
+        sweep: which of them are taken, see :func:`itermask3d.schedule.sweep_steps`.
     """
 
     phase = "sweep"
 
-    def __init__(self, task: RefinementTask, n_steps: int = 100, *, schedule: str = "exact") -> None:
+    def __init__(self, task: RefinementTask, n_steps: int = 100, *, sweep: str = "exact") -> None:
         self.task = task
         self.n_steps = n_steps
-        self.steps = sweep_steps(n_steps, schedule)
+        self.steps = sweep_steps(n_steps, sweep)
         self.mask = task.brain
         self._quantiles: list[torch.Tensor] = []
 
@@ -302,7 +311,7 @@ class Sweep:
         self.mask = error > _as_voxels(quantile)
 
     def curves(self) -> torch.Tensor:
-        """``(B, steps done)``, float64 on the CPU; ``(B, n_steps)`` after a fast sweep, of which it fills the gaps."""
+        """``(B, steps done)``, float64 on the CPU; ``(B, n_steps)`` after a sweep with gaps, which it fills."""
         values = torch.stack(self._quantiles, dim=1).double().cpu()
         if len(self.steps) == self.n_steps:
             return values
@@ -462,22 +471,25 @@ def find_thresholds(
 def _swept(
     task: RefinementTask, settings: RefinementSettings, iter_callback: IterationCallback | None
 ) -> tuple[torch.Tensor, tuple[ThresholdEstimate, ...]]:
-    """Curves and estimates; every step is taken where a fast sweep leaves the threshold of a scan undecided."""
+    """Curves and estimates of the first sweep that decides the threshold of every scan."""
     rule = {name: getattr(settings, name) for name in ("gamma", "fit_limit", "min_r_squared", "interpolate")}
-    for schedule in dict.fromkeys((settings.schedule, "exact")):
-        curves = run_to_end(Sweep(task, settings.n_steps, schedule=schedule), iter_callback).curves()
+    sweeps = SWEEPS[settings.schedule]
+    for sweep in sweeps if settings.is_bounded else sweeps[-2:]:
+        curves = run_to_end(Sweep(task, settings.n_steps, sweep=sweep), iter_callback).curves()
         estimates = tuple(estimate_threshold(curve.numpy(), **rule) for curve in curves)
-        decided = (
-            settings.is_held(estimate)
-            or (
-                not settings.interpolate
-                and is_decided(estimate, gamma=settings.gamma, min_r_squared=settings.min_r_squared)
-            )
-            for estimate in estimates
-        )
-        if schedule == "exact" or all(decided):
+        if all(_is_decided(estimate, settings, sweep) for estimate in estimates):
             break
     return curves, estimates
+
+
+def _is_decided(estimate: ThresholdEstimate, settings: RefinementSettings, sweep: str) -> bool:
+    """Whether the sweep with every step would lead to the same threshold, as far as its curve can tell."""
+    if sweep == "coarse":
+        return settings.is_held(estimate, COARSE_TOLERANCE)
+    if settings.is_held(estimate):
+        return True
+    rule = {"gamma": settings.gamma, "min_r_squared": settings.min_r_squared}
+    return not settings.interpolate and is_decided(estimate, **rule)
 
 
 def run_to_end(loop: Loop, iter_callback: IterationCallback | None = None) -> Loop:

@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-__all__ = ["SCHEDULES", "fill_curve", "sweep_steps"]
+__all__ = ["SCHEDULES", "SWEEPS", "fill_curve", "sweep_steps"]
 
 SCHEDULES = ("exact", "fast")
-"""``exact``: every step, as published; ``fast``: gaps that shrink with what is still masked."""
+"""``exact``: every step, as published; ``fast``: as few as decide the threshold, see :data:`SWEEPS`."""
+
+SWEEPS: Mapping[str, tuple[str, ...]] = MappingProxyType({"exact": ("exact",), "fast": ("coarse", "fine", "exact")})
+"""The sweeps that each schedule makes in turn, until one decides."""
+
+_COARSE = (0.0, 0.4, 0.73, 0.88, 0.95)
+"""Parts of the sweep: where the steps of the coarse one lie, beside the last."""
 
 _GAP_DIVISOR = 3
-"""A fast gap is this part of the share that is still masked. Eleven steps of 100."""
+"""A fine gap is this part of the share that is still masked. Eleven steps of 100."""
 
 _FIRST_GAP, _SMALLEST_GAP = 0.1, 0.03
 """Of the sweep: the curve bends a little at its beginning too; near its end it is beyond any threshold."""
 
 
-def sweep_steps(n_steps: int, schedule: str = "exact") -> tuple[int, ...]:
+def sweep_steps(n_steps: int, sweep: str = "exact") -> tuple[int, ...]:
     """Steps of which the mask is reconstructed, from 0 (the whole brain masked).
 
-    The threshold is taken late in the sweep, where the curve bends. So the fast schedule leaves out most early steps
-    and two of three later ones, and always ends with the very last.
+    The threshold is taken late in the sweep, where the curve bends. So a fine sweep leaves out most early steps and two
+    of three later ones, a coarse one all but a few; both end with the very last.
 
     Args:
         n_steps: steps from the whole brain masked to nothing masked.
-        schedule: one of :data:`SCHEDULES`.
+        sweep: ``"coarse"``, ``"fine"`` or ``"exact"``.
 
     Raises:
-        ValueError: if the schedule is unknown.
+        ValueError: if the sweep is unknown.
 
-    >>> sweep_steps(100, "fast")
+    >>> sweep_steps(100, "coarse")
+    (0, 40, 73, 88, 95, 99)
+    >>> sweep_steps(100, "fine")
     (0, 10, 40, 60, 73, 82, 88, 92, 95, 98, 99)
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got '{schedule}'")
-    if schedule == "exact":
+    if sweep not in SWEEPS["fast"]:
+        raise ValueError(f"sweep must be one of {', '.join(SWEEPS['fast'])}, got '{sweep}'")
+    if sweep == "exact":
         return tuple(range(n_steps))
+    if sweep == "coarse":
+        return tuple(sorted({*(min(round(share * n_steps), n_steps - 1) for share in _COARSE), n_steps - 1}))
     smallest = max(1, round(_SMALLEST_GAP * n_steps))
     steps = [0, max(1, round(_FIRST_GAP * n_steps))]
     while steps[-1] < n_steps:

@@ -86,7 +86,8 @@ def evaluate_grid(
             relative_error=base.relative_error,
             error_window=window,
         )
-        curve = run_to_end(Sweep(task, base.n_steps, schedule=base.schedule)).curves()[0].numpy()
+        sweep = "fine" if base.schedule == "fast" else "exact"
+        curve = run_to_end(Sweep(task, base.n_steps, sweep=sweep)).curves()[0].numpy()
         shrunk: dict[tuple[float, bool], Shrink] = {}
         for gamma, floor, nested in product(grid.gamma, grid.threshold_floor, grid.nested):
             settings = replace(base, gamma=gamma, threshold_floor=floor, nested=nested, error_window=window)
