@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import ball, volume
 from ignite.engine import Events
+from ignite.handlers import EMAHandler
 from itermask3d import training
 from itermask3d.frequency import HighFrequencyd
 from itermask3d.masking import MaskMixture, RandMaskd
@@ -72,6 +73,11 @@ def test_hidden_voxels_carry_standard_normal_noise_and_nothing_of_the_image(batc
     assert hidden.mean().abs() < 0.02
     assert hidden.std() == pytest.approx(1, abs=0.02)
     assert not torch.equal(hidden[0], hidden[1])
+
+
+def test_noise_can_be_left_out_for_an_ablation(batch):
+    hidden = {**batch, "mask": torch.ones(SHAPE)}
+    assert not PrepareReconstruction(noise=0.0)(hidden, CPU)[0][:, 0].any()
 
 
 def test_seeded_noise_repeats_and_leaves_the_global_state_alone(batch):
@@ -267,23 +273,27 @@ def _dataset(n_items: int, *, random: bool) -> Dataset:
     return Dataset(items, Compose([*flips, guide, RandMaskd("brain_mask", spacing_mm=4, mixture=mixture)]))
 
 
-def _training(folder: Path, *, num_workers: int = 0, resume: bool = True, initial_seed: int = 0) -> SimpleNamespace:
+def _training(
+    folder: Path, *, num_workers: int = 0, resume: bool = True, initial_seed: int = 0, average: bool = False
+) -> SimpleNamespace:
     """The trainer of ``train.json`` in small: the same handlers in the same order."""
     torch.manual_seed(initial_seed)
     network = ReconstructionUNet(channels=(2, 2, 2, 2, 2))
+    averaging = EMAHandler(network, momentum=0.2) if average else None
+    averaged = averaging.ema_model if averaging else None
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=N_EPOCHS)
     dataset, loss = _dataset(4, random=True), BrainMSELoss()
     validator = SupervisedEvaluator(
         device=CPU,
         val_data_loader=DataLoader(_dataset(1, random=False), batch_size=1),
-        network=network,
+        network=averaged or network,
         prepare_batch=PrepareReconstruction(seed=1),
         key_val_metric={"mse": IgniteMetricHandler(loss_fn=loss, output_transform=from_engine(["pred", "label"]))},
         metric_cmp_fn=operator.lt,
         decollate=False,
     )
-    checkpoints = Checkpoints(folder, network, optimizer, scheduler, validator, resume=resume)
+    checkpoints = Checkpoints(folder, network, optimizer, scheduler, validator, resume=resume, averaged=averaged)
     trainer = SupervisedTrainer(
         device=CPU,
         max_epochs=N_EPOCHS,
@@ -297,6 +307,7 @@ def _training(folder: Path, *, num_workers: int = 0, resume: bool = True, initia
             ValidationHandler(interval=2, validator=validator, epoch_level=True),
             LrScheduleHandler(scheduler, print_lr=False),
             checkpoints,
+            *([averaging] if averaging else []),
         ],
     )
     losses: list[float] = []
@@ -304,6 +315,7 @@ def _training(folder: Path, *, num_workers: int = 0, resume: bool = True, initia
     return SimpleNamespace(
         trainer=trainer,
         network=network,
+        averaged=averaged,
         optimizer=optimizer,
         scheduler=scheduler,
         checkpoints=checkpoints,
@@ -352,6 +364,23 @@ def test_resumed_training_ends_in_the_same_weights_as_an_uninterrupted_one(tmp_p
     _assert_equal(second.network.state_dict(), uninterrupted.network.state_dict())
     assert second.scheduler.state_dict() == uninterrupted.scheduler.state_dict()
     assert second.checkpoints.best == uninterrupted.checkpoints.best
+
+
+def test_the_average_of_the_weights_is_what_is_kept_and_survives_an_interruption(tmp_path):
+    whole = _training(tmp_path / "whole", average=True)
+    whole.trainer.run()
+    best = torch.load(tmp_path / "whole" / "best.pt", weights_only=True)
+    assert best.keys() == whole.network.state_dict().keys()
+    name = "conv_1.conv.unit0.conv.weight"
+    assert not torch.equal(best[name], whole.network.state_dict()[name])
+    first = _training(tmp_path / "cut", average=True)
+    _interrupt(first.trainer, iteration=6)
+    with pytest.raises(Interruption):
+        first.trainer.run()
+    second = _training(tmp_path / "cut", average=True, initial_seed=99)
+    second.trainer.run()
+    _assert_equal(second.averaged.state_dict(), whole.averaged.state_dict())
+    _assert_equal(torch.load(tmp_path / "cut" / "best.pt", weights_only=True), best)
 
 
 def test_two_runs_of_one_seed_are_identical(tmp_path, uninterrupted):

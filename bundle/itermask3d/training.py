@@ -43,10 +43,12 @@ class PrepareReconstruction:
 
     Args:
         seed: draw the noise from this seed in every call (validation); ``None`` draws fresh noise (training).
+        noise: its standard deviation; the loop at test time knows 1 only, other values are for ablations.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | None = None, noise: float = 1.0) -> None:
         self.seed = seed
+        self.noise = noise
 
     def __call__(
         self, batch: Mapping[str, torch.Tensor], device: torch.device, non_blocking: bool = False, **kwargs: Any
@@ -56,7 +58,7 @@ class PrepareReconstruction:
             for key in ("image", "high_frequency", "mask", "brain_mask")
         )
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(image.shape, generator=generator).to(device)
+        noise = self.noise * torch.randn(image.shape, generator=generator).to(device)
         target = torch.cat((image, brain, mask.to(image) * (brain > 0.5)), dim=1)
         return torch.cat((corrupt(image, mask, noise), guide), dim=1), target
 
@@ -247,6 +249,7 @@ class Checkpoints:
         optimizer, scheduler: restored with it.
         validator: the evaluator whose first metric (smaller is better) chooses ``best.pt``.
         resume: continue from ``last.pt`` when there is one.
+        averaged: a running average of the network; then ``best.pt`` is of it, as the validation has to be.
     """
 
     def __init__(
@@ -257,9 +260,12 @@ class Checkpoints:
         scheduler: Any,
         validator: Engine | None = None,
         resume: bool = True,
+        averaged: nn.Module | None = None,
     ) -> None:
         self.directory = Path(directory)
         self.parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
+        if averaged is not None:
+            self.parts["averaged"] = averaged
         self.validator = validator
         self.resume = resume
         self.best = float("inf")
@@ -297,7 +303,8 @@ class Checkpoints:
         value = next(iter(engine.state.metrics.values()))
         if value < self.best and _is_main_process():
             self.best = float(value)
-            save_atomically(_unwrap(self.parts["network"]).state_dict(), self.directory / "best.pt")
+            network = self.parts.get("averaged", self.parts["network"])
+            save_atomically(_unwrap(network).state_dict(), self.directory / "best.pt")
 
 
 def save_atomically(state: Any, path: Path) -> None:
