@@ -25,7 +25,6 @@ UNDECISIVE = (
     "calibration_sha256",
     "domain_sha256",
     "seed",
-    "spatial_size",
     "brain_extraction_method",
     "mixed_precision",
     "schedule",
