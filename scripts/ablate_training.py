@@ -44,6 +44,13 @@ from tune import shipped_settings
 ROOT = Path(__file__).resolve().parents[1]
 NORMAL_SHARE = 0.005
 
+COLUMNS = {
+    "squared_error": ("squared error, normal", "{:.3f}"),
+    "flagged": ("normal brain flagged, median", "{:.2%}"),
+    "ap": ("voxel AP", "{:.3f}"),
+    "dice": ("Dice", "{:.3f}"),
+}
+
 
 def main() -> None:
     arguments = parse()
@@ -62,7 +69,7 @@ def main() -> None:
                 judge(files, folder, checks, arguments)
     except ScanError as error:
         sys.exit(f"error: {error}")
-    text = study_table(read_judgements(variants, arguments.output))
+    text = study_table(read_judgements(variants, arguments.output), arguments.columns)
     print(text)
     if arguments.write:
         page, block = arguments.write
@@ -78,6 +85,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("output", type=Path)
     parser.add_argument("--check", nargs="+", default=[], metavar="NAME=LIST", help="validation scans")
     parser.add_argument("--brain-masks", help="folder with a brain mask of the same file name for every scan")
+    parser.add_argument("--columns", nargs="+", choices=list(COLUMNS), default=list(COLUMNS), help="of the table")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these variants (default: all)")
     parser.add_argument("--override", default="{}", help="JSON of config ids for every variant")
     parser.add_argument("--write", nargs=2, metavar=("PAGE", "BLOCK"), help="fill a block of a page with the table")
@@ -234,21 +242,13 @@ def read_judgements(variants: Mapping[str, Any], output: Path) -> dict[str, dict
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
-COLUMNS = {
-    "squared_error": ("squared error, normal", "{:.3f}"),
-    "flagged": ("normal brain flagged, median", "{:.2%}"),
-    "ap": ("voxel AP", "{:.3f}"),
-    "dice": ("Dice", "{:.3f}"),
-}
-
-
-def study_table(judged: Mapping[str, Mapping[str, Any]]) -> str:
+def study_table(judged: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = tuple(COLUMNS)) -> str:
     """A row a variant, the figures of each list side by side."""
     lists = dict.fromkeys(name for one in judged.values() for name in one)
     cells = [
         (name, key)
         for name in lists
-        for key in COLUMNS
+        for key in columns
         if any(key in one.get(name, {}) for one in judged.values())
         and not (key == "flagged" and name == next(iter(lists)))
     ]
