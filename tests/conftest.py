@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 import torch
 from helpers import Phantom, head_phantom
 from monai.utils import set_determinism
+
+# A shell ignores SIGINT for what it starts in the background, and so would every process that a test starts and
+# interrupts; a handler here is not passed on to them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
