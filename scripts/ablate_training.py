@@ -195,8 +195,9 @@ def one_pass(
             image,
             brain,
             guide,
-            lambda corrupted, guide: reconstructor(corrupted * noise, guide),
+            reconstructor,
             seed=settings.seed,
+            noise=noise,
             relative_error=relative,
             error_window=settings.error_window,
         )

@@ -141,6 +141,23 @@ def test_two_runs_are_identical_and_the_global_random_state_is_untouched():
     assert not torch.equal(other.curves, first.curves)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.5, 1.0])
+def test_masked_voxels_are_shown_as_noise_of_the_set_strength(noise):
+    image, brain, guide = scan(6)
+    shown: list[torch.Tensor] = []
+
+    def reconstruct(corrupted, guide):
+        shown.append(corrupted)
+        return torch.zeros_like(corrupted)
+
+    refine(image, brain, guide, reconstruct, settings=RefinementSettings(n_steps=5, max_iterations=2, noise=noise))
+    hidden, inside = shown[0], brain > 0.5
+    assert hidden[inside].std().item() == pytest.approx(noise, rel=0.1)
+    assert torch.equal(hidden[~inside], image[~inside])
+    drawn = RefinementTask(image, brain, guide, reconstruct).noise
+    assert torch.equal(hidden[inside], noise * drawn[inside])
+
+
 @pytest.mark.parametrize("nested", [{}, {"nested": True, "error_window": 3}])
 def test_nothing_outside_the_brain_is_ever_masked_or_mapped(nested):
     image, brain, guide = scan(7)
@@ -283,7 +300,13 @@ def test_an_unusable_curve_marks_nothing_whatever_the_ceiling():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"error_window": 3}, {"threshold_floor": 2.0, "threshold_ceiling": 1.0}, {"threshold_ceiling": 0.0}]
+    "settings",
+    [
+        {"error_window": 3},
+        {"threshold_floor": 2.0, "threshold_ceiling": 1.0},
+        {"threshold_ceiling": 0.0},
+        {"noise": -1.0},
+    ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings):
     with pytest.raises(ValueError, match="is outside its range, see RefinementSettings"):

@@ -25,7 +25,7 @@ def corrupt(image: torch.Tensor, mask: torch.Tensor, noise: torch.Tensor) -> tor
     Args:
         image: normalised image, any shape.
         mask: same shape, 1 (or True) = hidden.
-        noise: same shape, standard normal.
+        noise: same shape; standard normal as published.
 
     Returns:
         New tensor of the image's shape and dtype.

@@ -72,7 +72,9 @@ class RefinementSettings:
         threshold_floor, threshold_ceiling: the threshold is held between these: the error that normal brains show
             anyway, and one that no normal brain shows. Published: 0 and none. With a ceiling, a scan whose slope never
             exceeds gamma is held to it.
-        seed: of the noise in the masked region, drawn once per scan.
+        noise: standard deviation of what the network is shown in place of the masked voxels; must be that of the
+            training. Published: 1, standard normal noise. With 0 they are shown as zeros.
+        seed: of the noise, drawn once per scan.
         schedule: ``"exact"`` takes every step of the sweep. ``"fast"`` leaves most out
             (:func:`itermask3d.schedule.sweep_steps`), first nearly all, then fewer, and falls back to every step where
             no curve can tell which threshold the exact one gives: unless that is plainly one of the two bounds, or
@@ -91,6 +93,7 @@ class RefinementSettings:
     interpolate: bool = False
     threshold_floor: float = 0.0
     threshold_ceiling: float | None = None
+    noise: float = 1.0
     seed: int = 0
     schedule: str = "exact"
 
@@ -106,6 +109,7 @@ class RefinementSettings:
             "threshold_floor": self.threshold_floor >= 0,
             "threshold_ceiling": self.threshold_ceiling is None
             or self.threshold_ceiling >= max(self.threshold_floor, 1e-9),
+            "noise": self.noise >= 0,
             "schedule": self.schedule in SCHEDULES,
         }
         for name, fulfilled in requirements.items():
@@ -213,6 +217,7 @@ class RefinementTask:
         high_frequency: the guide, same shape.
         reconstructor: see :data:`Reconstructor`.
         seed: of the noise; each scan of the batch gets the same draw, whatever the batch size.
+        noise: its standard deviation.
         relative_error, error_window: see :class:`RefinementSettings`.
 
     Raises:
@@ -228,6 +233,7 @@ class RefinementTask:
         reconstructor: Reconstructor,
         *,
         seed: int = 0,
+        noise: float = 1.0,
         relative_error: bool = False,
         error_window: int = 1,
     ) -> None:
@@ -236,7 +242,8 @@ class RefinementTask:
         self.brain = brain_mask > 0.5
         self.high_frequency = high_frequency
         self.reconstructor = reconstructor
-        self.noise = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(seed)).to(image)[None]
+        drawn = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(seed)).to(image)[None]
+        self.noise = noise * drawn
         self.error_window = error_window
         self._outside = ~self.brain
         self._box = (slice(None), slice(None), *_bounding_box(self.brain))
@@ -443,6 +450,7 @@ def refine(
         high_frequency,
         reconstructor,
         seed=settings.seed,
+        noise=settings.noise,
         relative_error=settings.relative_error,
         error_window=settings.error_window,
     )

@@ -43,7 +43,7 @@ class PrepareReconstruction:
 
     Args:
         seed: draw the noise from this seed in every call (validation); ``None`` draws fresh noise (training).
-        noise: its standard deviation; the loop at test time knows 1 only, other values are for ablations.
+        noise: its standard deviation, which has to be that of the loop, :attr:`RefinementSettings.noise`.
     """
 
     def __init__(self, seed: int | None = None, noise: float = 1.0) -> None:

@@ -83,6 +83,7 @@ def evaluate_grid(
             high_frequency,
             reconstructor,
             seed=base.seed,
+            noise=base.noise,
             relative_error=base.relative_error,
             error_window=window,
         )
