@@ -237,7 +237,7 @@ def baseline(
 ) -> tuple[Callable[[], Baseline], dict[str, Any]]:
     """How to make a baseline, and what its results depend on."""
     if name == "one_shot":
-        about = {"baseline": "one pass with the whole brain hidden", **weights_digest(parts.checkpoint)}
+        about = {"baseline": "one pass with the whole brain hidden", **weights_digest(parts.weights)}
         return lambda: OneShot(parts.inferer, parts.trained_network), about
     if name == "autoencoder":
         if not arguments.autoencoder:

@@ -20,6 +20,7 @@ PUBLISHED = {
     "interpolate": False,
     "threshold_floor": 0.0,
     "threshold_ceiling": None,
+    "noise": 1.0,
     "schedule": "exact",
 }
 """A convolution foretells no error, so the error is the squared one and its threshold is found as published."""

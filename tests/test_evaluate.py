@@ -14,8 +14,9 @@ from types import ModuleType
 import nibabel as nib
 import numpy as np
 import pytest
-from fast_bundle import write_fast_bundle
+from fast_bundle import BUNDLE, write_fast_bundle
 from helpers import head_phantom, load_script
+from itermask3d.evaluation_run import BundleParts
 from itermask3d.scans import ScanError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
@@ -162,3 +163,13 @@ def test_simulated_faults_are_listed_with_group_and_subject(script, data, tmp_pa
         script.faulted_scans(tmp_path, ["4"])
     assert (found["case"], found["group"], found["subject"]) == ("thick_slices_3_a", "fault:thick_slices:3", "a")
     assert found["image"] == str(folder / "a.nii.gz")
+
+
+def test_a_baseline_with_the_network_refuses_a_bundle_that_chooses_a_model_for_each_scan(tmp_path):
+    bundle = write_fast_bundle(tmp_path / "bundle")
+    shutil.copy(bundle / "models" / "model.pt", bundle / "models" / "model_any.pt")
+    shutil.copy(BUNDLE / "models" / "domain.json", bundle / "models")
+    path = bundle / "configs" / "inference.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": "auto"}))
+    with pytest.raises(ScanError, match="needs one model for all scans, got model 'auto'"):
+        _ = BundleParts.read(bundle).trained_network

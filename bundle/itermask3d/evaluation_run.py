@@ -97,7 +97,7 @@ class BundleParts:
 
     Attributes:
         preprocessing, inferer, network, device: as the config builds them; weights are not loaded yet.
-        checkpoint: weights file.
+        checkpoint: weights file; ``None`` where the model is chosen scan by scan.
         spacing_mm: edge of a voxel of the network's grid.
         described: values that describe the preprocessing.
     """
@@ -106,7 +106,7 @@ class BundleParts:
     inferer: IterMaskInferer
     network: torch.nn.Module
     device: torch.device
-    checkpoint: str
+    checkpoint: str | None
     spacing_mm: float
     described: Mapping[str, Any]
 
@@ -122,15 +122,26 @@ class BundleParts:
             inferer=get("inferer"),
             network=get("network"),
             device=get("device"),
-            checkpoint=str(get("ckpt_path")),
+            checkpoint=get("ckpt_path"),
             spacing_mm=float(get("spacing_mm")),
             described=get("store").preprocessing,
         )
 
+    @property
+    def weights(self) -> str:
+        """The weights file.
+
+        Raises:
+            ScanError: if there is none for all scans.
+        """
+        if self.checkpoint is None:
+            raise ScanError("a baseline with the bundle's network needs one model for all scans, got model 'auto'")
+        return self.checkpoint
+
     @cached_property
     def trained_network(self) -> torch.nn.Module:
         """The network with its weights, in evaluation mode."""
-        load_weights(self.network, self.checkpoint)
+        load_weights(self.network, self.weights)
         return self.network.eval()
 
     @cached_property
