@@ -148,7 +148,7 @@ def judge(
     load_weights(network, folder / "best.pt")
     network.eval()
     spacing_mm, radius = float(parser["spacing_mm"]), float(parser["radius_cycles_per_mm"])
-    noise = float(parser.config["train"]["prepare_batch"].get("noise", 1.0))
+    noise = float(parser["noise"])
     transform = inference_transforms(
         spacing_mm=spacing_mm, spatial_size=parser["spatial_size"], bias_correction=parser["bias_correction"],
         with_label=True,

@@ -23,7 +23,7 @@ import torch
 from helpers import head_phantom
 from itermask3d.cohort import ScanStream
 from itermask3d.network import ReconstructionUNet
-from monai.bundle import ConfigWorkflow, ckpt_export, load, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, load, verify_metadata, verify_net_in_out
 from monai.utils import set_determinism
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -174,6 +174,17 @@ def test_configs_describe_one_network_and_one_grid_spacing():
     for key in same:  # the weights know the grid: on a larger one they are worse
         assert train[key] == inference[key], key
     assert train["network"]["_target_"] == inference["network"]["_target_"]
+
+
+def test_voxels_are_hidden_in_training_as_the_loop_hides_them():
+    train, inference = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("train", "inference"))
+    assert train["noise"] == inference["settings"]["noise"]
+    parser = ConfigParser(train)
+    parser["noise"] = 0.25
+    preparers = [
+        parser.get_parsed_content(f"{part}::prepare_batch::noise") for part in ("train", "validate::evaluator")
+    ]
+    assert preparers == [0.25, 0.25]
 
 
 def test_bundle_holds_what_the_model_zoo_asks_for():
