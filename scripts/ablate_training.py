@@ -18,6 +18,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,19 +189,10 @@ def one_pass(
     )
     guide = high_frequency(image, spacing_mm=(spacing_mm,) * 3, radius_cycles_per_mm=radius)
     reconstructor = IterMaskInferer(spacing_mm=spacing_mm).reconstructor(network, brain)
-    settings = shipped_settings()
-    relative = network.up_stage_4[2].conv.out_channels > 1
+    foretells = network.up_stage_4[2].conv.out_channels > 1
+    settings = replace(shipped_settings(), noise=noise, relative_error=foretells)
     with torch.inference_mode():
-        task = RefinementTask(
-            image,
-            brain,
-            guide,
-            reconstructor,
-            seed=settings.seed,
-            noise=noise,
-            relative_error=relative,
-            error_window=settings.error_window,
-        )
+        task = RefinementTask.from_settings(image, brain, guide, reconstructor, settings)
         reconstruction = task.reconstruct(task.brain)
         error = task.error(reconstruction, task.brain)
         squared = (image - reconstruction).square()

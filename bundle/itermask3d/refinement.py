@@ -254,6 +254,27 @@ class RefinementTask:
             raise ValueError("relative_error needs a network that foretells its error (two output channels), got one")
         self._expected = log_error.exp() if relative_error and log_error is not None else None
 
+    @classmethod
+    def from_settings(
+        cls,
+        image: torch.Tensor,
+        brain_mask: torch.Tensor,
+        high_frequency: torch.Tensor,
+        reconstructor: Reconstructor,
+        settings: RefinementSettings,
+    ) -> RefinementTask:
+        """The task that the settings ask for."""
+        return cls(
+            image,
+            brain_mask,
+            high_frequency,
+            reconstructor,
+            seed=settings.seed,
+            noise=settings.noise,
+            relative_error=settings.relative_error,
+            error_window=settings.error_window,
+        )
+
     def reconstruct(self, mask: torch.Tensor) -> torch.Tensor:
         """Fill in the masked voxels; ``(B, 1, D, H, W)``. The whole brain masked is done once and kept."""
         if mask is self.brain:
@@ -444,16 +465,7 @@ def refine(
     Source: Liang et al. 2026 (arXiv 2504.04911), iterative mask refinement and subject-specific thresholding.
     """
     settings = settings or RefinementSettings()
-    task = RefinementTask(
-        image,
-        brain_mask,
-        high_frequency,
-        reconstructor,
-        seed=settings.seed,
-        noise=settings.noise,
-        relative_error=settings.relative_error,
-        error_window=settings.error_window,
-    )
+    task = RefinementTask.from_settings(image, brain_mask, high_frequency, reconstructor, settings)
     thresholding = thresholding or find_thresholds(task, settings, iter_callback)
     shrink = run_to_end(Shrink.from_settings(task, thresholding.thresholds, settings, constraints), iter_callback)
     return Refinement(

@@ -77,16 +77,8 @@ def evaluate_grid(
     truth = label > 0.5
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     for window in grid.error_window:
-        task = RefinementTask(
-            image,
-            brain_mask,
-            high_frequency,
-            reconstructor,
-            seed=base.seed,
-            noise=base.noise,
-            relative_error=base.relative_error,
-            error_window=window,
-        )
+        widened = replace(base, error_window=window, nested=True)  # nesting is the shrink's business, not the task's
+        task = RefinementTask.from_settings(image, brain_mask, high_frequency, reconstructor, widened)
         sweep = "fine" if base.schedule == "fast" else "exact"
         curve = run_to_end(Sweep(task, base.n_steps, sweep=sweep)).curves()[0].numpy()
         shrunk: dict[tuple[float, bool], Shrink] = {}
