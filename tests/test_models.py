@@ -244,6 +244,56 @@ def test_calibration_of_the_second_model_is_asked_for_beyond_its_domain(copied, 
     assert not any("no calibration file" in sentence for sentence in calibrated.warnings)
 
 
+@pytest.fixture
+def adapted(copied) -> Path:
+    """The bundle with settings of its own for the second model."""
+    path = copied / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["models"]["settings"] = {"any": {"noise": 0.5, "threshold_floor": 0.25}}
+    path.write_text(json.dumps(config))
+    return copied
+
+
+@pytest.mark.parametrize("model", ["any", "auto"])
+def test_a_model_gets_its_own_settings_however_it_is_chosen(
+    monkeypatch, capsys, adapted, phantom_pair, tmp_path, model
+):
+    options = ("--bundle", adapted, "--no-picture", "--brain-extraction", "none", "--model", model)
+    status, printed = run_script(monkeypatch, capsys, "segment.py", phantom_pair, tmp_path / "out", *options)
+    assert status == 0, printed
+    read_settings = {case: read(tmp_path / "out", case)["settings"] for case in ("t1", "other")}
+    assert (read_settings["other"]["noise"], read_settings["other"]["threshold_floor"]) == (0.5, 0.25)
+    shared = (1.0, 0.0) if model == "auto" else (0.5, 0.25)
+    assert (read_settings["t1"]["noise"], read_settings["t1"]["threshold_floor"]) == shared
+    before = (tmp_path / "out" / "other" / "result.json").stat().st_mtime_ns
+    run_script(monkeypatch, capsys, "segment.py", phantom_pair, tmp_path / "out", *options)
+    assert (tmp_path / "out" / "other" / "result.json").stat().st_mtime_ns == before
+    segmenter = Segmenter(adapted, {"model": "t1", "brain_extraction": "none", "progress": False})
+    for case in ("t1", "other"):
+        scan = segmenter.prepare({"image": str(phantom_pair / f"{case}.nii.gz"), "case": case})
+        result = segmenter.segment(scan, model=model)[0]
+        assert json.loads(json.dumps(result.settings)) == read_settings[case]
+        assert result.findings.score == read(tmp_path / "out", case)["score"]
+
+
+def test_what_a_run_changes_goes_over_the_settings_of_its_model(adapted, phantom_pair, tmp_path):
+    for requested in ("t1", "any", "auto"):
+        segmenter = Segmenter(adapted, {"model": requested, "brain_extraction": "none", "progress": False})
+        scan = segmenter.prepare({"image": str(phantom_pair / "other.nii.gz"), "case": "other"})
+        result = segmenter.segment(scan, settings={"threshold_floor": 0.5, "gamma": 0.2}, model="any")[0]
+        assert [result.settings[name] for name in ("noise", "threshold_floor", "gamma")] == [0.5, 0.5, 0.2]
+        plain = segmenter.segment(scan, model="t1")[0]
+        assert [plain.settings[name] for name in ("noise", "threshold_floor", "gamma")] == [1.0, 0.0, 0.1]
+        store = segmenter.store_for({"gamma": 0.2}, None, tmp_path, "auto").for_model("any")
+        assert [store.settings[name] for name in ("noise", "threshold_floor", "gamma")] == [0.5, 0.25, 0.2]
+
+
+@pytest.mark.parametrize("settings", [{"t2": {"noise": 0.0}}, {"any": {"floor": 3.0}}])
+def test_settings_of_no_model_or_no_setting_are_refused(tmp_path, settings):
+    with pytest.raises(ValueError, match="models::settings has"):
+        ModelTable(tmp_path, settings=settings)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

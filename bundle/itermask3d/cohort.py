@@ -186,7 +186,7 @@ class ChosenModels(Inferer):
     """Every scan of a batch through the network that was chosen for it.
 
     Args:
-        inferer: for the scans of one model.
+        inferer: with the settings of the config; each model's own are put over them.
         networks: by name of the model.
     """
 
@@ -210,12 +210,13 @@ class ChosenModels(Inferer):
         """
         names = [Choice.from_json(json.loads(text)).name for text in model]
         groups = [[i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)]
-        found = [
-            self.inferer(
-                torch.as_tensor(inputs)[group], self.networks[str(names[group[0]])], torch.as_tensor(brain_mask)[group]
+        found = []
+        for group in groups:
+            name = str(names[group[0]])
+            inferer = self.inferer.with_settings(self.networks.table.adapted(self.inferer.settings, name))
+            found.append(
+                inferer(torch.as_tensor(inputs)[group], self.networks[name], torch.as_tensor(brain_mask)[group])
             )
-            for group in groups
-        ]
         order = np.argsort([i for group in groups for i in group]).tolist()
         joined: dict[str, Any] = {key: torch.cat([part[key] for part in found])[order] for key in OUTPUTS}
         texts = [text for part in found for text in part["findings"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Callable
@@ -64,6 +65,12 @@ class IterMaskInferer(Inferer):
         self.mixed_precision = mixed_precision
         self.progress = progress
         self.accelerate = accelerate
+
+    def with_settings(self, settings: RefinementSettings) -> IterMaskInferer:
+        """The same with other settings of the loop."""
+        changed = copy.copy(self)
+        changed.settings = settings
+        return changed
 
     @torch.no_grad()
     def __call__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from itermask3d.domain import Domain
+from itermask3d.refinement import RefinementSettings
 from itermask3d.results import file_digest
 from itermask3d.scans import ScanError
 
@@ -97,14 +98,31 @@ class ModelTable:
         folder: ``models`` of a bundle.
         requested: a name, or ``auto``.
         names: the preferred model first, the widest last.
+        settings: by model, the fields of :class:`itermask3d.refinement.RefinementSettings` in which it differs from the
+            settings of the config, such as the noise that it was trained with.
 
     Raises:
-        ValueError: if the request is none of these, or ``auto`` has to choose without a domain to choose by.
+        ValueError: if the request is none of these, ``auto`` has to choose without a domain to choose by, or settings
+            are of no model or no setting.
     """
 
-    def __init__(self, folder: str | Path, requested: str = NAMES[0], names: Sequence[str] = NAMES) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        requested: str = NAMES[0],
+        names: Sequence[str] = NAMES,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.names = tuple(names)
+        self.settings = {name: dict(values) for name, values in (settings or {}).items()}
+        known = {setting.name for setting in fields(RefinementSettings)}
+        for name, values in self.settings.items():
+            if name not in self.names or not known.issuperset(values):
+                raise ValueError(
+                    f"models::settings has '{name}': {values}; expected a model of {', '.join(self.names)} and fields "
+                    "of RefinementSettings"
+                )
         self.requested = self.checked(requested)
 
     def checked(self, requested: str) -> str:
@@ -126,6 +144,20 @@ class ModelTable:
     def __getitem__(self, name: str) -> Model:
         weights, domain, calibration = (model_file(self.folder, kind, name, self.names) for kind in _KINDS)
         return Model(name, weights, domain, calibration, preferred=name == self.names[0])
+
+    def adapted(self, settings: RefinementSettings, name: str | None = None) -> RefinementSettings:
+        """The settings as a model needs them.
+
+        Args:
+            settings: of the config.
+            name: of the model; ``None`` for the one of every scan, where there is one.
+
+        Raises:
+            ValueError: if a value is outside its range.
+        """
+        if name is None:
+            name = None if self.only is None else self.only.name
+        return settings if name is None else replace(settings, **self.settings.get(name, {}))
 
     @property
     def known(self) -> tuple[Model, ...]:

@@ -74,7 +74,13 @@ class Recipe:
         """Ids of ``inference.json`` and their values."""
         names = ("spacing_mm", "spatial_size", "brain_extraction", "bias_correction")
         values: dict[str, Any] = {name: asdict(self)[name] for name in names}
-        return {**values, "network_def::channels": list(self.channels), "model": "own", "models::names": ["own"]}
+        return {
+            **values,
+            "network_def::channels": list(self.channels),
+            "model": "own",
+            "models::names": ["own"],
+            "models::settings": {},
+        }
 
 
 def derived_size(spans_mm: Sequence[Sequence[float]], spacing_mm: float) -> tuple[int, int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +30,7 @@ from itermask3d.detection import Findings
 from itermask3d.guidance import Guidance, apply_guidance
 from itermask3d.inferer import IterMaskInferer
 from itermask3d.models import Choice, ModelTable, Networks
-from itermask3d.refinement import Constraints, Thresholding
+from itermask3d.refinement import Constraints, RefinementSettings, Thresholding
 from itermask3d.results import ScanResult, file_digest
 
 __all__ = ["PreparedScan", "Segmenter", "Timings", "guided_threshold"]
@@ -96,6 +95,7 @@ class Segmenter:
             parser[key] = value
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer: IterMaskInferer = parser.get_parsed_content("inferer")
+        self.settings: RefinementSettings = parser.get_parsed_content("settings")
         self.store: ResultStore = parser.get_parsed_content("store")
         self.network: torch.nn.Module = parser.get_parsed_content("network")
         self.device: torch.device = parser.get_parsed_content("device")
@@ -171,11 +171,11 @@ class Segmenter:
             ScanError: if the weights of the model are missing, damaged or of another network.
         """
         timings = Timings(dict(scan.timings.seconds))
-        inferer = self._inferer(settings or {}, min_volume_ml)
         start = time.perf_counter()
         choice = self._choice(scan, model)
+        inferer = self._inferer(choice.name, settings or {}, min_volume_ml)
         network = self.network if choice.name is None else self._networks[choice.name]
-        store = self._store(inferer, self.store.directory, choice.name)
+        store = self._store(choice.name, settings or {}, min_volume_ml, self.store.directory)
         predicted = inferer(
             scan.sample["image"][None].to(self.device),
             network,
@@ -215,9 +215,9 @@ class Segmenter:
         moved = resample(volume, dst_affine=grid.affine, spatial_size=grid.shape[1:])
         return (torch.as_tensor(moved)[None] >= 0.5).as_subclass(torch.Tensor).to(self.device)
 
-    def _inferer(self, settings: Mapping[str, Any], min_volume_ml: float | None) -> IterMaskInferer:
-        inferer = copy.copy(self.inferer)
-        inferer.settings = replace(self.inferer.settings, **settings)
+    def _inferer(self, name: str | None, settings: Mapping[str, Any], min_volume_ml: float | None) -> IterMaskInferer:
+        own = self.inferer.settings if name is None else self.models.adapted(self.settings, name)
+        inferer = self.inferer.with_settings(replace(own, **settings))
         if min_volume_ml is not None:
             inferer.min_volume_ml = min_volume_ml
         return inferer
@@ -234,20 +234,25 @@ class Segmenter:
         Raises:
             ValueError: if there is no such model.
         """
-        inferer = self._inferer(settings, min_volume_ml)
         if self._weights_sha256 is not None:
-            return self._store(inferer, directory, None)
+            return self._store(None, settings, min_volume_ml, directory)
         fixed = self.models.fixed(self._requested(model))
         if fixed is not None:
-            return self._store(inferer, directory, fixed.name)
+            return self._store(fixed.name, settings, min_volume_ml, directory)
         files = dict.fromkeys(("checkpoint", "calibration", "domain", "model"))
-        return self.store.changed(directory=directory, inferer=inferer, **files)
+        inferer = self._inferer(None, {}, min_volume_ml).with_settings(self.settings)
+        return self.store.changed(directory=directory, inferer=inferer, changes=settings, **files)
 
-    def _store(self, inferer: IterMaskInferer, directory: str | Path, name: str | None) -> ResultStore:
-        digest = self._weights_sha256 if name is None else self._networks.digests.get(name)
-        same = name is None or name == self.store.model
-        store = self.store.changed(directory=directory, inferer=inferer, weights_sha256=digest if same else None)
-        return store if same else store.for_model(name, digest)
+    def _store(
+        self, name: str | None, settings: Mapping[str, Any], min_volume_ml: float | None, directory: str | Path
+    ) -> ResultStore:
+        if name is None or name == self.store.model:
+            inferer = self._inferer(name, settings, min_volume_ml)
+            digest = self._weights_sha256 if name is None else self._networks.digests.get(name)
+            return self.store.changed(directory=directory, inferer=inferer, weights_sha256=digest)
+        plain = self._inferer(None, {}, min_volume_ml).with_settings(self.settings)
+        store = self.store.changed(directory=directory, inferer=plain, changes=settings)
+        return store.for_model(name, self._networks.digests.get(name))
 
     def _requested(self, model: str | None) -> str:
         return self.models.requested if model is None else self.models.checked(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class ResultStore:
 
     Args:
         directory: made when the first result is written.
-        inferer: its settings enter every result.
+        inferer: its settings enter every result; those of another model are put over them by :meth:`for_model`.
         checkpoint: weights file; its digest enters every result. ``None`` where the model is chosen scan by scan: then
             calibration and domain are those of each model, and what depends on a model is asked of :meth:`for_model`.
         preprocessing: values that describe the way to the network's grid.
@@ -48,6 +48,7 @@ class ResultStore:
         weights_sha256: digest of weights that were loaded before; by default that of ``checkpoint`` as it is now.
         models: the models of the bundle; without them, results name no model.
         model: name of the one whose files these are; by default the table's, where ``checkpoint`` is its weights.
+        changes: settings that this run changes; :meth:`for_model` puts them over those of the model.
 
     Raises:
         ValueError: if models are to be chosen from, and a calibration or a domain is given for all of them.
@@ -66,6 +67,7 @@ class ResultStore:
         weights_sha256: str | None = None,
         models: ModelTable | None = None,
         model: str | None = None,
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
         if checkpoint is None and (calibration is not None or domain is not None):
             raise ValueError(
@@ -81,6 +83,7 @@ class ResultStore:
         self.domain = domain
         self.overwrite = overwrite
         self.models = models
+        self.changes = dict(changes or {})
         self.model = model or self.choice.name
         self._stores: dict[str, ResultStore] = {}
 
@@ -98,7 +101,7 @@ class ResultStore:
 
     def changed(self, **values: Any) -> ResultStore:
         """The same store with other arguments; finished scans are left alone."""
-        kept = ("inferer", "checkpoint", "preprocessing", "calibration", "domain", "models", "model")
+        kept = ("inferer", "checkpoint", "preprocessing", "calibration", "domain", "models", "model", "changes")
         arguments = {"directory": self.directory} | {name: getattr(self, name) for name in kept} | values
         return ResultStore(**arguments)
 
@@ -114,7 +117,9 @@ class ResultStore:
         if name not in self._stores:
             model = self.models[name]
             files = {"checkpoint": model.weights, "calibration": model.calibration, "domain": model.domain}
-            self._stores[name] = self.changed(**files, weights_sha256=weights_sha256, model=name)
+            settings = replace(self.models.adapted(self.inferer.settings, name), **self.changes)
+            inferer = self.inferer.with_settings(settings)
+            self._stores[name] = self.changed(**files, inferer=inferer, weights_sha256=weights_sha256, model=name)
         return self._stores[name]
 
     @property
