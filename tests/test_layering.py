@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "scan_features": set(),
     "registration": set(),
     "brain_extraction": {"scans"},
-    "preprocessing": {"bias", "brain_extraction", "frequency", "masking", "scans"},
+    "preprocessing": {"bias", "brain_extraction", "frequency", "masking", "scan_features", "scans"},
     "refinement": {"masking", "network", "schedule", "threshold"},
     "detection": {"refinement", "threshold"},
     "inferer": {"acceleration", "detection", "frequency", "network", "refinement"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import ball
 from itermask3d.domain import FEATURES
-from itermask3d.scan_features import measure_acquisition, measure_prepared
+from itermask3d.scan_features import measure_acquisition, measure_left_out, measure_prepared
 from scipy import ndimage
 
 SHAPE = (72, 88, 72)
@@ -28,7 +28,10 @@ def t1(mask: np.ndarray, *, noise: float = 0.1) -> np.ndarray:
 
 
 def measured(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    return measure_prepared(image, mask, spacing_mm=2.0, bias_log_sd=0.1) | measure_acquisition(mask, AFFINE)
+    prepared = measure_prepared(image, mask, spacing_mm=2.0, bias_log_sd=0.1)
+    left_out = measure_left_out(in_a_head(), np.pad(mask, 8), spacing_mm=2.0)
+    ordered = {name: (prepared | left_out)[name] for name in FEATURES if name in prepared | left_out}
+    return ordered | measure_acquisition(mask, AFFINE)
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +156,26 @@ def test_no_brain_and_another_grid_are_refused():
         measure_prepared(np.ones(SHAPE), np.zeros(SHAPE, bool), spacing_mm=2)
     with pytest.raises(ValueError, match="expected one shape and a brain"):
         measure_prepared(np.ones((2, 3, 4)), brain(), spacing_mm=2)
+
+
+def in_a_head() -> np.ndarray:
+    """A brain with fluid around it, skull, and skin as bright as brain."""
+    outside = ndimage.distance_transform_edt(~brain(), sampling=2.0)
+    head = np.select([outside == 0, outside <= 4, outside <= 8, outside <= 12], [100 + 15 * t1(brain()), 30, 0, 105], 0)
+    return np.pad(head, 8)
+
+
+@pytest.mark.parametrize(("radius_mm", "least", "most"), [(1, 0, 4), (10, 6, 12), (16, 8, 18)])
+def test_a_bite_out_of_the_mask_leaves_thick_tissue_beside_it(radius_mm, least, most):
+    mask = np.pad(brain(), 8)
+    corner = np.argwhere(mask)[np.argwhere(mask)[:, 0].argmin()]
+    mask &= ~ball(mask.shape, radius=radius_mm / 2, centre=corner)
+    found = measure_left_out(in_a_head(), mask, spacing_mm=2.0)["left_out_mm"]
+    assert least <= found <= most
+
+
+def test_without_a_head_nothing_is_said_of_what_a_mask_left_out():
+    assert np.isnan(measure_left_out(t1(brain()), brain(), spacing_mm=2.0)["left_out_mm"])
+    assert np.isnan(
+        measure_left_out(in_a_head(), np.zeros_like(in_a_head(), dtype=bool), spacing_mm=2.0)["left_out_mm"]
+    )

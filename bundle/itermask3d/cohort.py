@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -124,8 +125,9 @@ class ScanStream(IterableDataset[Any]):
 class MeasureScand(MapTransform):
     """Measure what tells a scan's kind, while the brain mask lies on the network's grid.
 
-    Adds ``figures``: JSON text with ``figures`` of :func:`itermask3d.scan_features.measure_prepared`, and the
-    ``spacing_mm`` and ``bias_correction`` under which they were measured.
+    Adds ``figures``: JSON text with ``figures`` of :func:`itermask3d.scan_features.measure_prepared` and, where the
+    scan has its head, what the preprocessing measured beside the brain mask; and the ``spacing_mm`` and
+    ``bias_correction`` under which they were measured.
     """
 
     def __init__(self, key: str = "image", mask_key: str = "brain_mask") -> None:
@@ -138,6 +140,8 @@ class MeasureScand(MapTransform):
         bias = sample.get("bias_field")
         log_sd = None if bias is None else float(bias["log_sd"])
         figures = measure_prepared(image, brain > 0.5, spacing_mm=spacing_mm, bias_log_sd=log_sd)
+        left_out = {name: float(value) for name, value in sample.get("left_out", {}).items()}
+        figures |= {name: value for name, value in left_out.items() if not math.isnan(value)}
         correction = "none" if bias is None else "n4"
         measured = {"figures": figures, "spacing_mm": spacing_mm, "bias_correction": correction}
         return {**sample, "figures": json.dumps(measured)}

@@ -107,6 +107,10 @@ def _features() -> dict[str, Feature]:
             mask, "the brain mask's surface for its volume", 0.08,
             low_means="a mask smoother than the training's", high_means="a ragged or hollow mask, or another tool",
         ),
+        "left_out_mm": Feature(
+            mask, "the thickness of brain-like tissue beside the brain mask", 0.5, "mm",
+            high_means="a piece of brain that the mask lacks",
+        ),
         "bias_log_sd": Feature(
             noise, "the strength of the bias field (standard deviation of its logarithm)", 0.03,
             high_means="strong shading",

@@ -38,6 +38,7 @@ from itermask3d.bias import BiasFieldCorrectd
 from itermask3d.brain_extraction import BrainMaskd
 from itermask3d.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, HighFrequencyd
 from itermask3d.masking import MaskMixture, RandMaskd
+from itermask3d.scan_features import measure_left_out
 from itermask3d.scans import ScanError, require_same_grid
 
 __all__ = [
@@ -61,7 +62,7 @@ NIBABEL_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 
 BIAS_CORRECTIONS = ("none", "n4")
 
-FACTS = ("case", "path", "normalisation", "bias_field", "brain_extraction", "inputs")
+FACTS = ("case", "path", "normalisation", "bias_field", "left_out", "brain_extraction", "inputs")
 """What stays in a sample beside its volumes."""
 
 MIN_SIZE_VOXELS = 16
@@ -267,6 +268,31 @@ def scanner_grid(
     return grid, (int(size[0]), int(size[1]), int(size[2]))
 
 
+class MeasureLeftOutd(MapTransform):
+    """Measure, while the head is still there, whether the brain mask lacks a piece of brain.
+
+    Args:
+        keys: the image, ``(1, D, H, W)`` on an isotropic grid, with its head.
+        spacing_mm: edge of a voxel.
+        mask_key: the brain mask on the same grid.
+
+    What :func:`itermask3d.scan_features.measure_left_out` found is stored under ``left_out``.
+    """
+
+    def __init__(self, keys: KeysCollection, spacing_mm: float, mask_key: str = "brain_mask") -> None:
+        super().__init__(keys)
+        self.spacing_mm = spacing_mm
+        self.mask_key = mask_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        sample = dict(data)
+        brain = sample[self.mask_key][0].numpy(force=True) > 0.5
+        for key in self.key_iterator(sample):
+            image: MetaTensor = sample[key]
+            sample["left_out"] = measure_left_out(image[0].numpy(force=True), brain, spacing_mm=self.spacing_mm)
+        return sample
+
+
 class RobustNormalized(MapTransform):
     r"""Normalise by the brain's median and interquartile range; zero outside the brain.
 
@@ -371,6 +397,7 @@ def inference_transforms(
             AntiAliasd("image", spacing_mm=spacing_mm),
             ScannerGridd(keys, spacing_mm=spacing_mm),
             AsDiscreted(masks, threshold=0.5),
+            MeasureLeftOutd("image", spacing_mm),
             *([BiasFieldCorrectd("image", spacing_mm)] if bias_correction == "n4" else []),
             RobustNormalized("image", clip=clip),
             *([CheckBrainFitsd("brain_mask", spatial_size, spacing_mm)] if check_fit else []),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["measure_acquisition", "measure_prepared"]
+__all__ = ["measure_acquisition", "measure_left_out", "measure_prepared"]
 
 RIM_MM = (2.0, 8.0)
 """Depth below the brain's surface that is mostly cortex."""
@@ -21,6 +21,13 @@ INNER_MM = 6.0
 
 LARGE_SLICE = 0.4
 """Slices with at least this share of the largest cross-section are compared with their neighbours."""
+
+
+REACH_MM = 12.0
+"""How far outside the brain mask brain is looked for that it left out."""
+
+BRAIN_LIKE = (10, 95)
+"""Percentiles of the brain's intensities between which tissue outside looks like brain."""
 
 
 def measure_prepared(
@@ -73,6 +80,39 @@ def measure_acquisition(brain_mask: np.ndarray, affine: np.ndarray) -> dict[str,
         "voxel_ratio": float(edges.max() / edges.min()),
         "border_percent": 100 * on_border / volume_mm3 ** (2 / 3),
     }
+
+
+def measure_left_out(image: np.ndarray, brain_mask: np.ndarray, *, spacing_mm: float) -> dict[str, float]:
+    """How thick the brain-like tissue is that lies beside the brain mask.
+
+    Fluid, bone or air follow where a mask ends at the brain's surface, and the layers beyond them are thin; where it
+    lacks a piece, brain goes on. The cord below the brain stem goes on in everybody, with a radius of about 6 mm.
+
+    Args:
+        image: intensities ``(D, H, W)`` in any unit, with what lies outside the brain.
+        brain_mask: boolean, same shape.
+        spacing_mm: edge of a voxel.
+
+    Returns:
+        ``left_out_mm``: the largest distance from a brain-like voxel, outside the mask and within :data:`REACH_MM` of
+        it, to the nearest voxel that is neither such nor in the mask. NaN where nothing surrounds the brain, as in a
+        scan without its head, or the mask is empty.
+    """
+    if not brain_mask.any():
+        return {"left_out_mm": float("nan")}
+    margin = int(np.ceil(REACH_MM / spacing_mm)) + 1
+    box = tuple(
+        slice(max(0, span.start - margin), span.stop + margin)
+        for span in ndimage.find_objects(brain_mask.astype(np.uint8))[0]
+    )
+    image, brain = np.pad(image[box], 1), np.pad(brain_mask[box], 1)
+    around = ~brain & (ndimage.distance_transform_edt(~brain, sampling=spacing_mm) <= REACH_MM)
+    if np.ptp(image[around]) == 0:
+        return {"left_out_mm": float("nan")}
+    low, high = np.percentile(image[brain], BRAIN_LIKE)
+    alike = around & (image >= low) & (image <= high)
+    thickness = ndimage.distance_transform_edt(brain | alike, sampling=spacing_mm)
+    return {"left_out_mm": float(thickness[alike].max(initial=0.0))}
 
 
 def _contrast(image: np.ndarray, brain: np.ndarray, depth: np.ndarray) -> dict[str, float]:
