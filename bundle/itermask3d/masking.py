@@ -1,7 +1,8 @@
 """Random training masks, and the corruption of an image with one.
 
 Sampling is a pure draw: everything random comes from the generator that is passed in, so a mask can be drawn again
-from its seed. The global random state is never read or written.
+from its seed. The global random state is never read or written. Masks are drawn on the device of the brain mask: one
+seed gives one mask on one kind of device.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
+from monai.utils import convert_to_tensor
 from torch.nn.functional import interpolate
 
-__all__ = ["BlobMask", "FieldMask", "FullMask", "MaskMixture", "RandMaskd", "corrupt"]
+__all__ = ["BlobMask", "FieldMask", "FullMask", "MaskMixture", "RandMaskd", "corrupt", "smooth_field"]
 
 
 def corrupt(image: torch.Tensor, mask: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -37,9 +39,11 @@ def corrupt(image: torch.Tensor, mask: torch.Tensor, noise: torch.Tensor) -> tor
 class FullMask:
     """Hide the whole brain: what the network sees in the first step at test time."""
 
-    def sample(self, brain_mask: np.ndarray, *, spacing_mm: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-        """Return ``brain_mask`` itself as a new boolean array ``(D, H, W)``."""
-        return brain_mask.astype(bool)
+    def sample(
+        self, brain_mask: torch.Tensor, *, spacing_mm: Sequence[float], rng: np.random.Generator
+    ) -> torch.Tensor:
+        """Return ``brain_mask`` itself as a new boolean tensor ``(D, H, W)``."""
+        return brain_mask.bool().clone()
 
 
 @dataclass(frozen=True)
@@ -65,23 +69,29 @@ class BlobMask:
     n_points: int = 100_000
     quarter_turn_probability: float = 0.1
 
-    def sample(self, brain_mask: np.ndarray, *, spacing_mm: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+    def sample(
+        self, brain_mask: torch.Tensor, *, spacing_mm: Sequence[float], rng: np.random.Generator
+    ) -> torch.Tensor:
         """Draw one mask; boolean ``(D, H, W)``, inside ``brain_mask``, possibly small but centred on the brain."""
+        brain = brain_mask.bool()
         cell = rng.choice(self.cell_sizes_mm, p=self.cell_probabilities)
         factors = np.maximum(1, np.round(cell / np.asarray(spacing_mm))).astype(int)
-        coarse_shape = -(-np.asarray(brain_mask.shape) // factors)
-        voxels = np.flatnonzero(brain_mask)
-        centre = np.stack(np.unravel_index(rng.choice(voxels), brain_mask.shape)) / factors
-        points = centre + rng.standard_normal((self.n_points, 3)) @ self._square_root_covariance(rng)
+        coarse_shape = -(-np.asarray(brain.shape) // factors)
+        voxels = brain.flatten().nonzero().flatten()
+        chosen = int(voxels[int(rng.integers(len(voxels)))])
+        centre = np.stack(np.unravel_index(chosen, brain.shape)) / factors
+        points = _normal((self.n_points, 3), rng, brain.device)
+        points = points @ _as_tensor(self._square_root_covariance(rng), points) + _as_tensor(centre, points)
         if rng.random() < self.quarter_turn_probability:
             points = _quarter_turn(points, coarse_shape, rng)
-        cells = np.floor(points).astype(int)
-        cells = cells[((cells >= 0) & (cells < coarse_shape)).all(axis=1)]
-        coarse = np.zeros(coarse_shape, dtype=bool)
+        cells = points.floor().long()
+        size = torch.as_tensor(coarse_shape, device=brain.device)
+        cells = cells[((cells >= 0) & (cells < size)).all(dim=1)]
+        coarse = torch.zeros(coarse_shape.tolist(), dtype=torch.bool, device=brain.device)
         coarse[tuple(cells.T)] = True
-        for axis, factor in enumerate(factors):
-            coarse = coarse.repeat(factor, axis=axis)
-        return coarse[tuple(slice(size) for size in brain_mask.shape)] & brain_mask.astype(bool)
+        for axis, factor in enumerate(factors.tolist()):
+            coarse = coarse.repeat_interleave(factor, dim=axis)
+        return coarse[tuple(slice(size) for size in brain.shape)] & brain
 
     def _square_root_covariance(self, rng: np.random.Generator) -> np.ndarray:
         basis, _ = np.linalg.qr(rng.standard_normal((3, 3)))
@@ -103,18 +113,19 @@ class FieldMask:
     coverage: tuple[float, float] = (0.005, 1.0)
     correlation_mm: tuple[float, float] = (2.0, 40.0)
 
-    def sample(self, brain_mask: np.ndarray, *, spacing_mm: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+    def sample(
+        self, brain_mask: torch.Tensor, *, spacing_mm: Sequence[float], rng: np.random.Generator
+    ) -> torch.Tensor:
         """Draw one mask; boolean ``(D, H, W)``, inside ``brain_mask``, with the drawn share of it to one voxel."""
-        brain = brain_mask.astype(bool)
+        brain = brain_mask.bool()
         share = rng.uniform(*self.coverage)
         width_mm = np.exp(rng.uniform(*np.log(self.correlation_mm)))
-        field = _smooth_field(brain.shape, width_mm / np.asarray(spacing_mm), rng)
-        n_hidden = round(share * int(brain.sum()))
-        if n_hidden == 0:
-            return np.zeros_like(brain)
+        field = smooth_field(brain.shape, width_mm / np.asarray(spacing_mm), rng, brain.device)
         inside = field[brain]
-        cut = np.partition(inside, inside.size - n_hidden)[inside.size - n_hidden]
-        return (field >= cut) & brain
+        n_hidden = round(share * inside.numel())
+        if n_hidden == 0:
+            return torch.zeros_like(brain)
+        return (field >= inside.kthvalue(inside.numel() - n_hidden + 1).values) & brain
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,9 @@ class MaskMixture:
         if not (min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6):
             raise ValueError(f"mask probabilities must be non-negative and sum to 1, got blob, field, full = {weights}")
 
-    def sample(self, brain_mask: np.ndarray, *, spacing_mm: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+    def sample(
+        self, brain_mask: torch.Tensor, *, spacing_mm: Sequence[float], rng: np.random.Generator
+    ) -> torch.Tensor:
         """Draw one boolean mask ``(D, H, W)`` inside ``brain_mask``.
 
         Raises:
@@ -180,24 +193,34 @@ class RandMaskd(RandomizableTransform, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         for key in self.key_iterator(sample):
-            brain_mask = sample[key]
             rng = np.random.default_rng(self.R.randint(2**31))
-            brain = np.asarray(brain_mask[0]) > 0.5
-            mask = self.mixture.sample(brain, spacing_mm=self.spacing_mm, rng=rng)
-            sample[self.output_key] = torch.from_numpy(mask)[None]
+            brain = convert_to_tensor(sample[key], track_meta=False)[0] > 0.5
+            sample[self.output_key] = self.mixture.sample(brain, spacing_mm=self.spacing_mm, rng=rng)[None]
         return sample
 
 
-def _smooth_field(shape: Sequence[int], cell_voxels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def smooth_field(
+    shape: Sequence[int], cell_voxels: Sequence[float] | np.ndarray, rng: np.random.Generator, device: torch.device
+) -> torch.Tensor:
+    """A random field ``(D, H, W)`` that is independent beyond about ``cell_voxels``; mean 0, on ``device``."""
     coarse_shape = [max(2, round(size / max(1.0, cell))) for size, cell in zip(shape, cell_voxels, strict=True)]
-    noise = torch.from_numpy(rng.standard_normal(coarse_shape, dtype=np.float32))
-    return np.asarray(interpolate(noise[None, None], size=tuple(shape), mode="trilinear")[0, 0])
+    noise = _normal((1, 1, *coarse_shape), rng, device)
+    return interpolate(noise, size=tuple(shape), mode="trilinear", align_corners=True)[0, 0]
 
 
-def _quarter_turn(points: np.ndarray, shape: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    a, b = rng.permutation(3)[:2]
-    middle = shape / 2
-    turned = points.copy()
+def _normal(shape: Sequence[int], rng: np.random.Generator, device: torch.device) -> torch.Tensor:
+    generator = torch.Generator(device=device).manual_seed(int(rng.integers(2**63 - 1)))
+    return torch.randn(tuple(shape), generator=generator, device=device)
+
+
+def _as_tensor(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device)
+
+
+def _quarter_turn(points: torch.Tensor, shape: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    a, b = rng.permutation(3)[:2].tolist()
+    middle = (shape / 2).tolist()
+    turned = points.clone()
     turned[:, a] = middle[a] - (points[:, b] - middle[b])
     turned[:, b] = middle[b] + (points[:, a] - middle[a])
     return turned
