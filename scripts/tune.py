@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -40,7 +40,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
     network.eval()
     base = shipped_settings()
-    tried = {name: (getattr(base, name),) for name in ("gamma", "error_window", "threshold_floor", "nested")}
+    of_loop = {field.name for field in fields(RefinementSettings)}
+    tried = {field.name: (getattr(base, field.name),) for field in fields(Grid) if field.name in of_loop}
     grid = Grid(**{**tried, **json.loads(arguments.grid)})
     transform = inference_transforms(
         spacing_mm=arguments.spacing_mm,

@@ -260,6 +260,34 @@ def test_relative_error_is_measured_against_what_the_first_reconstruction_expect
         torch.testing.assert_close(task.error(task.reconstruct(state), state), 0.5 * brain)
 
 
+def test_the_floor_is_added_to_the_expected_error():
+    image, brain, _ = half_masked()
+    task = RefinementTask(image, brain, image, foretelling(np.log(8.0)), relative_error=True, expected_error_floor=2.0)
+    torch.testing.assert_close(task.error(task.reconstruct(task.brain), task.brain), 0.4 * brain)
+
+
+@pytest.mark.parametrize("saturation", [0.5, 4.0, 1e6])
+def test_an_even_error_keeps_its_size_however_it_saturates(saturation):
+    image, brain, mask = half_masked()
+    task = RefinementTask(image, brain, image, blur(), error_window=3, error_saturation=saturation)
+    torch.testing.assert_close(task.error(torch.full_like(image, 2.0), mask), 4.0 * mask, rtol=1e-3, atol=0)
+
+
+def test_a_strong_error_marks_less_of_its_surroundings_where_it_saturates():
+    image, brain, _ = half_masked()
+    spot = torch.zeros_like(image)
+    spot[..., 6, 6, 8] = 10.0
+    errors = {
+        saturation: RefinementTask(image, brain, image, blur(), error_window=3, error_saturation=saturation)
+        for saturation in (None, 1e6, 4.0)
+    }
+    beside = {name: task.error(spot, task.brain)[..., 6, 6, 9].item() for name, task in errors.items()}
+    assert beside[None] == pytest.approx(100 / 27)
+    assert beside[1e6] == pytest.approx(beside[None], rel=1e-3)
+    share = (100 / (1 + 100 / 4)) / 27
+    assert beside[4.0] == pytest.approx(share / (1 - share / 4), rel=1e-4)
+
+
 def test_relative_error_needs_a_network_that_foretells_it():
     image, brain, guide = scan(1)
     with pytest.raises(ValueError, match="relative_error needs a network that foretells its error"):
@@ -306,6 +334,8 @@ def test_an_unusable_curve_marks_nothing_whatever_the_ceiling():
         {"threshold_floor": 2.0, "threshold_ceiling": 1.0},
         {"threshold_ceiling": 0.0},
         {"noise": -1.0},
+        {"expected_error_floor": -0.1},
+        {"error_saturation": 0.0},
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings):

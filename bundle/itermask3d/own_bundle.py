@@ -7,12 +7,13 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT, __version__
 from itermask3d.network import SIZE_DIVISOR
+from itermask3d.refinement import RefinementSettings
 from itermask3d.results import RESEARCH_USE, write_atomically
 
 __all__ = ["Recipe", "derived_epochs", "derived_size", "set_loop", "write_bundle", "write_card"]
@@ -124,10 +125,12 @@ def write_bundle(folder: Path, recipe: Recipe, splits: Mapping[str, Sequence[str
     os.replace(partial, folder)
 
 
+_OF_LOOP = {field.name for field in fields(RefinementSettings)}
+
+
 def set_loop(folder: Path, chosen: Mapping[str, Any]) -> None:
     """Write the settings that ``scripts/tune.py`` chose into a bundle's ``inference.json``."""
-    names = ("gamma", "error_window", "nested", "threshold_floor")
-    values = {f"settings::{name}": chosen[name] for name in names}
+    values = {f"settings::{name}": value for name, value in chosen.items() if name in _OF_LOOP}
     _set(folder / "configs" / "inference.json", {**values, "min_volume_ml": chosen["min_volume_ml"]})
 
 

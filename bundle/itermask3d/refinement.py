@@ -43,6 +43,9 @@ IterationCallback = Callable[[str, int, int], None]
 """``(phase, iterations done, iterations at most)``, phase ``"sweep"`` or ``"shrink"``."""
 
 
+_LEAST_SHARE = 1e-4
+"""Keeps the mean of saturated errors finite."""
+
 HELD_TOLERANCE = 0.15
 """How far the threshold of a fine sweep may be from the exact one: 4 % at most on validation curves, 11 % on noise."""
 
@@ -65,6 +68,10 @@ class RefinementSettings:
         relative_error: divide the squared error by the one that the network expected there when the whole brain was
             masked, which needs a network with two output channels (:func:`itermask3d.network.split_prediction`). The
             error is then near 1 on any normal tissue, and thresholds mean the same on every scan. Published: no.
+        expected_error_floor: added to the error that the network expected, in squared normalised intensity: so that a
+            network which is too sure of itself makes no anomaly of a small error. For ``relative_error``.
+        error_saturation: with a window, a voxel's error :math:`e` counts as :math:`e / (1 + e / c)`, and the mean is
+            brought back: so that the strong error of a lesion does not mark the tissue beside it. Published: none.
         error_window: edge of the cube in voxels over which the error of a masked voxel is averaged with that of its
             masked neighbours; odd; above 1 only with ``nested``. Published: 1, no averaging.
         interpolate: take the threshold where the slope crosses gamma between two steps instead of at the step after.
@@ -89,6 +96,8 @@ class RefinementSettings:
     max_iterations: int = 50
     nested: bool = False
     relative_error: bool = False
+    expected_error_floor: float = 0.0
+    error_saturation: float | None = None
     error_window: int = 1
     interpolate: bool = False
     threshold_floor: float = 0.0
@@ -103,6 +112,8 @@ class RefinementSettings:
             "n_steps": self.n_steps >= 1,
             "stop_ratio": 0 < self.stop_ratio < 1,
             "max_iterations": self.max_iterations >= 1,
+            "expected_error_floor": self.expected_error_floor >= 0,
+            "error_saturation": self.error_saturation is None or self.error_saturation > 0,
             "error_window": self.error_window >= 1
             and self.error_window % 2 == 1
             and (self.error_window == 1 or self.nested),
@@ -218,7 +229,7 @@ class RefinementTask:
         reconstructor: see :data:`Reconstructor`.
         seed: of the noise; each scan of the batch gets the same draw, whatever the batch size.
         noise: its standard deviation.
-        relative_error, error_window: see :class:`RefinementSettings`.
+        relative_error, expected_error_floor, error_saturation, error_window: see :class:`RefinementSettings`.
 
     Raises:
         ValueError: if the shapes differ, a brain mask is empty, or ``relative_error`` is asked of a reconstructor that
@@ -235,6 +246,8 @@ class RefinementTask:
         seed: int = 0,
         noise: float = 1.0,
         relative_error: bool = False,
+        expected_error_floor: float = 0.0,
+        error_saturation: float | None = None,
         error_window: int = 1,
     ) -> None:
         _check_shapes(image, brain_mask, high_frequency)
@@ -252,7 +265,10 @@ class RefinementTask:
         self._from_nothing, log_error = split_prediction(reconstructor(nothing_shown, high_frequency))
         if relative_error and log_error is None:
             raise ValueError("relative_error needs a network that foretells its error (two output channels), got one")
-        self._expected = log_error.exp() if relative_error and log_error is not None else None
+        self.error_saturation = error_saturation
+        self._expected = None
+        if relative_error and log_error is not None:
+            self._expected = log_error.exp() + expected_error_floor
 
     @classmethod
     def from_settings(
@@ -272,6 +288,8 @@ class RefinementTask:
             seed=settings.seed,
             noise=settings.noise,
             relative_error=settings.relative_error,
+            expected_error_floor=settings.expected_error_floor,
+            error_saturation=settings.error_saturation,
             error_window=settings.error_window,
         )
 
@@ -292,10 +310,19 @@ class RefinementTask:
         if self.error_window == 1:
             return self._voxel_error(reconstruction, ...).masked_fill_(self._outside, 0)
         masked = mask[self._box].to(self.image.dtype)
-        total = _box_sum(self._voxel_error(reconstruction, self._box) * masked, self.error_window)
+        counts = self._counted(self._voxel_error(reconstruction, self._box))
+        mean = _box_sum(counts * masked, self.error_window) / _box_sum(masked, self.error_window).clamp(min=1)
         averaged = torch.zeros_like(self.image)
-        averaged[self._box] = total / _box_sum(masked, self.error_window).clamp(min=1) * masked
+        averaged[self._box] = self._brought_back(mean) * masked
         return averaged
+
+    def _counted(self, error: torch.Tensor) -> torch.Tensor:
+        return error if self.error_saturation is None else error.div_(1 + error / self.error_saturation)
+
+    def _brought_back(self, mean: torch.Tensor) -> torch.Tensor:
+        if self.error_saturation is None:
+            return mean
+        return mean.div_((1 - mean / self.error_saturation).clamp_(min=_LEAST_SHARE))
 
     def _voxel_error(self, reconstruction: torch.Tensor, where: Any) -> torch.Tensor:
         error = (self.image[where] - reconstruction[where]).square_()

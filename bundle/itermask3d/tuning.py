@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -23,12 +23,15 @@ class Grid:
     """Values to try, in all combinations.
 
     Attributes:
-        gamma, error_window, threshold_floor, nested: see :class:`itermask3d.refinement.RefinementSettings`.
+        gamma, error_window, expected_error_floor, error_saturation, threshold_floor, nested: see
+            :class:`itermask3d.refinement.RefinementSettings`.
         min_volume_ml: smallest component kept.
     """
 
     gamma: tuple[float, ...] = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12)
     error_window: tuple[int, ...] = (1, 3)
+    expected_error_floor: tuple[float, ...] = (0.0,)
+    error_saturation: tuple[float | None, ...] = (None,)
     threshold_floor: tuple[float, ...] = (0.0,)
     nested: tuple[bool, ...] = (False,)
     min_volume_ml: tuple[float, ...] = (0.0, 0.1, 0.5, 1.0)
@@ -40,6 +43,8 @@ class TuningRow:
 
     case: str
     error_window: int
+    expected_error_floor: float
+    error_saturation: float | None
     nested: bool
     gamma: float
     threshold_floor: float
@@ -49,6 +54,9 @@ class TuningRow:
     label_ml: float
     flagged_share: float
     dice: float
+
+
+_TRIED = tuple(field.name for field in fields(Grid))
 
 
 def evaluate_grid(
@@ -63,7 +71,7 @@ def evaluate_grid(
     spacing_mm: Sequence[float],
     base: RefinementSettings | None = None,
 ) -> Iterator[TuningRow]:
-    """Run one scan through every combination; the sweep once per error window, the shrink once per threshold.
+    """Run one scan through every combination; the sweep once per kind of error, the shrink once per threshold.
 
     Args:
         case: name of the scan.
@@ -76,14 +84,15 @@ def evaluate_grid(
     base = base or RefinementSettings()
     truth = label > 0.5
     voxel_ml = float(np.prod(spacing_mm)) / 1000
-    for window in grid.error_window:
-        widened = replace(base, error_window=window, nested=True)  # nesting is the shrink's business, not the task's
+    for window, least, most in product(grid.error_window, grid.expected_error_floor, grid.error_saturation):
+        error: dict[str, Any] = {"error_window": window, "expected_error_floor": least, "error_saturation": most}
+        widened = replace(base, **error, nested=True)  # nesting is the shrink's business, not the task's
         task = RefinementTask.from_settings(image, brain_mask, high_frequency, reconstructor, widened)
         sweep = "fine" if base.schedule == "fast" else "exact"
         curve = run_to_end(Sweep(task, base.n_steps, sweep=sweep)).curves()[0].numpy()
         shrunk: dict[tuple[float, bool], Shrink] = {}
         for gamma, floor, nested in product(grid.gamma, grid.threshold_floor, grid.nested):
-            settings = replace(base, gamma=gamma, threshold_floor=floor, nested=nested, error_window=window)
+            settings = replace(base, gamma=gamma, threshold_floor=floor, nested=nested, **error)
             rule = {name: getattr(settings, name) for name in ("fit_limit", "min_r_squared", "interpolate")}
             threshold = settings.hold(estimate_threshold(curve, gamma=gamma, **rule))
             if (threshold, nested) not in shrunk:
@@ -93,7 +102,7 @@ def evaluate_grid(
                 mask = remove_small_components(shrink.mask, min_volume_ml=min_volume_ml, spacing_mm=spacing_mm)
                 yield TuningRow(
                     case=case,
-                    error_window=window,
+                    **error,
                     nested=nested,
                     gamma=gamma,
                     threshold_floor=floor,
@@ -110,7 +119,7 @@ def summarise_rows(rows: Iterable[TuningRow]) -> list[dict[str, Any]]:
     """Mean Dice over lesion scans and flagged share over normal scans, for each combination."""
     groups: dict[tuple[Any, ...], list[TuningRow]] = {}
     for row in rows:
-        key = (row.error_window, row.nested, row.gamma, row.threshold_floor, row.min_volume_ml)
+        key = tuple(getattr(row, name) for name in _TRIED)
         groups.setdefault(key, []).append(row)
     return [_summary(group) for group in groups.values()]
 
@@ -127,9 +136,7 @@ def choose(summaries: Sequence[Mapping[str, Any]], *, max_normal_share: float) -
 
 
 def _summary(group: Sequence[TuningRow]) -> dict[str, Any]:
-    settings = {
-        key: asdict(group[0])[key] for key in ("error_window", "nested", "gamma", "threshold_floor", "min_volume_ml")
-    }
+    settings = {name: getattr(group[0], name) for name in _TRIED}
     lesions = [row for row in group if row.label_ml > 0]
     normals = [row for row in group if row.label_ml == 0]
     return settings | {
