@@ -33,9 +33,11 @@ from monai.transforms import (
     SelectItemsd,
     SpatialResample,
 )
+from monai.utils import convert_to_tensor
 
 from itermask3d.bias import BiasFieldCorrectd
 from itermask3d.brain_extraction import BrainMaskd
+from itermask3d.disturbance import Disturbances, RandDisturbd
 from itermask3d.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, HighFrequencyd
 from itermask3d.masking import MaskMixture, RandMaskd
 from itermask3d.scan_features import measure_left_out
@@ -48,8 +50,10 @@ __all__ = [
     "RobustNormalized",
     "ScannerGridd",
     "check_scan",
+    "disturbance_transforms",
     "inference_transforms",
     "load_volume",
+    "sample_transforms",
     "scan_loader",
     "training_transforms",
 ]
@@ -61,6 +65,9 @@ NIBABEL_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 """Read by nibabel alone: ITK fills the missing part of a truncated file with zeros, without an error."""
 
 BIAS_CORRECTIONS = ("none", "n4")
+
+SAMPLE_KEYS = ("image", "brain_mask")
+"""What training keeps of a prepared scan."""
 
 FACTS = ("case", "path", "normalisation", "bias_field", "left_out", "brain_extraction", "inputs")
 """What stays in a sample beside its volumes."""
@@ -303,11 +310,12 @@ class RobustNormalized(MapTransform):
     error, and with it gamma, means the same on every scan.
 
     Args:
-        keys: the image.
+        keys: the image, and images that are to be brought to its scale.
         mask_key: the brain mask on the same grid.
         clip: bound :math:`c` in normalised units; keeps single bright vessels from ringing through the guide.
 
-    The centre and scale are stored under ``normalisation`` as ``{"median": …, "scale": …}``.
+    The centre and scale are those of the first key, and are stored under ``normalisation`` as
+    ``{"median": …, "scale": …}``.
 
     Raises:
         ScanError: if the brain has no contrast (an interquartile range of zero).
@@ -323,19 +331,26 @@ class RobustNormalized(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         inside = sample[self.mask_key] > 0.5
+        values = sample[self.keys[0]][inside].double()
+        if not values.numel():
+            raise ScanError("the brain mask is empty on the network's grid; expected a brain")
+        low, median, high = _quartiles(convert_to_tensor(values, track_meta=False))
+        scale = (high - low) / 1.349
+        if not scale > 0:
+            raise ScanError(f"the brain has no contrast (interquartile range {high - low:g}); expected an MR scan")
         for key in self.key_iterator(sample):
-            image: MetaTensor = sample[key]
-            values = image.as_tensor()[inside.as_tensor()].double().numpy(force=True)
-            if not values.size:
-                raise ScanError("the brain mask is empty on the network's grid; expected a brain")
-            low, median, high = np.percentile(values, (25, 50, 75))
-            scale = (high - low) / 1.349
-            if not scale > 0:
-                raise ScanError(f"the brain has no contrast (interquartile range {high - low:g}); expected an MR scan")
-            normalised = ((image - median) / scale).clamp(-self.clip, self.clip)
+            normalised = ((sample[key] - median) / scale).clamp(-self.clip, self.clip)
             sample[key] = torch.where(inside, normalised, torch.zeros_like(normalised))
-            sample["normalisation"] = {"median": float(median), "scale": float(scale)}
+        sample["normalisation"] = {"median": median, "scale": scale}
         return sample
+
+
+def _quartiles(values: torch.Tensor) -> list[float]:
+    """Where the values are; numpy selects faster than torch sorts, but on another device they would have to travel."""
+    if values.device.type == "cpu":
+        return [float(value) for value in np.percentile(values.numpy(), (25, 50, 75))]
+    ranks = torch.tensor((0.25, 0.5, 0.75), dtype=values.dtype, device=values.device)
+    return [float(value) for value in torch.quantile(values, ranks).tolist()]
 
 
 class CheckBrainFitsd(MapTransform):
@@ -419,32 +434,18 @@ def training_transforms(
     clip: float = 5.0,
     augment: bool = True,
     mixture: MaskMixture | None = None,
+    disturbances: Disturbances | None = None,
 ) -> Compose:
     """Compose raw scan to training sample: ``image``, ``brain_mask``, ``high_frequency``, ``mask``.
 
-    Everything before the first random transform can be cached. With ``augment``: left-right flips, small rotations and
-    scalings, and monotone changes of contrast, after which the scan is normalised again as a real one would be.
+    Everything before the first random transform can be cached, and is what :mod:`itermask3d.packed` keeps.
 
     Args:
         spacing_mm: see :func:`inference_transforms`.
         spatial_size: grid of a training sample; the little that a large brain has outside is cropped.
         brain_extraction, bias_correction: see :func:`inference_transforms`.
-        radius_cycles_per_mm: radius of the guide.
-        clip: see :class:`RobustNormalized`.
-        augment: off for validation.
-        mixture: training masks; ``None`` hides the whole brain (the fixed task of validation).
+        radius_cycles_per_mm, clip, augment, mixture, disturbances: see :func:`sample_transforms`.
     """
-    keys = ["image", "brain_mask"]
-    random_steps = [
-        RandFlipd(keys, spatial_axis=0, prob=0.5),
-        RandAffined(
-            keys, prob=0.5, rotate_range=[0.15] * 3, scale_range=[0.1] * 3, mode="bilinear", padding_mode="zeros"
-        ),
-        AsDiscreted("brain_mask", threshold=0.5),
-        RandAdjustContrastd("image", prob=0.3, gamma=(0.75, 1.35)),
-        RandHistogramShiftd("image", prob=0.2, num_control_points=(6, 10)),
-        RobustNormalized("image", clip=clip),
-    ]
     return Compose(
         [
             inference_transforms(
@@ -455,13 +456,71 @@ def training_transforms(
                 clip=clip,
                 check_fit=False,
             ),
-            SelectItemsd(keys),
-            *(random_steps if augment else []),
-            HighFrequencyd("image", spacing_mm=spacing_mm, radius_cycles_per_mm=radius_cycles_per_mm),
-            RandMaskd("brain_mask", spacing_mm=spacing_mm, mixture=mixture or MaskMixture(blob=0, field=0, full=1)),
-            SelectItemsd([*keys, "high_frequency", "mask"]),
+            SelectItemsd(SAMPLE_KEYS),
+            sample_transforms(
+                spacing_mm=spacing_mm,
+                radius_cycles_per_mm=radius_cycles_per_mm,
+                clip=clip,
+                augment=augment,
+                mixture=mixture,
+                disturbances=disturbances,
+            ),
         ]
     ).flatten()
+
+
+def sample_transforms(
+    *,
+    spacing_mm: float = 2.0,
+    radius_cycles_per_mm: float = PUBLISHED_RADIUS_CYCLES_PER_MM,
+    clip: float = 5.0,
+    augment: bool = True,
+    mixture: MaskMixture | None = None,
+    disturbances: Disturbances | None = None,
+) -> Compose:
+    """Compose a prepared scan, ``image`` and ``brain_mask``, to a training sample, on the device that it lies on.
+
+    With ``augment``: left-right flips, small rotations and scalings, and monotone changes of contrast, after which the
+    scan is normalised again as a real one would be.
+
+    Args:
+        spacing_mm: edge of a voxel.
+        radius_cycles_per_mm: radius of the guide.
+        clip: see :class:`RobustNormalized`.
+        augment: off for validation.
+        mixture: training masks; ``None`` hides the whole brain (the fixed task of validation).
+        disturbances: what the network shall not paint back, see :mod:`itermask3d.disturbance`; then the sample has
+            ``target`` and ``disturbed`` as well. ``None`` disturbs nothing, as published.
+    """
+    keys = list(SAMPLE_KEYS)
+    augmentation = [
+        RandFlipd(keys, spatial_axis=0, prob=0.5),
+        RandAffined(
+            keys, prob=0.5, rotate_range=[0.15] * 3, scale_range=[0.1] * 3, mode="bilinear", padding_mode="zeros"
+        ),
+        AsDiscreted("brain_mask", threshold=0.5),
+        RandAdjustContrastd("image", prob=0.3, gamma=(0.75, 1.35)),
+        RandHistogramShiftd("image", prob=0.2, num_control_points=(6, 10)),
+        RobustNormalized("image", clip=clip),
+    ]
+    disturbing = disturbances is not None and disturbances.probability > 0
+    return Compose(
+        [
+            *(augmentation if augment else []),
+            *(disturbance_transforms(spacing_mm, disturbances, clip) if disturbances and disturbing else []),
+            HighFrequencyd("image", spacing_mm=spacing_mm, radius_cycles_per_mm=radius_cycles_per_mm),
+            RandMaskd("brain_mask", spacing_mm=spacing_mm, mixture=mixture or MaskMixture(blob=0, field=0, full=1)),
+            SelectItemsd([*keys, "high_frequency", "mask", *(("target", "disturbed") if disturbing else ())]),
+        ]
+    )
+
+
+def disturbance_transforms(spacing_mm: float, disturbances: Disturbances, clip: float = 5.0) -> list[MapTransform]:
+    """Disturb a normalised scan, then normalise it again, and its target with it, as a scan with a lesion would be."""
+    return [
+        RandDisturbd("image", spacing_mm, disturbances),
+        RobustNormalized(("image", "target"), clip=clip),
+    ]
 
 
 def _channel_first(image: MetaTensor) -> MetaTensor:

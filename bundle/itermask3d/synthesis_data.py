@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 from monai.data import Dataset
 from monai.data.utils import set_rnd
-from monai.transforms import Compose, MapTransform, Randomizable, SelectItemsd
+from monai.transforms import Compose, MapTransform, Randomizable
 
-from itermask3d.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, HighFrequencyd
+from itermask3d.disturbance import Disturbances
+from itermask3d.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM
 from itermask3d.label_maps import tissue_transforms
-from itermask3d.masking import MaskMixture, RandMaskd
-from itermask3d.preprocessing import RobustNormalized
+from itermask3d.masking import MaskMixture
+from itermask3d.preprocessing import RobustNormalized, sample_transforms
 from itermask3d.synthesis import Ingredients, SynthesizeBraind
 
-__all__ = ["MixedDataset", "SeededSynthesisd", "synthesis_transforms"]
-
-KEYS = ("image", "brain_mask")
+__all__ = ["MixedDataset", "SeededSynthesisd", "generated_transforms", "synthesis_transforms"]
 
 
 class SeededSynthesisd(MapTransform):
@@ -53,6 +52,7 @@ def synthesis_transforms(
     radius_cycles_per_mm: float = PUBLISHED_RADIUS_CYCLES_PER_MM,
     clip: float = 5.0,
     mixture: MaskMixture | None = None,
+    disturbances: Disturbances | None = None,
     seed: int | None = None,
 ) -> Compose:
     """Compose a label map to a training sample, with the keys of :func:`itermask3d.preprocessing.training_transforms`.
@@ -61,20 +61,57 @@ def synthesis_transforms(
 
     Args:
         ingredients: what scans are made from.
-        spacing_mm, spatial_size, radius_cycles_per_mm, clip: see there.
+        spacing_mm, spatial_size: see there.
         bias_correction: of the scans that refine label maps; generated ones need none.
-        mixture: training masks; ``None`` hides the whole brain (the fixed task of validation).
+        radius_cycles_per_mm, clip, mixture, disturbances, seed: see :func:`generated_transforms`.
+    """
+    return Compose(
+        [
+            tissue_transforms(spacing_mm=spacing_mm, spatial_size=spatial_size, bias_correction=bias_correction),
+            generated_transforms(
+                ingredients=ingredients,
+                spacing_mm=spacing_mm,
+                radius_cycles_per_mm=radius_cycles_per_mm,
+                clip=clip,
+                mixture=mixture,
+                disturbances=disturbances,
+                seed=seed,
+            ),
+        ]
+    ).flatten()
+
+
+def generated_transforms(
+    *,
+    ingredients: Ingredients,
+    spacing_mm: float = 2.0,
+    radius_cycles_per_mm: float = PUBLISHED_RADIUS_CYCLES_PER_MM,
+    clip: float = 5.0,
+    mixture: MaskMixture | None = None,
+    disturbances: Disturbances | None = None,
+    seed: int | None = None,
+) -> Compose:
+    """Compose prepared tissues, ``tissues`` and ``brain_mask``, to a training sample, on the device they lie on.
+
+    Args:
+        ingredients: what scans are made from.
+        spacing_mm, radius_cycles_per_mm, clip, mixture, disturbances: see
+            :func:`itermask3d.preprocessing.sample_transforms`.
         seed: give every label map one scan for ever (validation); ``None`` draws afresh (training).
     """
     random = SynthesizeBraind("tissues", spacing_mm, ingredients)
     return Compose(
         [
-            tissue_transforms(spacing_mm=spacing_mm, spatial_size=spatial_size, bias_correction=bias_correction),
             random if seed is None else SeededSynthesisd(spacing_mm, ingredients, seed),
             RobustNormalized("image", clip=clip),
-            HighFrequencyd("image", spacing_mm=spacing_mm, radius_cycles_per_mm=radius_cycles_per_mm),
-            RandMaskd("brain_mask", spacing_mm=spacing_mm, mixture=mixture or MaskMixture(blob=0, field=0, full=1)),
-            SelectItemsd([*KEYS, "high_frequency", "mask"]),
+            sample_transforms(
+                spacing_mm=spacing_mm,
+                radius_cycles_per_mm=radius_cycles_per_mm,
+                clip=clip,
+                augment=False,
+                mixture=mixture,
+                disturbances=disturbances,
+            ),
         ]
     ).flatten()
 

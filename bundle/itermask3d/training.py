@@ -29,6 +29,7 @@ __all__ = [
     "FrozenNorm",
     "GradientClipping",
     "PrepareReconstruction",
+    "use_fastest_kernels",
     "warm_start",
 ]
 
@@ -38,8 +39,9 @@ logger = logging.getLogger(__name__)
 class PrepareReconstruction:
     """Turn a batch into network input and target; for ``prepare_batch`` of MONAI's engines.
 
-    Input to the network: the corrupted image and the guide, ``(B, 2, D, H, W)``. Target: the image, the brain mask and
-    the training mask inside the brain, ``(B, 3, D, H, W)``, so that a loss can be taken where it belongs.
+    Input to the network: the corrupted image and the guide, ``(B, 2, D, H, W)``. Target: the image as it should be
+    reconstructed, the brain mask, and the training mask inside the brain less what was disturbed there, ``(B, 3, D, H,
+    W)``, so that a loss can be taken where it belongs.
 
     Args:
         seed: draw the noise from this seed in every call (validation); ``None`` draws fresh noise (training).
@@ -53,14 +55,27 @@ class PrepareReconstruction:
     def __call__(
         self, batch: Mapping[str, torch.Tensor], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        image, guide, mask, brain = (
-            convert_to_tensor(batch[key], track_meta=False).to(device, non_blocking=non_blocking)
-            for key in ("image", "high_frequency", "mask", "brain_mask")
-        )
-        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
-        noise = self.noise * torch.randn(image.shape, generator=generator).to(device)
-        target = torch.cat((image, brain, mask.to(image) * (brain > 0.5)), dim=1)
-        return torch.cat((corrupt(image, mask, noise), guide), dim=1), target
+        image, guide, mask, brain = (_on(batch[key], device, non_blocking) for key in _SAMPLE)
+        target = _on(batch.get("target", image), device, non_blocking)
+        undisturbed = 1 - _on(batch["disturbed"], device, non_blocking) if "disturbed" in batch else 1
+        hidden = mask.to(image) * (brain > 0.5) * undisturbed
+        corrupted = corrupt(image, mask, self._noise(image))
+        return torch.cat((corrupted, guide), dim=1), torch.cat((target, brain, hidden), dim=1)
+
+    def _noise(self, image: torch.Tensor) -> torch.Tensor:
+        if self.noise == 0:
+            return torch.zeros_like(image)
+        if self.seed is None:
+            return self.noise * torch.randn_like(image)
+        return self.noise * torch.randn(image.shape, generator=torch.Generator().manual_seed(self.seed)).to(image)
+
+
+_SAMPLE = ("image", "high_frequency", "mask", "brain_mask")
+
+
+def _on(values: torch.Tensor, device: torch.device, non_blocking: bool) -> torch.Tensor:
+    plain: torch.Tensor = convert_to_tensor(values, track_meta=False)
+    return plain.to(device, non_blocking=non_blocking)
 
 
 class BrainMSELoss(nn.Module):
@@ -235,6 +250,16 @@ def warm_start(network: nn.Module, path: str | Path | None) -> nn.Module:
             )
         value.copy_(given)
     return network
+
+
+def use_fastest_kernels() -> None:
+    """Let CUDA choose its convolutions by trial, after MONAI's ``set_determinism`` forbade it.
+
+    What is drawn still follows from the seed; sums may be rounded in another order from run to run. Without CUDA
+    nothing changes.
+    """
+    torch.backends.cudnn.deterministic = False
+    torch.backends.cudnn.benchmark = True
 
 
 class Checkpoints:
