@@ -1,9 +1,11 @@
 """Samples per second of the bundle's training recipe beside the reference's, and where the time of a step goes.
 
     python scripts/bench_training.py SCANS OUT [--brain-masks FOLDER] [--split-file FILE] [--steps 10] [--full]
+    python scripts/bench_training.py PACKED OUT --packed [--split-file FILE] [--steps 10]
 
 Every recipe runs through its own config: the cache is filled first, then each part of a step is timed by itself. The
 reference's recipe is run at the bundle's grid and widths; with ``--full`` as published, at 1 mm and full width, too.
+With ``--packed`` scans come from scripts/pack_scans.py and lie on the device (configs/packed.json).
 OUT/training.json keeps the figures; with ``--write`` the table goes into docs/operations.md between its markers.
 """
 
@@ -24,9 +26,11 @@ import torch
 from bench_report import table
 from itermask3d import BUNDLE_ROOT
 from itermask3d.cohort import first_cause
+from itermask3d.disturbance import RandDisturbd
 from itermask3d.evaluation_docs import fill_blocks
 from itermask3d.frequency import HighFrequencyd
 from itermask3d.masking import RandMaskd
+from itermask3d.packed import PackedDataset
 from itermask3d.results import RESEARCH_USE, write_atomically
 from itermask3d.scans import ScanError
 from monai.bundle import ConfigWorkflow
@@ -43,7 +47,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "the reference's recipe, same grid and widths": (*REFERENCE, "reference_recipe_2mm.json"),
     "the reference's recipe, 192³ at 1 mm": REFERENCE,
 }
-PARTS = ("from the cache", "augmentation", "guide", "mask", "batch", "forward", "backward", "optimiser")
+PARTS = ("from the cache", "augmentation", "disturbance", "guide", "mask", "batch", "forward", "backward", "optimiser")
 
 
 def main() -> None:
@@ -54,8 +58,9 @@ def main() -> None:
     path = output / "training.json"
     measured: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     for name in list(RECIPES)[: 3 if arguments.full else 2]:
+        overlays = (*RECIPES[name], "packed.json") if arguments.packed else RECIPES[name]
         try:
-            measured[name] = measure(RECIPES[name], arguments, output)
+            measured[name] = measure(overlays, arguments, output)
         except (RuntimeError, SystemExit) as error:
             reason = error if isinstance(error, SystemExit) else first_cause(error)
             if not isinstance(reason, (SystemExit, ScanError)):
@@ -74,6 +79,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("scans", help="normal scans: a folder or a list")
     parser.add_argument("output")
+    parser.add_argument("--packed", action="store_true", help="the scans are those of scripts/pack_scans.py")
     parser.add_argument("--brain-masks", help="folder with a brain mask of the same file name for every scan")
     parser.add_argument("--split-file", help="JSON of cases by subset (default: a split by name)")
     parser.add_argument("--steps", type=int, default=10, help="steps that are timed, after two that are not")
@@ -97,15 +103,15 @@ def measure(overlays: tuple[str, ...], arguments: argparse.Namespace, output: Pa
         for key in ("network", "optimizer", "loss", "train::inferer", "train::prepare_batch")
     )
     device, size = parser.get_parsed_content("device"), int(parser["batch_size"])
-    items = list(dataset.data)[: arguments.scans_used]
-    for item in tqdm(items, unit="scan", desc="cache"):
-        dataset._cachecheck(item)
+    used = min(arguments.scans_used, len(dataset.data))
+    for index in tqdm(range(used), unit="scan", desc="cache"):
+        cached(dataset, index)
     network.train()
     seconds: dict[str, list[float]] = {part: [] for part in PARTS}
     clipping = float(parser.get_parsed_content("max_gradient_norm"))
     for step in tqdm(range(arguments.steps + 2), unit="step", desc=overlays[-1] if overlays else "train.json"):
         clock = Clock(device)
-        samples = [drawn(dataset, items[(step * size + index) % len(items)], clock) for index in range(size)]
+        samples = [drawn(dataset, (step * size + index) % used, clock) for index in range(size)]
         inputs, target = clock("batch", lambda samples=samples: prepare(list_data_collate(samples), device))
         prediction = clock("forward", lambda inputs=inputs: inferer(inputs, network))
 
@@ -174,12 +180,19 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
 
-def drawn(dataset: Any, item: Any, clock: Clock) -> Any:
+def cached(dataset: Any, index: int) -> Any:
+    """A scan as the random transforms begin with it."""
+    return dataset.prepared(index) if isinstance(dataset, PackedDataset) else dataset._cachecheck(dataset.data[index])
+
+
+def drawn(dataset: Any, index: int, clock: Clock) -> Any:
     """One training sample, as the dataset would give it: what is cached, then each random transform."""
-    sample = clock("from the cache", lambda: dataset._cachecheck(item))
+    sample = clock("from the cache", lambda: cached(dataset, index))
     transforms = dataset.transform.transforms
     for transform in transforms[dataset.transform.get_index_of_first(is_random) :]:
-        part = {HighFrequencyd: "guide", RandMaskd: "mask"}.get(type(transform), "augmentation")
+        part = {HighFrequencyd: "guide", RandMaskd: "mask", RandDisturbd: "disturbance"}.get(
+            type(transform), "augmentation"
+        )
         sample = clock(part, lambda transform=transform, sample=sample: transform(sample))
     return sample
 

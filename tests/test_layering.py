@@ -80,6 +80,8 @@ for _module in (
     "anatomy",
     "label_maps",
     "synthesis_data",
+    "packed",
+    "batches",
     "report_data",
     "report_images",
     "report_plots",

@@ -247,11 +247,11 @@ def settle(folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_atomically(text: str, path: Path) -> None:
-    """Write a text file to the side, then rename it over ``path``."""
+def write_atomically(content: str | bytes, path: Path) -> None:
+    """Write a file to the side, then rename it over ``path``."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text)
+        partial.write_bytes(content) if isinstance(content, bytes) else partial.write_text(content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

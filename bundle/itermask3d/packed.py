@@ -1,0 +1,162 @@
+"""Prepared scans in one small file each, and a data set that keeps them on the device where the network trains.
+
+A packed scan is what all random transforms of a training begin with: brain extraction, resampling, bias field and
+normalisation are done, and the tools for them are not needed where it is read. It takes about a twentieth of the cache
+that MONAI's data sets write, and lies whole in the memory of the device: then augmentation, disturbances, guide and
+masks are computed there too, and training waits for no disk and no transfer.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import Dataset
+from monai.utils import convert_to_tensor
+
+from itermask3d.results import write_atomically
+from itermask3d.scans import ScanError, split_scans
+
+__all__ = ["PackedDataset", "list_packed", "pack", "require_packed", "unpack"]
+
+STEPS = {"image": 1 / 64, "tissues": 1 / 64, "brain_mask": 1.0}
+"""Values are kept as whole multiples of these: 64ths of a scan's robust scale and of a tissue's share."""
+
+TYPES = {"image": np.int16, "tissues": np.uint16, "brain_mask": np.bool_}
+
+SUFFIX = ".npz"
+
+
+def pack(sample: Mapping[Any, Any], path: str | Path, *, spacing_mm: float) -> None:
+    """Write the volumes of a prepared scan, or of prepared tissues; the file appears whole or not at all.
+
+    Args:
+        sample: ``brain_mask`` and ``image`` or ``tissues``, each ``(C, D, H, W)``, as
+            :func:`itermask3d.preprocessing.inference_transforms` and
+            :func:`itermask3d.label_maps.tissue_transforms` leave them.
+        path: ends in ``.npz``.
+        spacing_mm: edge of a voxel.
+
+    Raises:
+        ValueError: if there is no volume to keep.
+    """
+    volumes = {name: convert_to_tensor(sample[name], track_meta=False) for name in STEPS if name in sample}
+    if volumes.keys() < {"brain_mask"} or len(volumes) < 2:
+        raise ValueError(f"a packed scan needs brain_mask and image or tissues, got {', '.join(map(str, sample))}")
+    arrays = {
+        name: (volume / STEPS[name]).round().numpy(force=True).astype(TYPES[name]) for name, volume in volumes.items()
+    }
+    content = io.BytesIO()
+    np.savez_compressed(content, spacing_mm=np.float64(spacing_mm), **arrays)
+    write_atomically(content.getvalue(), Path(path))
+
+
+def unpack(path: str | Path, *, spacing_mm: float | None = None) -> dict[str, torch.Tensor]:
+    """Read what :func:`pack` wrote.
+
+    Args:
+        path: the file.
+        spacing_mm: refuse a file of another voxel size.
+
+    Returns:
+        Float32 tensors by name; a scan's values differ from the packed ones by at most half a step.
+
+    Raises:
+        ScanError: for a damaged file, or one of another voxel size.
+    """
+    try:
+        with np.load(path) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ScanError(f"'{path}' cannot be read ({error}); expected a file of scripts/pack_scans.py") from error
+    if "spacing_mm" not in found or "brain_mask" not in found:
+        raise ScanError(f"'{path}' holds {', '.join(found) or 'nothing'}; expected a file of scripts/pack_scans.py")
+    spacing = float(found.pop("spacing_mm"))
+    if spacing_mm is not None and abs(spacing - spacing_mm) > 1e-6:
+        raise ScanError(f"'{path}' has voxels of {spacing:g} mm; expected {spacing_mm:g} mm")
+    return {name: torch.from_numpy(array.astype(np.float32) * STEPS[name]) for name, array in found.items()}
+
+
+def list_packed(folder: str | Path) -> list[dict[str, Any]]:
+    """Items of the packed scans of a folder: ``packed``, the path, and ``case``, the file's name.
+
+    Raises:
+        ScanError: if there is none.
+    """
+    paths = sorted(Path(folder).glob(f"*{SUFFIX}"))
+    if not paths:
+        raise ScanError(f"'{folder}' holds no packed scan; expected files that scripts/pack_scans.py wrote")
+    return [{"packed": str(path), "case": path.name.removesuffix(SUFFIX)} for path in paths]
+
+
+def require_packed(
+    folder: str | Path, split_file: str | Path | None = None, subsets: Sequence[str] = ("train", "validation")
+) -> None:
+    """Stop a training that lacks its packed scans with one sentence.
+
+    Raises:
+        SystemExit: with that sentence.
+    """
+    try:
+        for subset in subsets:
+            split_scans(list_packed(folder), split_file, subset)
+    except ScanError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+class PackedDataset(Dataset):
+    """Packed scans, each read once and kept on a device; what is random is computed there, afresh for every sample.
+
+    Scans are kept in half the precision that is computed with: 2 bytes a voxel, 1 for the brain mask. Use it without
+    worker processes: they could not share what lies on a device.
+
+    Args:
+        data: items of :func:`list_packed`.
+        transform: from a prepared scan to a sample, see :func:`itermask3d.preprocessing.sample_transforms`; ``None``
+            gives prepared scans, of which :class:`itermask3d.batches.DrawnBatches` makes batches.
+        device: where scans are kept and samples are made.
+        spacing_mm: refuse scans of another voxel size.
+        spatial_size: refuse scans of another grid.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Callable[..., Any] | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        spacing_mm: float | None = None,
+        spatial_size: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(list(data), transform)
+        self.device = torch.device(device)
+        self.spacing_mm = spacing_mm
+        self.spatial_size = None if spatial_size is None else tuple(int(size) for size in spatial_size)
+        self._kept: dict[int, dict[str, torch.Tensor]] = {}
+
+    def prepared(self, index: int) -> dict[Hashable, Any]:
+        """A scan as the random transforms begin with it; new float32 tensors on the device."""
+        sample: dict[Hashable, Any] = {name: volume.float() for name, volume in self._volumes(index).items()}
+        return {**sample, "case": self.data[index]["case"]}
+
+    def _transform(self, index: int) -> Any:
+        prepared = self.prepared(index)
+        return prepared if self.transform is None else self.transform(prepared)
+
+    def _volumes(self, index: int) -> dict[str, torch.Tensor]:
+        if index not in self._kept:
+            path = self.data[index]["packed"]
+            volumes = unpack(path, spacing_mm=self.spacing_mm)
+            grid = tuple(volumes["brain_mask"].shape[1:])
+            if self.spatial_size is not None and grid != self.spatial_size:
+                raise ScanError(f"'{path}' has a grid of {grid}; expected {self.spatial_size}")
+            self._kept[index] = {
+                name: volume.to(self.device, torch.bool if name == "brain_mask" else torch.float16)
+                for name, volume in volumes.items()
+            }
+        return self._kept[index]
