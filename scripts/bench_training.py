@@ -5,7 +5,8 @@
 
 Every recipe runs through its own config: the cache is filled first, then each part of a step is timed by itself. The
 reference's recipe is run at the bundle's grid and widths; with ``--full`` as published, at 1 mm and full width, too.
-With ``--packed`` scans come from scripts/pack_scans.py and lie on the device (configs/packed.json).
+With ``--packed`` scans come from scripts/pack_scans.py, lie on the device, and whole batches are drawn at once
+(configs/packed.json; here none ahead, so that each part has a time of its own).
 OUT/training.json keeps the figures; with ``--write`` the table goes into docs/operations.md between its markers.
 """
 
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 from bench_report import table
 from itermask3d import BUNDLE_ROOT
+from itermask3d.batches import DrawnBatches
 from itermask3d.cohort import first_cause
 from itermask3d.disturbance import RandDisturbd
 from itermask3d.evaluation_docs import fill_blocks
@@ -47,7 +49,18 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "the reference's recipe, same grid and widths": (*REFERENCE, "reference_recipe_2mm.json"),
     "the reference's recipe, 192³ at 1 mm": REFERENCE,
 }
-PARTS = ("from the cache", "augmentation", "disturbance", "guide", "mask", "batch", "forward", "backward", "optimiser")
+PARTS = (
+    "drawn at once",
+    "from the cache",
+    "augmentation",
+    "disturbance",
+    "guide",
+    "mask",
+    "batch",
+    "forward",
+    "backward",
+    "optimiser",
+)
 
 
 def main() -> None:
@@ -111,8 +124,9 @@ def measure(overlays: tuple[str, ...], arguments: argparse.Namespace, output: Pa
     clipping = float(parser.get_parsed_content("max_gradient_norm"))
     for step in tqdm(range(arguments.steps + 2), unit="step", desc=overlays[-1] if overlays else "train.json"):
         clock = Clock(device)
-        samples = [drawn(dataset, (step * size + index) % used, clock) for index in range(size)]
-        inputs, target = clock("batch", lambda samples=samples: prepare(list_data_collate(samples), device))
+        indices = [(step * size + index) % used for index in range(size)]
+        batch = drawn_batch(parser, dataset, indices, clock)
+        inputs, target = clock("batch", lambda batch=batch: prepare(batch(), device))
         prediction = clock("forward", lambda inputs=inputs: inferer(inputs, network))
 
         def backward(prediction: torch.Tensor = prediction, target: torch.Tensor = target) -> None:
@@ -183,6 +197,16 @@ class Clock:
 def cached(dataset: Any, index: int) -> Any:
     """A scan as the random transforms begin with it."""
     return dataset.prepared(index) if isinstance(dataset, PackedDataset) else dataset._cachecheck(dataset.data[index])
+
+
+def drawn_batch(parser: Any, dataset: Any, indices: list[int], clock: Clock) -> Callable[[], Any]:
+    """A batch of these scans, drawn at once on the device or put together of samples."""
+    loader = parser.get_parsed_content("train::dataloader")
+    if isinstance(loader, DrawnBatches):
+        batch = clock("drawn at once", lambda: loader.draw(indices))
+        return lambda: batch
+    samples = [drawn(dataset, index, clock) for index in indices]
+    return lambda: list_data_collate(samples)
 
 
 def drawn(dataset: Any, index: int, clock: Clock) -> Any:

@@ -37,7 +37,10 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 
 
 def draw(logs: dict[str, np.ndarray]) -> Figure:
-    """Loss over steps and validation error over epochs, both in squared normalised intensity."""
+    """Loss over steps and validation error over epochs.
+
+    The loss has a likelihood in it and can fall below zero, so its axis is linear, and cut above its start.
+    """
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     steps, loss = logs["loss"].T
@@ -45,12 +48,13 @@ def draw(logs: dict[str, np.ndarray]) -> Figure:
     left.plot(steps, loss, color="#c8d4e8", lw=0.6, label="each step")
     smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
     left.plot(steps[window - 1 :], smooth, color="#1f4e9e", label=f"mean of {window} steps")
-    left.set(xlabel="step", ylabel="squared error in the brain", yscale="log", title="training, random masks")
+    left.set(xlabel="step", ylabel="loss", title="training, random masks")
+    left.set_ylim(np.min(smooth) - 0.1, np.max(smooth) + 0.1)
     left.legend()
     for tag, values in logs.items():
         if "mse" in tag:
             right.plot(*values.T, "o-", color="#b5432a", ms=3)
-    right.set(xlabel="epoch", yscale="log", title="validation, whole brain masked")
+    right.set(xlabel="epoch", ylabel="squared error in the brain", yscale="log", title="validation, whole brain masked")
     return figure
 
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -30,18 +29,6 @@ def test_variants_agree_on_a_small_scan(bench, tmp_path):
     assert all(row["flagged_share"] > 0 for row in rows)
 
 
-def test_widened_network_computes_the_same_function(bench):
-    network = bench["shipped_network"](2.0)
-    wide = bench["widened"](network).eval()
-    assert (
-        sum(parameter.numel() for parameter in wide.parameters()) == 8_902_626 + 32 * 27 + 1
-    )  # and the foretold error
-    inputs = torch.randn((1, 2, 32, 48, 32), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected = network(inputs)
-        assert (wide(inputs) - expected).abs().max() < 1e-4 * expected.std()
-
-
 def test_report_fills_its_blocks_only(bench, tmp_path):
     page = "a\n<!-- pass_2mm -->\nold\n<!-- /pass_2mm -->\nb\n<!-- scan -->\nkept\n<!-- /scan -->\n"
     (tmp_path / "benchmarks.md").write_text(page)
@@ -53,7 +40,7 @@ def test_report_fills_its_blocks_only(bench, tmp_path):
 
 
 def test_floor_counts_fewer_operations_in_each_form(bench):
-    network = bench["shipped_network"](2.0)
+    network = bench["shipped_network"]()
     image, brain = bench["ball_scan"](64)
     floor = bench["floor"](network, bench["network_inputs"](image, 2.0), brain, rounds=1)
     plain, whole, needed = floor["gflop"].values()
@@ -64,7 +51,7 @@ def test_floor_counts_fewer_operations_in_each_form(bench):
 
 
 def test_foretold_error_is_scaled_to_the_finer_grid(bench):
-    network = bench["shipped_network"](2.0)
+    network = bench["shipped_network"]()
     image, brain = bench["ball_scan"](32)
     typical = bench["typical_error"](network, image, brain, 2.0)
     bench["foretell"](network, 3.0)

@@ -258,7 +258,7 @@ def assert_weights(network: torch.nn.Module, path: Path) -> None:
     expected = torch.load(path, map_location="cpu", weights_only=True)
     actual = network.state_dict()
     assert actual.keys() == expected.keys()
-    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+    assert all(torch.equal(actual[name], expected[name].to(actual[name].dtype)) for name in expected)
 
 
 # Inference
