@@ -170,11 +170,12 @@ def stand_in_scale(arguments: argparse.Namespace, output: Path, image: torch.Ten
 
 
 def typical_error(network: ReconstructionUNet, image: torch.Tensor, brain: torch.Tensor, spacing_mm: float) -> float:
-    """Median relative error of a brain's voxels when the whole brain is masked."""
+    """Median relative error of a brain's voxels when the whole brain is masked, as the network foretells it."""
     reconstructor = IterMaskInferer(spacing_mm=spacing_mm).reconstructor(network, brain)
     guide = high_frequency(image, spacing_mm=(spacing_mm,) * 3)
     with torch.inference_mode():
-        task = RefinementTask.from_settings(image, brain, guide, reconstructor, SETTINGS[spacing_mm])
+        settings = replace(SETTINGS[spacing_mm], expected_error_floor=0.0, error_saturation=None)
+        task = RefinementTask.from_settings(image, brain, guide, reconstructor, settings)
         return float(task.quantile(task.error(task.reconstruct(task.brain), task.brain), 0.5))
 
 

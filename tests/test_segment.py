@@ -24,7 +24,7 @@ def weights(tmp_path_factory) -> Path:
     """Random weights of the shipped architecture: bad input must be refused before they matter."""
     path = tmp_path_factory.mktemp("weights") / "random.pt"
     torch.manual_seed(0)
-    torch.save(ReconstructionUNet(channels=(8, 16, 32, 64, 128), out_channels=2).state_dict(), path)
+    torch.save(ReconstructionUNet(channels=(16, 32, 64, 128, 256), out_channels=2).state_dict(), path)
     return path
 
 
