@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from itermask3d.preprocessing import RobustNormalized, sample_transforms
 from itermask3d.scans import ScanError
 from itermask3d.synthesis import Ingredients
 from monai.bundle import ConfigWorkflow
-from test_bundle import CHANNELS, REPOSITORY
+from test_bundle import CHANNELS, REPOSITORY, command
 
 SHAPE = (32, 48, 32)
 BRAIN = torch.from_numpy(ball(SHAPE, radius=14.5))
@@ -233,10 +234,14 @@ def split_file(folder, tmp_path):
     return path
 
 
+def fixed_options(folder, split_file, out) -> dict[str, Any]:
+    options = {"network_def::channels": CHANNELS, "spacing_mm": 6.0, "spatial_size": list(SHAPE), "batch_size": 2}
+    return options | {"dataset_dir": str(folder / "scans"), "split_file": str(split_file), "output_dir": str(out)}
+
+
 def training(folder, split_file, out, overlays=("packed",), **options) -> ConfigWorkflow:
     files = [f"{BUNDLE_ROOT}/configs/train.json", *(f"{REPOSITORY}/configs/{name}.json" for name in overlays)]
-    fixed = {"network_def::channels": CHANNELS, "spacing_mm": 6.0, "spatial_size": list(SHAPE), "batch_size": 2}
-    fixed |= {"dataset_dir": str(folder / "scans"), "split_file": str(split_file), "output_dir": str(out)}
+    fixed = fixed_options(folder, split_file, out)
     built = ConfigWorkflow(files, workflow_type="train", logging_file=False, **{**fixed, "val_interval": 1, **options})
     built.initialize()
     built.run()
@@ -261,6 +266,23 @@ def test_training_on_packed_label_maps_runs_from_nothing_to_a_checkpoint(folder,
     (tmp_path / "maps.json").write_text(json.dumps({"train": ["case0", "case1"], "validation": ["case2"]}))
     training(folder, tmp_path / "maps.json", tmp_path / "out", overlays, **options)
     assert (tmp_path / "out" / "best.pt").is_file()
+
+
+def test_two_processes_train_on_packed_scans_together(folder, split_file, tmp_path):
+    done = command(
+        f"{BUNDLE_ROOT}/configs/train.json",
+        f"{BUNDLE_ROOT}/configs/multi_gpu_train.json",
+        f"{REPOSITORY}/configs/packed.json",
+        cwd=tmp_path,
+        launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        **fixed_options(folder, split_file, tmp_path / "out"),
+        epochs=2,
+        val_interval=1,
+    )
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "out" / "last.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert done.stdout.count("Epoch[2] Metrics") == 1
 
 
 def test_folder_without_packed_scans_stops_the_training_in_one_sentence(split_file, tmp_path, kept_global_state):
