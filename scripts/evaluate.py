@@ -88,7 +88,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--calibration", help="normal scans that set thresholds: a list or a folder")
     parser.add_argument("--atlas", help="normal scans that the atlas is made of; others than those of --calibration")
     parser.add_argument("--autoencoder", help="weights that training with configs/baseline_autoencoder.json wrote")
-    parser.add_argument("--autoencoder-channels", nargs=5, type=int, default=[8, 16, 32, 64, 128], metavar="WIDTH")
+    parser.add_argument("--autoencoder-channels", nargs=5, type=int, default=[16, 32, 64, 128, 256], metavar="WIDTH")
     parser.add_argument(
         "--level",
         type=float,

@@ -110,12 +110,28 @@ def test_the_autoencoder_trains_by_its_overlay():
     inputs, target = prepare({"image": image, "brain_mask": brain}, torch.device("cpu"))
     assert not torch.equal(inputs, image)
     assert isinstance(network, Autoencoder)
+    assert parser.get_parsed_content("disturbances").probability == 0  # what it sees is what it shall learn
     loss(network(inputs), target).backward()
     assert all(value.grad is not None for value in network.parameters())
     plain, _ = parser.get_parsed_content("validate::evaluator::prepare_batch")(
         {"image": image, "brain_mask": brain}, torch.device("cpu")
     )
     assert torch.equal(plain, image)
+
+
+def test_baselines_have_the_grid_and_the_widths_of_the_bundle():
+    def config(*overlays: str) -> ConfigParser:
+        parser = ConfigParser()
+        parser.read_config(
+            [str(ROOT / "bundle/configs/train.json"), *(str(ROOT / "configs" / name) for name in overlays)]
+        )
+        return parser
+
+    bundle = config()
+    autoencoder = config("baseline_autoencoder.json")
+    reference = config("reference_recipe.json", "reference_recipe_2mm.json")
+    for key in ("network_def::channels", "spatial_size", "spacing_mm"):
+        assert bundle[key] == autoencoder[key] == reference[key]
 
 
 def test_the_autoencoder_keeps_the_grid_and_refuses_what_it_cannot_halve():
