@@ -83,6 +83,8 @@ def card() -> dict[str, Any]:
 def test_the_card_speaks_of_the_weights_that_are_shipped():
     assert card()["weights_sha256"] == file_digest(MODELS / "model.pt")
     assert all(figure["tolerance"] > 0 for figure in card()["figures"].values())
+    metadata = json.loads((Path(BUNDLE_ROOT) / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"] == {name: figure["value"] for name, figure in card()["figures"].items()}
 
 
 @pytest.mark.slow
