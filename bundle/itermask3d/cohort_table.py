@@ -39,8 +39,9 @@ COLUMNS: dict[str, dict[str, Any]] = {
         },
     },
     "score": {
-        "Description": "Mean over the brain of the squared error inside the flagged region, in normalised intensity; a "
-        "number to sort by, 0 where nothing is flagged.",
+        "Description": "Mean over the brain of the error inside the flagged region (squared, and in multiples of the "
+        "one that the network expected, where settings say relative_error); a number to sort by, 0 where nothing is "
+        "flagged.",
     },
     "percentile_among_normals": {
         "Description": "Share of the calibration's normal scans with a lower score; n/a without a calibration for "
@@ -64,7 +65,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "flagged_percent": {"Description": "Share of the brain that is flagged.", "Units": "percent"},
     "components": {"Description": "Number of connected regions (26 neighbours) of the mask."},
     "largest_ml": {"Description": "Volume of the largest of them.", "Units": "ml"},
-    "mean_error": {"Description": "Mean over the brain of the squared error, in normalised intensity."},
+    "mean_error": {"Description": "Mean over the brain of the error, in the unit of the score."},
     "brain_ml": {"Description": "Volume of the brain mask; far from 900 to 1900 it deserves a look.", "Units": "ml"},
     "brain_extraction": {"Description": "How the brain was found."},
     "warnings": {"Description": "Sentences of the run about this scan, parted by ' | '."},

@@ -100,7 +100,7 @@ def _dress(axes: Axes) -> None:
     axes.set_facecolor(PAPER)
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of the brain unmasked (%)", color=INK, fontsize=12)
-    axes.set_ylabel("squared error", color=INK, fontsize=12)
+    axes.set_ylabel("error", color=INK, fontsize=12)
     axes.tick_params(colors=INK, labelsize=11)
     for spine in axes.spines.values():
         spine.set_color("#4a4f6a")
@@ -110,7 +110,7 @@ def _dress(axes: Axes) -> None:
 def _curve_in_words(params: Mapping[str, Any]) -> str:
     threshold = params.get("threshold")
     end = "no threshold was found" if threshold is None else f"the threshold is {threshold:.3g}"
-    return f"Curve of the squared error against the share of the brain unmasked in the sweep; {end}"
+    return f"Curve of the error against the share of the brain unmasked in the sweep; {end}"
 
 
 def _facts(params: Mapping[str, Any]) -> list[tuple[str, str]]:
