@@ -158,6 +158,8 @@ def measure(overlays: tuple[str, ...], arguments: argparse.Namespace, output: Pa
 def parsed(overlays: tuple[str, ...], arguments: argparse.Namespace, output: Path) -> Any:
     """The config of a recipe, with a cache that all of one grid share."""
     files = [f"{BUNDLE_ROOT}/configs/train.json", *(str(ROOT / "configs" / name) for name in overlays)]
+    # Preparing is no part of a step: scans packed for one recipe serve both.
+    packed = {f"{part}::dataset::bias_correction": None for part in ("train", "validate")} if arguments.packed else {}
     workflow = ConfigWorkflow(
         files,
         workflow_type="train",
@@ -167,6 +169,7 @@ def parsed(overlays: tuple[str, ...], arguments: argparse.Namespace, output: Pat
         split_file=arguments.split_file,
         output_dir=str(output / "run"),
         cache_dir=str(output / "cache"),
+        **packed,
         **json.loads(arguments.override),
     )
     set_determinism(0)

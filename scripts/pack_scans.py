@@ -1,12 +1,12 @@
 """Prepare scans for training once, and keep each in one small file: for a GPU, or to carry to another machine.
 
-    python scripts/pack_scans.py SCANS OUT --brain-masks masks
-    python scripts/pack_scans.py SCANS OUT --brain-masks masks --label-maps LABELS     # label maps instead, see below
+    python scripts/pack_scans.py SCANS packed --brain-masks masks
+    python scripts/pack_scans.py SCANS packed_maps --brain-masks masks --label-maps LABELS   # label maps instead
 
-Writes OUT/<case>.npz on the grid of bundle/configs/train.json. Train with them under configs/packed.json, which needs
-neither the raw scans nor the tools that prepared them. With --label-maps the tissues of label maps are packed, which
-configs/packed_any_contrast.json makes scans from; SCANS then give the maps their sulci. Files that exist are kept; a
-scan that cannot be used is named and left out.
+Writes a file <case>.npz for each, on the grid of bundle/configs/train.json. Train with them under configs/packed.json,
+which needs neither the raw scans nor the tools that prepared them. With --label-maps the tissues of label maps are
+packed, which configs/packed_any_contrast.json makes scans from; SCANS then give the maps their sulci. Give scans and
+maps a folder each. Files that exist are kept; a scan that cannot be used is named and left out.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 from itermask3d import BUNDLE_ROOT
 from itermask3d.cohort import scan_error
 from itermask3d.label_maps import label_items, tissue_transforms
-from itermask3d.packed import SUFFIX, pack
-from itermask3d.preprocessing import training_transforms
+from itermask3d.packed import SUFFIX, PackedDataset, pack
+from itermask3d.preprocessing import BIAS_CORRECTIONS, training_transforms
 from itermask3d.results import RESEARCH_USE
 from itermask3d.scans import ScanError, list_scans
 from monai.bundle import ConfigParser
@@ -34,7 +34,7 @@ def main() -> None:
     config = ConfigParser(ConfigParser.load_config_file(f"{BUNDLE_ROOT}/configs/train.json"))
     spacing_mm = arguments.spacing_mm or float(config["spacing_mm"])
     grid: dict[str, Any] = {"spacing_mm": spacing_mm, "spatial_size": arguments.size or config["spatial_size"]}
-    grid["bias_correction"] = config["bias_correction"]
+    grid["bias_correction"] = arguments.bias_correction or config["bias_correction"]
     try:
         items = list_scans(arguments.scans, brain_mask_dir=arguments.brain_masks)
         if arguments.label_maps:
@@ -44,7 +44,9 @@ def main() -> None:
             prepare = before_chance(training_transforms(**grid, brain_extraction=arguments.brain_extraction))
     except ScanError as error:
         sys.exit(f"error: {error}")
-    sys.exit(1 if pack_all(items, prepare, arguments.output, spacing_mm) else 0)
+    volume = "tissues" if arguments.label_maps else "image"
+    kept = {"spacing_mm": spacing_mm, "bias_correction": grid["bias_correction"]}
+    sys.exit(1 if pack_all(items, prepare, arguments.output, volume, kept) else 0)
 
 
 def parse() -> argparse.Namespace:
@@ -56,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--brain-masks", help="folder with a brain mask of the same file name for every scan")
     parser.add_argument("--brain-extraction", default="auto", help="where no mask is given (default: auto)")
     parser.add_argument("--label-maps", help="folder of label maps: pack their tissues instead of the scans")
+    parser.add_argument("--bias-correction", choices=BIAS_CORRECTIONS, help="default: that of train.json")
     parser.add_argument("--spacing-mm", type=float, help="edge of a voxel (default: that of train.json)")
     parser.add_argument("--size", type=int, nargs=3, metavar="N", help="voxels of the grid (default: as above)")
     return parser.parse_args()
@@ -67,16 +70,19 @@ def before_chance(transforms: Compose) -> Compose:
     return Compose(transforms.transforms[:chance])
 
 
-def pack_all(items: list[dict[str, Any]], prepare: Callable[..., Any], output: Path, spacing_mm: float) -> int:
-    """Pack what is not packed yet; returns how many failed."""
+def pack_all(
+    items: list[dict[str, Any]], prepare: Callable[..., Any], output: Path, volume: str, kept: dict[str, Any]
+) -> int:
+    """Pack what is not packed yet; returns how many failed, which a file of another kind or recipe is too."""
     output.mkdir(parents=True, exist_ok=True)
     failures = 0
     for item in tqdm(items, unit="scan"):
         path = output / f"{item['case']}{SUFFIX}"
-        if path.exists():
-            continue
         try:
-            pack(prepare(item), path, spacing_mm=spacing_mm)
+            if path.exists():
+                PackedDataset([{"packed": str(path), "case": item["case"]}], volume=volume, **kept).prepared(0)
+            else:
+                pack(prepare(item), path, **kept)
         except (ScanError, RuntimeError) as error:
             reason = error if isinstance(error, ScanError) else scan_error(error)
             if reason is None:

@@ -76,8 +76,19 @@ def test_file_is_small(folder):
     assert (folder / "scans" / "case0.npz").stat().st_size < 2 * BRAIN.sum()
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"no archive at all"], ids=["empty", "torn", "other"])
-def test_damaged_file_is_one_sentence(content, tmp_path):
+def damaged(whole: bytes) -> bytes:
+    """The same file with bytes changed in the middle of what is compressed."""
+    middle = len(whole) // 2
+    return whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 20]) + whole[middle + 20 :]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"no archive at all", None, "array"])
+def test_damaged_file_is_one_sentence(folder, content, tmp_path):
+    if content == "array":
+        np.save(tmp_path / "array.npy", np.zeros(3))
+        content = (tmp_path / "array.npy").read_bytes()
+    elif content is None:
+        content = damaged((folder / "scans" / "case0.npz").read_bytes())
     (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(ScanError, match=r"bad\.npz' cannot be read .*expected a file of scripts/pack_scans\.py"):
         unpack(tmp_path / "bad.npz")
@@ -91,6 +102,15 @@ def test_foreign_archive_another_voxel_size_and_another_grid_are_refused(folder,
         unpack(folder / "scans" / "case0.npz", spacing_mm=2.0)
     with pytest.raises(ScanError, match=r"grid of \(32, 48, 32\); expected \(80, 96, 80\)"):
         PackedDataset(list_packed(folder / "scans"), spatial_size=(80, 96, 80))[0]
+    with pytest.raises(ScanError, match=r"case0\.npz' holds tissues, brain_mask; expected image"):
+        PackedDataset(list_packed(folder / "maps"), volume="image")[0]
+    pack(prepared(0), tmp_path / "n4.npz", spacing_mm=6.0, bias_correction="n4")
+    with pytest.raises(ScanError, match=r"n4\.npz' was packed with bias_correction n4; expected none"):
+        unpack(tmp_path / "n4.npz", bias_correction="none")
+    assert unpack(tmp_path / "n4.npz", bias_correction="n4").keys() == {"image", "brain_mask"}
+    pack({**prepared(0), "brain_mask": torch.zeros(1, *SHAPE)}, tmp_path / "empty.npz", spacing_mm=6.0)
+    with pytest.raises(ScanError, match=r"empty\.npz' holds an empty brain mask"):
+        unpack(tmp_path / "empty.npz")
 
 
 def test_empty_folder_and_a_sample_without_a_volume_are_refused(tmp_path):
@@ -98,6 +118,8 @@ def test_empty_folder_and_a_sample_without_a_volume_are_refused(tmp_path):
         list_packed(tmp_path)
     with pytest.raises(ValueError, match="needs brain_mask and image or tissues"):
         pack({"brain_mask": BRAIN[None].float()}, tmp_path / "a.npz", spacing_mm=2.0)
+    with pytest.raises(ValueError, match="needs brain_mask and image or tissues"):
+        pack({"image": BRAIN[None].float(), "tissues": BRAIN[None].float()}, tmp_path / "a.npz", spacing_mm=2.0)
     assert not list(tmp_path.iterdir())
 
 
@@ -200,6 +222,11 @@ def test_changes_of_contrast_keep_the_order_of_intensities():
     assert (changed - image).abs().max() > 0.05
 
 
+def test_without_augmentation_batches_hold_the_scans_as_they_are(folder):
+    drawn = batches(folder, augment=False, disturbances=None)
+    torch.testing.assert_close(drawn.draw([3])["image"][0], drawn.scans.prepared(3)["image"], rtol=0, atol=0.02)
+
+
 def test_generated_scans_take_their_share(folder):
     maps = PackedDataset(list_packed(folder / "maps"))
     ingredients = Ingredients(contrasts={"t2": 1.0})
@@ -273,16 +300,42 @@ def test_two_processes_train_on_packed_scans_together(folder, split_file, tmp_pa
         f"{BUNDLE_ROOT}/configs/train.json",
         f"{BUNDLE_ROOT}/configs/multi_gpu_train.json",
         f"{REPOSITORY}/configs/packed.json",
+        f"{REPOSITORY}/configs/gpu.json",
         cwd=tmp_path,
         launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
         **fixed_options(folder, split_file, tmp_path / "out"),
         epochs=2,
+        repeats=1,
         val_interval=1,
     )
     assert done.returncode == 0, done.stderr
     state = torch.load(tmp_path / "out" / "last.pt", weights_only=True)
     assert state["epoch"] == 2
     assert done.stdout.count("Epoch[2] Metrics") == 1
+
+
+@pytest.mark.usefixtures("kept_global_state")
+def test_further_label_maps_cannot_be_used_packed_and_are_refused(folder, split_file, tmp_path):
+    overlays = ("packed", "any_contrast", "packed_any_contrast")
+    options = {"label_map_dir": str(folder / "maps"), "extra_label_map_dir": "further", "epochs": 1, "device": "cpu"}
+    with pytest.raises(SystemExit, match="extra_label_map_dir = 'further' cannot be used with packed label maps"):
+        training(folder, split_file, tmp_path / "out", overlays, **options)
+
+
+@pytest.mark.usefixtures("kept_global_state")
+def test_the_published_recipe_is_neither_augmented_nor_trained_on_scans_of_another_bias_correction(
+    folder, split_file, tmp_path
+):
+    (tmp_path / "n4").mkdir()
+    for seed in range(3):
+        pack(prepared(seed), tmp_path / "n4" / f"case{seed}.npz", spacing_mm=6.0, bias_correction="n4")
+    files = [f"{BUNDLE_ROOT}/configs/train.json"]
+    files += [f"{REPOSITORY}/configs/{name}.json" for name in ("reference_recipe", "packed")]
+    options = fixed_options(folder, split_file, tmp_path) | {"dataset_dir": str(tmp_path / "n4")}
+    parser = ConfigWorkflow(files, workflow_type="train", logging_file=False, **options).parser
+    assert parser.get_parsed_content("train::dataloader").augmentation is None
+    with pytest.raises(ScanError, match="packed with bias_correction n4; expected none"):
+        parser.get_parsed_content("train::dataset").prepared(0)
 
 
 def test_folder_without_packed_scans_stops_the_training_in_one_sentence(split_file, tmp_path, kept_global_state):

@@ -322,6 +322,15 @@ def test_ceiling_gives_a_scan_without_a_crossing_a_threshold():
     assert result.mask.any()
 
 
+@pytest.mark.parametrize(("steepest", "held"), [(0.10, True), (0.14, False), (0.16, False), (0.30, True)])
+def test_no_bound_holds_for_sure_where_a_crossing_may_appear_or_vanish(steepest, held):
+    settings = RefinementSettings(gamma=0.15, threshold_floor=2.0, threshold_ceiling=6.0)
+    estimate = estimate_threshold(steepest / 10 * np.arange(10), gamma=settings.gamma)
+    estimate = replace(estimate, threshold=0.5 if steepest > settings.gamma else float("inf"), slope=(0.05, steepest))
+    assert settings.is_held(estimate, 0.15) is held
+    assert settings.is_held(estimate, 0.4) is held
+
+
 def test_an_unusable_curve_marks_nothing_whatever_the_ceiling():
     settings = RefinementSettings(threshold_floor=0.1, threshold_ceiling=0.3)
     assert settings.hold(estimate_threshold([float("nan")] * 5, gamma=0.01)) == float("inf")

@@ -111,7 +111,7 @@ def normalised(
         clip: bound in normalised units.
 
     Returns:
-        The image and the others, zero outside the brain.
+        The image and the others, zero outside the brain. The scale of a flat brain is held at 1e-3.
     """
     ordered = image.masked_fill(~brain, torch.inf).flatten(1).sort(dim=1).values
     last = brain.flatten(1).sum(1, keepdim=True) - 1
@@ -140,6 +140,7 @@ class DrawnBatches(Randomizable):
             of samples that give way to one.
         ahead: batches drawn while the network learns, in a thread of their own; 0 draws each when it is asked for. On
             a CPU both would share the same cores, so there it is always 0.
+        augment: change real scans by :class:`Augmentation`; generated ones have changes of their own.
 
     Raises:
         ValueError: if there are fewer scans than a batch holds.
@@ -159,6 +160,7 @@ class DrawnBatches(Randomizable):
         ingredients: Ingredients | None = None,
         generated_share: float = 0.0,
         ahead: int = 2,
+        augment: bool = True,
     ) -> None:
         if not 1 <= batch_size <= len(scans) * repeats:
             raise ValueError(f"batch_size = {batch_size}; expected 1 to {len(scans) * repeats}, the scans of an epoch")
@@ -168,11 +170,14 @@ class DrawnBatches(Randomizable):
         self.spacing_mm, self.radius_cycles_per_mm = float(spacing_mm), radius_cycles_per_mm
         self.mixture = mixture or MaskMixture(blob=0, field=0, full=1)
         self.generated, self.generated_share = generated, generated_share
-        self.augmentation = Augmentation()
+        self.augmentation = Augmentation() if augment else None
         disturbing = disturbances is not None and disturbances.probability > 0
         self._disturb = RandDisturbd("image", spacing_mm, disturbances) if disturbances and disturbing else None
         self._synthesize = SynthesizeBraind("tissues", spacing_mm, ingredients) if ingredients else None
         self.ahead = ahead if scans.device.type == "cuda" else 0
+        self._stream = (
+            torch.cuda.Stream(scans.device) if self.ahead else None
+        )  # one for all epochs: memory is per stream
 
     def __len__(self) -> int:
         return len(self.scans) * self.repeats // self.batch_size
@@ -189,7 +194,7 @@ class DrawnBatches(Randomizable):
         order = np.concatenate([self.R.permutation(len(self.scans)) for _ in range(self.repeats)])
         batches = order[: len(self) * self.batch_size].reshape(len(self), self.batch_size).tolist()
         drawn = (self.draw(indices) for indices in batches)
-        return _drawn_ahead(drawn, self.scans.device, self.ahead) if self.ahead else drawn
+        return drawn if self._stream is None else _drawn_ahead(drawn, self._stream, self.ahead)
 
     @torch.no_grad()
     def draw(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -222,7 +227,9 @@ class DrawnBatches(Randomizable):
         if real:
             samples = [self.scans.prepared(index) for index in real]
             image, brain = (torch.stack([sample[key] for sample in samples]) for key in ("image", "brain_mask"))
-            image, brain = self.augmentation(image, brain > 0.5, self.R)
+            brain = brain > 0.5
+            if self.augmentation is not None:
+                image, brain = self.augmentation(image, brain, self.R)
             yield normalised(image, brain)[0], brain
         if n_generated and self.generated is not None and self._synthesize is not None:
             chosen = [self.R.randint(len(self.generated)) for _ in range(n_generated)]
@@ -232,12 +239,12 @@ class DrawnBatches(Randomizable):
 
 
 def _drawn_ahead(
-    batches: Iterator[dict[str, torch.Tensor]], device: torch.device, ahead: int
+    batches: Iterator[dict[str, torch.Tensor]], stream: torch.cuda.Stream, ahead: int
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Draw in a thread and on a stream of its own, so that neither waits for the network nor the network for them."""
     waiting: queue.Queue[Any] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()
-    stream = torch.cuda.Stream(device)
+    device = stream.device
 
     def work() -> None:
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ TYPES = {"image": np.int16, "tissues": np.uint16, "brain_mask": np.bool_}
 SUFFIX = ".npz"
 
 
-def pack(sample: Mapping[Any, Any], path: str | Path, *, spacing_mm: float) -> None:
+def pack(sample: Mapping[Any, Any], path: str | Path, *, spacing_mm: float, bias_correction: str | None = None) -> None:
     """Write the volumes of a prepared scan, or of prepared tissues; the file appears whole or not at all.
 
     Args:
@@ -41,45 +42,57 @@ def pack(sample: Mapping[Any, Any], path: str | Path, *, spacing_mm: float) -> N
             :func:`itermask3d.label_maps.tissue_transforms` leave them.
         path: ends in ``.npz``.
         spacing_mm: edge of a voxel.
+        bias_correction: how the sample was prepared; kept, so that another recipe can refuse the file.
 
     Raises:
-        ValueError: if there is no volume to keep.
+        ValueError: if there is no volume to keep, or no brain mask.
     """
     volumes = {name: convert_to_tensor(sample[name], track_meta=False) for name in STEPS if name in sample}
-    if volumes.keys() < {"brain_mask"} or len(volumes) < 2:
+    if "brain_mask" not in volumes or len(volumes) < 2:
         raise ValueError(f"a packed scan needs brain_mask and image or tissues, got {', '.join(map(str, sample))}")
     arrays = {
         name: (volume / STEPS[name]).round().numpy(force=True).astype(TYPES[name]) for name, volume in volumes.items()
     }
+    prepared = {} if bias_correction is None else {"bias_correction": np.str_(bias_correction)}
     content = io.BytesIO()
-    np.savez_compressed(content, spacing_mm=np.float64(spacing_mm), **arrays)
+    np.savez_compressed(content, spacing_mm=np.float64(spacing_mm), **prepared, **arrays)
     write_atomically(content.getvalue(), Path(path))
 
 
-def unpack(path: str | Path, *, spacing_mm: float | None = None) -> dict[str, torch.Tensor]:
+def unpack(
+    path: str | Path, *, spacing_mm: float | None = None, bias_correction: str | None = None
+) -> dict[str, torch.Tensor]:
     """Read what :func:`pack` wrote.
 
     Args:
         path: the file.
         spacing_mm: refuse a file of another voxel size.
+        bias_correction: refuse a file that names another one.
 
     Returns:
         Float32 tensors by name; a scan's values differ from the packed ones by at most half a step.
 
     Raises:
-        ScanError: for a damaged file, or one of another voxel size.
+        ScanError: for a damaged file, one without a brain, or one of another voxel size or bias correction.
     """
     try:
         with np.load(path) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ScanError(f"'{path}' cannot be read ({error}); expected a file of scripts/pack_scans.py") from error
     if "spacing_mm" not in found or "brain_mask" not in found:
         raise ScanError(f"'{path}' holds {', '.join(found) or 'nothing'}; expected a file of scripts/pack_scans.py")
     spacing = float(found.pop("spacing_mm"))
     if spacing_mm is not None and abs(spacing - spacing_mm) > 1e-6:
         raise ScanError(f"'{path}' has voxels of {spacing:g} mm; expected {spacing_mm:g} mm")
-    return {name: torch.from_numpy(array.astype(np.float32) * STEPS[name]) for name, array in found.items()}
+    prepared = found.pop("bias_correction", None)
+    if bias_correction is not None and prepared is not None and str(prepared) != bias_correction:
+        raise ScanError(f"'{path}' was packed with bias_correction {prepared}; expected {bias_correction}")
+    if not found["brain_mask"].any():
+        raise ScanError(f"'{path}' holds an empty brain mask; expected a brain")
+    return {
+        name: torch.from_numpy(found[name].astype(np.float32) * step) for name, step in STEPS.items() if name in found
+    }
 
 
 def list_packed(folder: str | Path) -> list[dict[str, Any]]:
@@ -95,13 +108,18 @@ def list_packed(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def require_packed(
-    folder: str | Path, split_file: str | Path | None = None, subsets: Sequence[str] = ("train", "validation")
+    folder: str | Path,
+    split_file: str | Path | None = None,
+    subsets: Sequence[str] = ("train", "validation"),
+    extra: str | Path | None = None,
 ) -> None:
-    """Stop a training that lacks its packed scans with one sentence.
+    """Stop a training that lacks its packed scans, or names further ones that it would not use, with one sentence.
 
     Raises:
         SystemExit: with that sentence.
     """
+    if extra:
+        raise SystemExit(f"error: extra_label_map_dir = '{extra}' cannot be used with packed label maps; expected null")
     try:
         for subset in subsets:
             split_scans(list_packed(folder), split_file, subset)
@@ -120,6 +138,8 @@ class PackedDataset(Dataset):
         transform: from a prepared scan to a sample, see :func:`itermask3d.preprocessing.sample_transforms`; ``None``
             gives prepared scans, of which :class:`itermask3d.batches.DrawnBatches` makes batches.
         device: where scans are kept and samples are made.
+        volume: ``"image"`` or ``"tissues"``: refuse files that lack it.
+        bias_correction: refuse scans that were packed with another one.
         spacing_mm: refuse scans of another voxel size.
         spatial_size: refuse scans of another grid.
     """
@@ -130,11 +150,14 @@ class PackedDataset(Dataset):
         transform: Callable[..., Any] | None = None,
         *,
         device: torch.device | str = "cpu",
+        volume: str | None = None,
+        bias_correction: str | None = None,
         spacing_mm: float | None = None,
         spatial_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__(list(data), transform)
         self.device = torch.device(device)
+        self.volume, self.bias_correction = volume, bias_correction
         self.spacing_mm = spacing_mm
         self.spatial_size = None if spatial_size is None else tuple(int(size) for size in spatial_size)
         self._kept: dict[int, dict[str, torch.Tensor]] = {}
@@ -151,7 +174,9 @@ class PackedDataset(Dataset):
     def _volumes(self, index: int) -> dict[str, torch.Tensor]:
         if index not in self._kept:
             path = self.data[index]["packed"]
-            volumes = unpack(path, spacing_mm=self.spacing_mm)
+            volumes = unpack(path, spacing_mm=self.spacing_mm, bias_correction=self.bias_correction)
+            if self.volume and self.volume not in volumes:
+                raise ScanError(f"'{path}' holds {', '.join(volumes)}; expected {self.volume}")
             grid = tuple(volumes["brain_mask"].shape[1:])
             if self.spatial_size is not None and grid != self.spatial_size:
                 raise ScanError(f"'{path}' has a grid of {grid}; expected {self.spatial_size}")

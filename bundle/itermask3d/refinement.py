@@ -16,7 +16,13 @@ import torch
 from itermask3d.masking import corrupt
 from itermask3d.network import split_prediction
 from itermask3d.schedule import SCHEDULES, SWEEPS, fill_curve, sweep_steps
-from itermask3d.threshold import ThresholdEstimate, ThresholdStatus, estimate_threshold, is_decided
+from itermask3d.threshold import (
+    SLOPE_TOLERANCE,
+    ThresholdEstimate,
+    ThresholdStatus,
+    estimate_threshold,
+    is_decided,
+)
 
 __all__ = [
     "Constraints",
@@ -144,8 +150,11 @@ class RefinementSettings:
 
         Args:
             estimate: of a curve that may not be exact.
-            tolerance: relative change of its threshold that must not matter.
+            tolerance: relative change of its threshold that must not matter. Where the steepest slope is near gamma,
+                a small change makes a crossing appear or vanish, and with it the other bound.
         """
+        if abs(max(estimate.slope, default=0.0) - self.gamma) < SLOPE_TOLERANCE * self.gamma:
+            return False
         lower, upper = (replace(estimate, threshold=estimate.threshold * (1 + sign * tolerance)) for sign in (-1, 1))
         return self.hold(lower) == self.hold(upper)
 
@@ -161,7 +170,7 @@ class Refinement:
         reconstruction: network output at the final iteration, same shape.
         curves: ``(B, n_steps)`` float64 on the CPU, the error quantiles of the sweep.
         estimates: per scan, how the threshold was found.
-        thresholds: per scan, the threshold applied (the estimate or the floor, whichever is higher).
+        thresholds: per scan, the threshold applied: the estimate, held between floor and ceiling.
         iterations: per scan, iterations of the shrink.
         converged: per scan, whether the stop rule was met within ``max_iterations``.
     """
@@ -484,7 +493,8 @@ def refine(
         thresholding: of an earlier run on the same scans; saves the sweep.
 
     Returns:
-        See :class:`Refinement`. A scan without a threshold gets an empty mask and the map of the first reconstruction.
+        See :class:`Refinement`. A scan without a threshold, which a ceiling would give it, gets an empty mask and the
+        map of the first reconstruction.
 
     Raises:
         ValueError: if the shapes differ or a brain mask is empty.
