@@ -54,7 +54,8 @@ _LEAST_SHARE = 1e-4
 
 HELD_TOLERANCE = 0.15
 """How far the threshold of a fine sweep may be from the exact one, as chosen with the second weights; with the third it
-is up to a quarter lower on validation scans, so that 3 of 30 are held at a floor that the exact one exceeds by 1 to 7 %."""
+is lower by up to a quarter on validation scans, so 3 of 30 are held at a floor that the exact one exceeds by 1 to 7 %.
+"""
 
 COARSE_TOLERANCE = 0.4
 """The same of a coarse sweep. It finds lower ones, by a third on validation scans where that matters; 1 of 30 is held
