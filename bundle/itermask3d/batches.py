@@ -175,9 +175,8 @@ class DrawnBatches(Randomizable):
         self._disturb = RandDisturbd("image", spacing_mm, disturbances) if disturbances and disturbing else None
         self._synthesize = SynthesizeBraind("tissues", spacing_mm, ingredients) if ingredients else None
         self.ahead = ahead if scans.device.type == "cuda" else 0
-        self._stream = (
-            torch.cuda.Stream(scans.device) if self.ahead else None
-        )  # one for all epochs: memory is per stream
+        # One stream for all epochs: what is allocated on a stream is kept for it.
+        self._stream = torch.cuda.Stream(scans.device) if self.ahead else None
 
     def __len__(self) -> int:
         return len(self.scans) * self.repeats // self.batch_size
