@@ -366,6 +366,16 @@ def test_resumed_training_ends_in_the_same_weights_as_an_uninterrupted_one(tmp_p
     assert second.checkpoints.best == uninterrupted.checkpoints.best
 
 
+@pytest.mark.parametrize("further", [0, 1])
+def test_more_epochs_after_a_finished_decay_are_said_to_learn_nothing(tmp_path, caplog, further):
+    _training(tmp_path).trainer.run()
+    second = _training(tmp_path)
+    second.trainer.state.max_epochs = N_EPOCHS + further
+    with caplog.at_level("WARNING", logger="itermask3d.training"):
+        second.trainer.run()
+    assert ("further epochs learn nothing" in caplog.text) is (further > 0)
+
+
 def test_the_average_of_the_weights_is_what_is_kept_and_survives_an_interruption(tmp_path):
     whole = _training(tmp_path / "whole", average=True)
     whole.trainer.run()

@@ -315,7 +315,7 @@ class Checkpoints:
         engine.state.epoch = state["epoch"]
         rates = [group["lr"] for group in state["optimizer"]["param_groups"]]
         if max(rates) < 1e-12 and state["epoch"] < (engine.state.max_epochs or 0):
-            logger.warning("the learning rate of %s has come to its end: further epochs change no weight", path)
+            logger.warning("the learning rate of %s has come to its end: further epochs learn nothing", path)
         # With another batch size or number of processes an epoch has another number of iterations than it had.
         engine.state.iteration = state["epoch"] * engine.state.epoch_length
         logger.info("resumed from %s after epoch %d", path, state["epoch"])
