@@ -1,0 +1,1 @@
+"""Files of scans and of results: paths, lists, formats, DICOM series, and the one way to write."""
