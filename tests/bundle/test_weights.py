@@ -49,7 +49,7 @@ def test_calibration_belongs_to_the_weights_and_settings_that_are_shipped(config
     store = config.parser.get_parsed_content("store")
     data = json.loads((MODELS / "calibration.json").read_text())
     assert len(data["normal_scores"]) == len(data["cases"]) > 10
-    assert store.percentile(max(data["normal_scores"]) + 1) == 100.0
+    assert store.applying_calibration().percentile(max(data["normal_scores"]) + 1) == 100.0
 
 
 def test_calibration_and_test_subjects_are_in_no_other_subset():

@@ -87,24 +87,34 @@ def test_a_result_of_other_settings_weights_or_scan_is_done_again(scans, tmp_pat
     assert not results.is_done(item)
 
 
+def percentile(results: ResultStore, score: float) -> float | None:
+    calibration = results.applying_calibration()
+    return None if calibration is None else calibration.percentile(score)
+
+
+def p_value(results: ResultStore, score: float) -> float | None:
+    calibration = results.applying_calibration()
+    return None if calibration is None else calibration.p_value(score)
+
+
 def test_percentile_and_p_value_need_a_calibration_of_the_same_settings(tmp_path):
     results = store(tmp_path)
     results.calibration = tmp_path / "calibration.json"
-    assert results.percentile(1.0) is results.p_value(1.0) is None
+    assert percentile(results, 1.0) is p_value(results, 1.0) is None
     content = {"normal_scores": [1, 3], "settings": results.settings}
     results.calibration.write_text(json.dumps(content))
-    assert results.percentile(2.0) == 50.0
-    assert [results.p_value(score) for score in (4.0, 3.0, 2.0, 0.0)] == [1 / 3, 2 / 3, 2 / 3, 1.0]
+    assert percentile(results, 2.0) == 50.0
+    assert [p_value(results, score) for score in (4.0, 3.0, 2.0, 0.0)] == [1 / 3, 2 / 3, 2 / 3, 1.0]
     results.calibration.write_text(json.dumps(content | {"settings": results.settings | {"seed": 9}}))
-    assert results.percentile(2.0) == 50.0
+    assert percentile(results, 2.0) == 50.0
     for other in ({"gamma": 9.0}, {"spatial_size": [96, 112, 96]}):  # another grid was seen to change scores
         results.calibration.write_text(json.dumps(content | {"settings": results.settings | other}))
-        assert results.percentile(2.0) is results.p_value(2.0) is None
+        assert percentile(results, 2.0) is p_value(results, 2.0) is None
     results.calibration.write_text(json.dumps(content | {"normal_scores": []}))
-    assert results.percentile(2.0) is results.p_value(2.0) is None
+    assert percentile(results, 2.0) is p_value(results, 2.0) is None
     results.calibration.write_text("{}")
     with pytest.raises(ValueError, match="normal_scores"):
-        results.percentile(2.0)
+        percentile(results, 2.0)
 
 
 def test_inferer_takes_the_brain_from_the_image_where_no_mask_is_given():

@@ -223,7 +223,7 @@ def test_named_weights_are_used_whatever_the_model(bundle, phantom_pair, tmp_pat
         changes = {"model": model, "ckpt_path": str(weights), "brain_extraction": "none"}
         segmenter = Segmenter(bundle, changes | {"calibration": None, "domain": None, "progress": False})
         assert segmenter.store.choice.name is None
-        assert not segmenter.store.auto
+        assert segmenter.store.checkpoint is not None
     scan = segmenter.prepare({"image": str(phantom_pair / "other.nii.gz"), "case": "other"})
     result = segmenter.segment(scan, model="t1")[0]
     assert result.model["reason"] == "Weights were named instead of a model."

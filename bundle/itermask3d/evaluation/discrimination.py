@@ -78,9 +78,8 @@ def scan_discrimination(
     The interval is the percentile bootstrap over subjects: one is drawn with all its scans, so that a person's normal
     and abnormal scan stay a pair. Subjects with both kinds of scan, with normal ones alone and with abnormal ones alone
     are drawn apart, so that no draw lacks a kind. Where the groups do not overlap the interval shrinks to a point,
-    which is a limit of the method and no certainty: see :func:`itermask3d.inference.calibration.false_alarm_interval`
-        for a rate
-    of zero.
+    which is a limit of the method and no certainty; for a rate of zero see
+    :func:`itermask3d.inference.calibration.false_alarm_interval`.
 
     Args:
         normal_scores, abnormal_scores: higher is more anomalous.
@@ -110,11 +109,8 @@ def scan_discrimination(
     weights = _draw_subjects(subjects, abnormals, n_resamples, np.random.default_rng(seed))
     draws = _weighted_figures(np.concatenate([normal, abnormal]), abnormals, weights)
     tail = (1 - confidence) / 2
-    figures = {}
-    for name, value in _figures(normal, abnormal).items():
-        low, high = np.quantile(draws[name], [tail, 1 - tail])
-        figures[name] = Figure(value, float(low), float(high))
-    return figures
+    bounds = {name: np.quantile(values, [tail, 1 - tail]).tolist() for name, values in draws.items()}
+    return {name: Figure(value, *bounds[name]) for name, value in _figures(normal, abnormal).items()}
 
 
 def false_positive_rate_at(

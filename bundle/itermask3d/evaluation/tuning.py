@@ -94,22 +94,15 @@ def evaluate_grid(
         task = RefinementTask.from_settings(image, brain_mask, high_frequency, reconstructor, widened)
         sweep = "fine" if base.schedule == "fast" else "exact"
         curve = run_to_end(Sweep(task, base.n_steps, sweep=sweep)).curves()[0].numpy()
-        shrunk: dict[tuple[float, bool], Shrink] = {}
-        for gamma, floor, nested in product(grid.gamma, grid.threshold_floor, grid.nested):
-            settings = replace(base, gamma=gamma, threshold_floor=floor, nested=nested, **error)
-            rule = {name: getattr(settings, name) for name in ("fit_limit", "min_r_squared", "interpolate")}
-            threshold = settings.hold(estimate_threshold(curve, gamma=gamma, **rule))
-            if (threshold, nested) not in shrunk:
-                shrunk[threshold, nested] = run_to_end(Shrink.from_settings(task, [threshold], settings))
-            shrink = shrunk[threshold, nested]
+        for settings, threshold, shrink in _shrunk(task, curve, grid, widened):
             for min_volume_ml in grid.min_volume_ml:
                 mask = remove_small_components(shrink.mask, min_volume_ml=min_volume_ml, spacing_mm=spacing_mm)
                 yield TuningRow(
                     case=case,
                     **error,
-                    nested=nested,
-                    gamma=gamma,
-                    threshold_floor=floor,
+                    nested=settings.nested,
+                    gamma=settings.gamma,
+                    threshold_floor=settings.threshold_floor,
                     min_volume_ml=min_volume_ml,
                     threshold=threshold,
                     iterations=shrink.iterations[0],
@@ -117,6 +110,20 @@ def evaluate_grid(
                     flagged_share=float(mask.sum() / task.brain.sum()),
                     dice=case_metrics(mask[0].cpu(), truth[0].cpu())["dice"],
                 )
+
+
+def _shrunk(
+    task: RefinementTask, curve: np.ndarray, grid: Grid, base: RefinementSettings
+) -> Iterator[tuple[RefinementSettings, float, Shrink]]:
+    """Settings, threshold and finished shrink of each way to take the threshold; one shrink for equal thresholds."""
+    shrunk: dict[tuple[float, bool], Shrink] = {}
+    for gamma, floor, nested in product(grid.gamma, grid.threshold_floor, grid.nested):
+        settings = replace(base, gamma=gamma, threshold_floor=floor, nested=nested)
+        rule = {name: getattr(settings, name) for name in ("fit_limit", "min_r_squared", "interpolate")}
+        threshold = settings.hold(estimate_threshold(curve, gamma=gamma, **rule))
+        if (threshold, nested) not in shrunk:
+            shrunk[threshold, nested] = run_to_end(Shrink.from_settings(task, [threshold], settings))
+        yield settings, threshold, shrunk[threshold, nested]
 
 
 def summarise_rows(rows: Iterable[TuningRow]) -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from itermask3d.method.detection import percentile_among
+
 __all__ = [
     "Calibration",
     "attainable_level",
@@ -60,6 +62,14 @@ class Calibration:
     def guarantee(self) -> str:
         """What a p-value of this calibration promises, in one sentence for a reader."""
         return p_value_guarantee(len(self.normal_scores))
+
+    def percentile(self, score: float) -> float | None:
+        """Percentile of a score among the normal scans; ``None`` without any."""
+        return percentile_among(score, self.normal_scores)
+
+    def p_value(self, score: float) -> float | None:
+        """:func:`conformal_p_value` of a score; ``None`` without a normal score: 1 would say something."""
+        return conformal_p_value(score, self.normal_scores) if self.normal_scores else None
 
 
 def p_value_guarantee(n_normal: int) -> str:

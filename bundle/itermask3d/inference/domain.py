@@ -40,95 +40,90 @@ class Feature:
     high_means: str | None = None
 
 
-def _features() -> dict[str, Feature]:
-    other = "another contrast"
-    contrast, resolution, noise = "contrast", "resolution", "noise"
-    coverage, mask = "coverage", "brain mask"
-    return {
-        "dark_tail": Feature(
-            contrast, "the intensity below which 2 % of the brain lie", 0.25, "units",
-            low_means=f"{other}, or lost signal", high_means=f"{other}, or no fluid in the brain mask",
-        ),
-        "bright_tail": Feature(
-            contrast, "the intensity above which 2 % of the brain lie", 0.9, "units",
-            low_means=other, high_means=f"{other}, contrast agent or bright non-brain",
-        ),
-        "quartile_skewness": Feature(
-            contrast, "the skewness of the middle half of the intensities", 0.12,
-            low_means=other, high_means=other,
-        ),
-        "depth_contrast": Feature(
-            contrast, "the most frequent intensity 14 to 26 mm below the brain's surface, less the middle one at 2 to "
-            "8 mm,", 0.16, "units",
-            low_means=f"{other}: deep white matter does not stand out from the cortex", high_means=other,
-        ),
-        "sharpness": Feature(
-            resolution, "the strength of neighbours' differences", 0.04,
-            low_means="blur, or voxels that were larger", high_means="another contrast, noise or a sharpened scan",
-        ),
-        "sharpness_balance": Feature(
-            resolution, "the sharpness along the least sharp axis, against the mean,", 0.02,
-            low_means="thick slices, or blur along one axis",
-        ),
-        "noise": Feature(
-            noise, "the noise in uniform tissue", 0.02, "units",
-            low_means="a smoothed or denoised scan, or one averaged down from smaller voxels",
-            high_means="a noisy scan",
-        ),
-        "slice_jump": Feature(
-            noise, "the largest step of a slice's mean against its neighbours", 0.06, "units",
-            high_means="lost, interleaved or damaged slices",
-        ),
-        "flat_cut_percent": Feature(
-            coverage, "the largest step of the brain's area from slice to slice", 2.0, "%",
-            high_means="a brain that is cut off",
-        ),
-        "brain_ml": Feature(
-            coverage, "the brain's volume", 100.0, "ml",
-            low_means="brain missing, or a small head", high_means="non-brain in the mask, or a large head",
-        ),
-        "width_mm": Feature(
-            coverage, "the brain's width", 6.0, "mm",
-            low_means="a side missing, or a small head", high_means="non-brain in the mask, or a large head",
-        ),
-        "length_mm": Feature(
-            coverage, "the brain's length from front to back", 8.0, "mm",
-            low_means="front or back missing, or a small head", high_means="non-brain in the mask, or a large head",
-        ),
-        "height_mm": Feature(
-            coverage, "the brain's height", 6.0, "mm",
-            low_means="top or bottom missing, or a small head", high_means="neck in the mask, or a large head",
-        ),
-        "asymmetry_percent": Feature(
-            mask, "the share of the brain mask without a mirror image", 1.5, "%",
-            high_means="one side missing or with non-brain",
-        ),
-        "surface_ratio": Feature(
-            mask, "the brain mask's surface for its volume", 0.08,
-            low_means="a mask smoother than the training's", high_means="a ragged or hollow mask, or another tool",
-        ),
-        "left_out_mm": Feature(
-            mask, "the thickness of brain-like tissue beside the brain mask", 0.5, "mm",
-            high_means="a piece of brain that the mask lacks",
-        ),
-        "bias_log_sd": Feature(
-            noise, "the strength of the bias field (standard deviation of its logarithm)", 0.03,
-            high_means="strong shading",
-        ),
-        "voxel_mm": Feature(
-            resolution, "the largest voxel edge", 0.1, "mm", high_means="voxels larger than the training's",
-        ),
-        "voxel_ratio": Feature(
-            resolution, "the largest voxel edge over the smallest", 0.25, high_means="thick slices",
-        ),
-        "border_percent": Feature(
-            coverage, "the area where the brain meets the border of the field of view, for its volume,", 0.5, "%",
-            high_means="a brain that is cut off",
-        ),
-    }  # fmt: skip
+_OTHER = "another contrast"
 
-
-FEATURES: Mapping[str, Feature] = MappingProxyType(_features())
+FEATURES: Mapping[str, Feature] = MappingProxyType({
+    "dark_tail": Feature(
+        "contrast", "the intensity below which 2 % of the brain lie", 0.25, "units",
+        low_means=f"{_OTHER}, or lost signal", high_means=f"{_OTHER}, or no fluid in the brain mask",
+    ),
+    "bright_tail": Feature(
+        "contrast", "the intensity above which 2 % of the brain lie", 0.9, "units",
+        low_means=_OTHER, high_means=f"{_OTHER}, contrast agent or bright non-brain",
+    ),
+    "quartile_skewness": Feature(
+        "contrast", "the skewness of the middle half of the intensities", 0.12,
+        low_means=_OTHER, high_means=_OTHER,
+    ),
+    "depth_contrast": Feature(
+        "contrast", "the most frequent intensity 14 to 26 mm below the brain's surface, less the middle one at 2 to "
+        "8 mm,", 0.16, "units",
+        low_means=f"{_OTHER}: deep white matter does not stand out from the cortex", high_means=_OTHER,
+    ),
+    "sharpness": Feature(
+        "resolution", "the strength of neighbours' differences", 0.04,
+        low_means="blur, or voxels that were larger", high_means="another contrast, noise or a sharpened scan",
+    ),
+    "sharpness_balance": Feature(
+        "resolution", "the sharpness along the least sharp axis, against the mean,", 0.02,
+        low_means="thick slices, or blur along one axis",
+    ),
+    "noise": Feature(
+        "noise", "the noise in uniform tissue", 0.02, "units",
+        low_means="a smoothed or denoised scan, or one averaged down from smaller voxels",
+        high_means="a noisy scan",
+    ),
+    "slice_jump": Feature(
+        "noise", "the largest step of a slice's mean against its neighbours", 0.06, "units",
+        high_means="lost, interleaved or damaged slices",
+    ),
+    "flat_cut_percent": Feature(
+        "coverage", "the largest step of the brain's area from slice to slice", 2.0, "%",
+        high_means="a brain that is cut off",
+    ),
+    "brain_ml": Feature(
+        "coverage", "the brain's volume", 100.0, "ml",
+        low_means="brain missing, or a small head", high_means="non-brain in the mask, or a large head",
+    ),
+    "width_mm": Feature(
+        "coverage", "the brain's width", 6.0, "mm",
+        low_means="a side missing, or a small head", high_means="non-brain in the mask, or a large head",
+    ),
+    "length_mm": Feature(
+        "coverage", "the brain's length from front to back", 8.0, "mm",
+        low_means="front or back missing, or a small head", high_means="non-brain in the mask, or a large head",
+    ),
+    "height_mm": Feature(
+        "coverage", "the brain's height", 6.0, "mm",
+        low_means="top or bottom missing, or a small head", high_means="neck in the mask, or a large head",
+    ),
+    "asymmetry_percent": Feature(
+        "brain mask", "the share of the brain mask without a mirror image", 1.5, "%",
+        high_means="one side missing or with non-brain",
+    ),
+    "surface_ratio": Feature(
+        "brain mask", "the brain mask's surface for its volume", 0.08,
+        low_means="a mask smoother than the training's", high_means="a ragged or hollow mask, or another tool",
+    ),
+    "left_out_mm": Feature(
+        "brain mask", "the thickness of brain-like tissue beside the brain mask", 0.5, "mm",
+        high_means="a piece of brain that the mask lacks",
+    ),
+    "bias_log_sd": Feature(
+        "noise", "the strength of the bias field (standard deviation of its logarithm)", 0.03,
+        high_means="strong shading",
+    ),
+    "voxel_mm": Feature(
+        "resolution", "the largest voxel edge", 0.1, "mm", high_means="voxels larger than the training's",
+    ),
+    "voxel_ratio": Feature(
+        "resolution", "the largest voxel edge over the smallest", 0.25, high_means="thick slices",
+    ),
+    "border_percent": Feature(
+        "coverage", "the area where the brain meets the border of the field of view, for its volume,", 0.5, "%",
+        high_means="a brain that is cut off",
+    ),
+})  # fmt: skip
 """Every figure that is checked, by name, in the order in which deviations are told."""
 
 

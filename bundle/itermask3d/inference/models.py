@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from itermask3d.files.scans import ScanError
 from itermask3d.inference.domain import Domain
 from itermask3d.method.settings import RefinementSettings
 
-__all__ = ["AUTO", "NAMES", "Choice", "Model", "ModelTable", "Networks", "load_weights", "model_file"]
+__all__ = ["AUTO", "NAMES", "Choice", "Model", "ModelTable", "Networks", "domain_digests", "load_weights", "model_file"]
 
 AUTO = "auto"
 """Asks for the model to be chosen for each scan."""
@@ -134,7 +134,7 @@ class ModelTable:
         if requested not in (AUTO, *self.names):
             raise ValueError(f"model must be one of {', '.join((AUTO, *self.names))}, got '{requested}'")
         first = self[self.names[0]]
-        if self.chooses(requested) and not first.domain.is_file():
+        if self._chooses(requested) and not first.domain.is_file():
             raise ValueError(
                 f"model 'auto' has nothing to choose by, because '{first.domain}' does not exist; fit it, or name one "
                 f"of {', '.join(self.names)}"
@@ -164,7 +164,7 @@ class ModelTable:
         """The models whose weights are there, in order."""
         return tuple(model for model in map(self.__getitem__, self.names) if model.weights.is_file())
 
-    def chooses(self, requested: str) -> bool:
+    def _chooses(self, requested: str) -> bool:
         """Whether scans may get different models: ``auto``, and more than one to choose from."""
         return requested == AUTO and len(self.known) > 1
 
@@ -177,7 +177,7 @@ class ModelTable:
         """The one model that a request means; ``None`` where it has to be chosen for each scan."""
         if requested != AUTO:
             return self[requested]
-        return None if self.chooses(requested) else self[self.names[0]]
+        return None if self._chooses(requested) else self[self.names[0]]
 
     @property
     def weights(self) -> str | None:
@@ -200,11 +200,6 @@ class ModelTable:
     def calibration(self) -> str | None:
         """Calibration of every scan, likewise."""
         return None if self.only is None else str(self.only.calibration)
-
-    @property
-    def candidates(self) -> dict[str, str]:
-        """Digests of the domains among which is chosen, by model."""
-        return {model.name: file_digest(model.domain) for model in self.known}
 
     def named(self, requested: str) -> Choice:
         """The choice where there is nothing to choose."""
@@ -234,7 +229,12 @@ class ModelTable:
         else:
             told.append(f"{model.name} is the widest model")
         reason = "; ".join(told)
-        return Choice(model.name, AUTO, f"{reason[0].upper()}{reason[1:]}.", self.candidates)
+        return Choice(model.name, AUTO, f"{reason[0].upper()}{reason[1:]}.", domain_digests(self.known))
+
+
+def domain_digests(models: Iterable[Model]) -> dict[str, str]:
+    """Digests of the domains among which is chosen, by model."""
+    return {model.name: file_digest(model.domain) for model in models}
 
 
 _KINDS = ("model.pt", "domain.json", "calibration.json")

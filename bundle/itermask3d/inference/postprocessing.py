@@ -31,8 +31,7 @@ class SaveResultd(MapTransform):
 
     Expects ``mask``, ``anomaly_map``, ``reconstruction`` and ``brain_mask`` inverted to the scan's grid, ``findings``
     as JSON text, ``figures`` of :class:`MeasureScand`, ``path``, ``case``, ``normalisation`` and ``brain_extraction``.
-    What was written as mask and findings
-    goes back under these keys, so that figures are taken from what the user gets.
+    What was written as mask and findings goes back under these keys, so that figures are taken from what the user gets.
     """
 
     def __init__(self, store: ResultStore, picture: bool = True) -> None:
@@ -65,9 +64,9 @@ class SaveResultd(MapTransform):
         outside = domain is not None and not domain.in_domain
         comparable = findings.outcome is not Outcome.FIT_FAILED and not outside and not store.caveats
         calibration = store.applying_calibration() if comparable else None
-        p_value = None if calibration is None else store.p_value(findings.score)
+        p_value = None if calibration is None else calibration.p_value(findings.score)
         if calibration is not None:
-            findings = replace(findings, percentile_among_normals=store.percentile(findings.score))
+            findings = replace(findings, percentile_among_normals=calibration.percentile(findings.score))
         mask = (voxels["mask"] > 0.5) & brain
         return ScanResult(
             case=str(sample["case"]),

@@ -184,14 +184,20 @@ class Segmenter:
         )
         start = timings.add("network", start)
         (progress or _silent)("writing", 0, 1)
-        chosen = {"model": json.dumps(choice.to_json())}
-        pred = {name: value[0] for name, value in predicted.items()}
-        sample = self._postprocessing({**scan.sample, **chosen, "pred": pred})
-        result = self._results.result(sample, store)
+        result = self._result(scan, predicted, choice, store)
         if guidance is not None:
             result = apply_guidance(result, guidance)
         timings.add("resampling", start)
         return result, timings
+
+    def _result(
+        self, scan: PreparedScan, predicted: Mapping[str, Any], choice: Choice, store: ResultStore
+    ) -> ScanResult:
+        """What the inferer found, on the scan's own grid."""
+        chosen = {"model": json.dumps(choice.to_json())}
+        pred = {name: value[0] for name, value in predicted.items()}
+        sample = self._postprocessing({**scan.sample, **chosen, "pred": pred})
+        return self._results.result(sample, store)
 
     def to_network(self, mask: np.ndarray, scan: PreparedScan) -> torch.Tensor:
         """Bring a mask from the scan's own grid to the network's.

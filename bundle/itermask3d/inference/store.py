@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from itermask3d.files.identity import file_digest, input_files
-from itermask3d.inference.calibration import Calibration, conformal_p_value
+from itermask3d.inference.calibration import Calibration
 from itermask3d.inference.domain import Domain, DomainCheck
-from itermask3d.inference.models import AUTO, Choice, ModelTable
-from itermask3d.method.detection import percentile_among
+from itermask3d.inference.models import AUTO, Choice, ModelTable, domain_digests
 from itermask3d.method.inferer import IterMaskInferer
 
 __all__ = ["ResultStore"]
@@ -89,11 +88,6 @@ class ResultStore:
         self._stores: dict[str, ResultStore] = {}
 
     @property
-    def auto(self) -> bool:
-        """Whether the model is chosen scan by scan."""
-        return self.checkpoint is None
-
-    @property
     def choice(self) -> Choice:
         """The choice that is the same for every scan: a model that was set, or weights that were named."""
         if self.models is None or self.models.only is None or str(self.models.only.weights) != str(self.checkpoint):
@@ -163,7 +157,7 @@ class ResultStore:
     def is_done(self, item: Mapping[str, Any]) -> bool:
         """Whether this scan has a result of the same files, settings and weights."""
         result = self.read(item["case"])
-        if self.auto:
+        if self.checkpoint is None:  # the model is chosen scan by scan
             name = None if self.overwrite or result is None else self._chosen_before(result)
             return name is not None and self.for_model(name).is_done(item)
         plain = json.loads(json.dumps(self.settings))
@@ -177,23 +171,8 @@ class ResultStore:
         first, told = self.models[self.models.names[0]], result.get("model") or {}
         if result.get("in_domain") is True and result["settings"]["domain_sha256"] == file_digest(first.domain):
             return first.name
-        chosen = told.get("requested") == AUTO and told.get("candidates") == self.models.candidates
+        chosen = told.get("requested") == AUTO and told.get("candidates") == domain_digests(self.models.known)
         return str(told["name"]) if chosen else None
-
-    def percentile(self, score: float) -> float | None:
-        """Percentile of a score among the calibration's normal scans; ``None`` where no calibration applies."""
-        calibration = self.applying_calibration()
-        return None if calibration is None else percentile_among(score, calibration.normal_scores)
-
-    def p_value(self, score: float) -> float | None:
-        """Conformal p-value of a score, see :func:`itermask3d.inference.calibration.conformal_p_value`.
-
-        ``None`` where no calibration applies, or it holds no score: a p-value of 1 would say something.
-        """
-        calibration = self.applying_calibration()
-        if calibration is None or not calibration.normal_scores:
-            return None
-        return conformal_p_value(score, calibration.normal_scores)
 
     def applying_calibration(self) -> Calibration | None:
         """The calibration; ``None`` where there is none, or other weights or settings made its scores.

@@ -210,18 +210,13 @@ def refine(mixture: np.ndarray, image: np.ndarray, brain: np.ndarray) -> np.ndar
             brighter = where & (image >= levels[grey]) & (first != Tissue.OUTER_FLUID)
             put(brighter, grey, white, levels[grey], levels[white])
             _name_bright_fluid(out, where & (first == Tissue.OUTER_FLUID), image, levels[grey], levels[white])
-    put(
-        brain & (first == Tissue.VENTRICLE),
-        Tissue.VENTRICLE,
-        Tissue.WHITE,
-        levels[Tissue.OUTER_FLUID],
-        levels[Tissue.WHITE],
-    )
+    fluid_level = levels[Tissue.OUTER_FLUID]
+    put(brain & (first == Tissue.VENTRICLE), Tissue.VENTRICLE, Tissue.WHITE, fluid_level, levels[Tissue.WHITE])
     deep = (Tissue.LIMBIC, Tissue.THALAMUS, Tissue.STRIATUM, Tissue.PALLIDUM, Tissue.BRAINSTEM)
     for tissue in deep:
         if tissue in levels:
-            middle = (levels[tissue] + levels[Tissue.OUTER_FLUID]) / 2
-            put(brain & (first == tissue) & (image < middle), fluid, tissue, levels[Tissue.OUTER_FLUID], levels[tissue])
+            darker = image < (levels[tissue] + fluid_level) / 2
+            put(brain & (first == tissue) & darker, fluid, tissue, fluid_level, levels[tissue])
     return np.stack([part.astype(np.float32) for part in out])
 
 

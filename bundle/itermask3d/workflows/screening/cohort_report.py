@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -138,9 +137,8 @@ def matching_normals(store: ResultStore) -> list[float]:
 
     Empty too where each scan's model was chosen: scores of several models have no common normal scans.
     """
-    if store.calibration is None or store.caveats or store.percentile(0.0) is None:
-        return []
-    return [float(value) for value in json.loads(Path(store.calibration).read_text())["normal_scores"]]
+    calibration = None if store.calibration is None or store.caveats else store.applying_calibration()
+    return [] if calibration is None else list(calibration.normal_scores)
 
 
 def distribution(scores: Sequence[float], normals: Sequence[float]) -> Distribution | None:
@@ -196,16 +194,9 @@ def write_cohort_report(
     """
     rows = read_rows(output)
     write_cohort_table(rows, output)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("itermask3d.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     counts = Counter(OUTCOMES[row["outcome"]] for row in rows)
     scored = [row["score"] for row in rows if row["outcome"] not in (None, "fit_failed") and row["score"] is not None]
-    page = environment.get_template("cohort.html").render(
+    page = _template().render(
         title=title,
         research_use=RESEARCH_USE,
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -224,6 +215,17 @@ def write_cohort_report(
     )
     write_atomically(page, output / "index.html")
     return output / "index.html"
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("itermask3d.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("cohort.html")
 
 
 def _by_score(row: Row) -> float:
