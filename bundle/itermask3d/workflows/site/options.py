@@ -1,0 +1,59 @@
+"""What a training on a site's own scans was asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Options", "Tell"]
+
+Tell = Callable[[str], None]
+"""Takes one message for the person who waits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A whole run's choices; ``None`` where the scans shall decide.
+
+    Attributes:
+        scans: folder, list, BIDS dataset or DICOM tree of normal scans of one contrast.
+        output: folder for all that is made.
+        scripts: folder of the repository's scripts, which some stages run.
+        command: as it was given, for the report.
+        check_only: stop after the checks.
+        exclude: cases to leave out.
+        exclude_suspects: leave out what the checks suggest to.
+        force: go on although the checks found something.
+        subject: regular expression whose first group names the person in a case; ``None`` for BIDS names.
+        contrast: chooses the tool for brain masks.
+        brain_masks: folder with a brain mask of the same file name for every scan.
+        brain_extraction, bias_correction: see :func:`itermask3d.preprocessing.pipeline.inference_transforms`.
+        spacing_mm: edge of the network's voxels.
+        split_file: JSON of cases by subset.
+        seed, epochs, batch_size, channels: of the training.
+        tune: choose the loop's settings on validation scans.
+        restart: drop a training of other scans or settings in the output folder.
+    """
+
+    scans: str
+    output: Path
+    scripts: Path
+    command: str = ""
+    check_only: bool = False
+    exclude: tuple[str, ...] = ()
+    exclude_suspects: bool = False
+    force: bool = False
+    subject: str | None = None
+    contrast: str = "T1"
+    brain_masks: str | None = None
+    brain_extraction: str = "auto"
+    bias_correction: str = "n4"
+    spacing_mm: float | None = None
+    split_file: Path | None = None
+    seed: int = 2026
+    epochs: int | None = None
+    batch_size: int = 2
+    channels: tuple[int, ...] | None = None
+    tune: bool = False
+    restart: bool = False
