@@ -23,7 +23,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo bench report evaluate screen screen-check label ohif test test-slow e2e lint types format train own hooks lock clean
+.PHONY: help setup demo bench report evaluate screen screen-check label ohif test test-slow e2e wheel-check lint types format train own hooks lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,11 +41,11 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "The environment is ready in .venv"
 
 demo: setup ## segment a real scan, and the same with a lesion put in, into out/demo; any other scan: SCAN=path
-	$(PY) scripts/demo.py $(if $(SCAN),--scan "$(SCAN)") --output out/demo
+	$(PY) -m itermask3d demo out/demo $(if $(SCAN),--scan "$(SCAN)")
 
 screen: setup ## screen DATA=folder, list, BIDS dataset or DICOM tree into OUT=out/screen; also ARGS="--workers 2 …"
 	@test -n "$(DATA)" || { echo "Name the scans: make screen DATA=path/to/scans" >&2; exit 2; }
-	$(PY) scripts/screen.py "$(DATA)" "$(or $(OUT),out/screen)" $(ARGS)
+	$(PY) -m itermask3d screen "$(DATA)" "$(or $(OUT),out/screen)" $(ARGS)
 
 screen-check: setup ## a cohort of SCANS=40 of the normal scans in DATA, with lesions and faults, screened thrice; ARGS="--brain-masks …"
 	@test -n "$(DATA)" || { echo "Name the normal scans: make screen-check DATA=path/to/scans" >&2; exit 2; }
@@ -70,17 +70,16 @@ endif
 
 report: setup ## write report.html for the finished scans in OUT=folder; ARGS=--dicom for DICOM objects too
 	@test -n "$(OUT)" || { echo "Name the folder of results: make report OUT=path/to/results" >&2; exit 2; }
-	$(PY) scripts/report.py "$(OUT)" $(ARGS)
+	$(PY) -m itermask3d report "$(OUT)" $(ARGS)
 
 evaluate: setup ## figures against ground truth: DATA=list.json; also CALIBRATION=normals.json METHODS="itermask3d …" OUT=folder ARGS="…"
 	@test -n "$(DATA)" || { echo "Name the list of scans: make evaluate DATA=path/to/scans.json" >&2; exit 2; }
-	$(PY) scripts/evaluate.py "$(DATA)" "$(or $(OUT),out/evaluation)" $(if $(CALIBRATION),--calibration "$(CALIBRATION)") \
+	$(PY) -m itermask3d evaluate "$(DATA)" "$(or $(OUT),out/evaluation)" $(if $(CALIBRATION),--calibration "$(CALIBRATION)") \
 		$(if $(METHODS),--methods $(METHODS)) $(ARGS)
 
 label: setup ## serve STUDIES=folder (or DICOMweb URL) to OHIF and 3D Slicer on this machine; also PORT=8000
 	@test -n "$(STUDIES)" || { echo "Name the folder of scans, or the PACS: make label STUDIES=path/to/scans" >&2; exit 2; }
-	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m monailabel.main start_server --app monailabel_app --studies "$(STUDIES)" \
-		--host 127.0.0.1 --port $(or $(PORT),8000) $(ARGS)
+	$(PY) -m itermask3d label "$(STUDIES)" --port $(or $(PORT),8000) $(ARGS)
 
 ohif: setup ## Orthanc with a demo study, the server and OHIF on this machine, until Ctrl-C; ARGS="--study FOLDER …"
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) scripts/ohif.py $(ARGS)
@@ -93,6 +92,9 @@ test-slow: setup ## the tests that take minutes each
 
 e2e: setup ## the viewer for real: browser, PACS, reverse proxy (Debian: chromium orthanc orthanc-dicomweb nginx)
 	$(PY) -m pytest -m e2e -rs
+
+wheel-check: setup ## build the wheel, install it alone into an empty folder and run it there
+	$(PY) -m pytest -m "slow or not slow" tests/test_wheel.py
 
 lint: setup ## ruff: rules and formatting
 	$(PY) -m ruff check .
@@ -112,7 +114,7 @@ train: setup ## train on DATA=folder of normal scans; also OVERLAY=configs/file.
 
 own: setup ## from DATA=folder of normal raw scans to a trained, calibrated bundle in OUT=folder; also ARGS="--check-only …"
 	@test -n "$(DATA)" -a -n "$(OUT)" || { echo "Name scans and output: make own DATA=path/to/scans OUT=path" >&2; exit 2; }
-	$(PY) scripts/train_own.py "$(DATA)" "$(OUT)" $(ARGS)
+	$(PY) -m itermask3d train "$(DATA)" "$(OUT)" $(ARGS)
 
 hooks: setup ## run the checks before every commit (pre-commit, nothing downloaded)
 	$(PY) -m pre_commit install

@@ -37,8 +37,8 @@ import numpy as np
 import torch
 from bench_limits import floor, in_turn, other_compilers
 from bench_report import report as write_report
-from demo import packaged_scan, prepare
 from itermask3d import BUNDLE_ROOT
+from itermask3d.cli.demo_run import packaged_scan, prepare
 from itermask3d.files.scans import list_scans
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.cohort import SegmentationRun

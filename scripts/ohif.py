@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nibabel as nib
 import requests
-from demo import packaged_scan, prepare
+from itermask3d.cli.demo_run import packaged_scan, prepare
 from itermask3d.files.dicom import write_mr_series
 from itermask3d.files.scans import ScanError
 from itermask3d.inference.results import RESEARCH_USE

@@ -36,7 +36,7 @@ from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.workflows.screening.cohort_report import Throughput, duration
 
-SCREEN = Path(__file__).with_name("screen.py")
+SCREEN = ("-m", "itermask3d", "screen")
 COST_SCANS, COST_WORKERS = 10_000, (1, 2, 8, 32)
 SCAN_DONE = re.compile(r"\d+/\d+ |failed: ")
 """How a line of screen.py begins that tells the end of a scan."""
@@ -146,7 +146,7 @@ def screen(
     cohort: Path, folder: Path, *, workers: int, kill_after: int | None = None, options: Sequence[str] = ()
 ) -> Run:
     """Call screen.py, and kill one of its workers once so many scans are done."""
-    command = [sys.executable, str(SCREEN), str(cohort), str(folder), "--workers", str(workers), *options]
+    command = [sys.executable, *SCREEN, str(cohort), str(folder), "--workers", str(workers), *options]
     print(f"== {' '.join(command[1:])}", flush=True)
     told: list[str] = []
     finished, killed = 0, None

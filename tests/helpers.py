@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from types import ModuleType
 
 import nibabel as nib
 import numpy as np
+import pytest
 import torch
+from itermask3d.cli.app import main
 from monai.data import MetaTensor
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -36,6 +39,15 @@ def load_script(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    """``itermask3d`` with these words in this process: its exit status, and what it printed on both streams."""
+    monkeypatch.setattr(sys, "argv", ["itermask3d", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    captured = capsys.readouterr()
+    return int(end.value.code or 0), captured.out + captured.err
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def test_calibration_and_test_subjects_are_in_no_other_subset():
 
 @pytest.mark.slow
 def test_the_demo_finds_the_lesion_and_says_less_about_the_scan_without_it(tmp_path):
-    subprocess.run([sys.executable, SCRIPTS / "demo.py", "--output", tmp_path], check=True, cwd=tmp_path)
+    subprocess.run([sys.executable, "-m", "itermask3d", "demo", tmp_path], check=True, cwd=tmp_path)
     results = {name: tmp_path / "results" / name for name in ("as_it_is", "with_lesion")}
     lesion = nib.load(tmp_path / "input" / "lesion.nii.gz").get_fdata() > 0
     mask = nib.load(results["with_lesion"] / "with_lesion_mask.nii.gz").get_fdata() > 0

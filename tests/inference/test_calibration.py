@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers import load_script
+from helpers import run_command
 from itermask3d.inference import calibration
 from itermask3d.inference.calibration import (
     Calibration,
@@ -24,38 +24,31 @@ from scipy import stats
 FIRST_VERSION = {"note": "…", "normal_scores": [0.1, 0.3], "flagged_shares": [0, 0.1], "cases": ["a", "b"]}
 
 
-@pytest.fixture
-def script():
-    return load_script("calibrate")
-
-
 def run_result(case: str, score: float, **facts) -> dict:
     return {"case": case, "score": score, "outcome": "anomaly", "flagged_share": 0.1, "settings": {"gamma": 1}} | facts
 
 
-def test_the_file_of_the_script_and_that_of_its_first_version_are_read(script, tmp_path, monkeypatch):
+def test_the_file_of_the_script_and_that_of_its_first_version_are_read(tmp_path, monkeypatch, capsys):
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text(json.dumps(FIRST_VERSION | {"settings": {"gamma": 1}}))
     for name, score in (("b", 0.3), ("a", 0.1)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(json.dumps(run_result(name, score)))
-    monkeypatch.setattr("sys.argv", ["calibrate.py", str(tmp_path), "--output", str(new)])
-    script.main()
+    assert run_command(monkeypatch, capsys, "calibrate", tmp_path, "--output", new)[0] == 0
     assert Calibration.read(old) == Calibration.read(new) == Calibration((0.1, 0.3), {"gamma": 1})
     assert Calibration.read(new).guarantee == json.loads(new.read_text())["guarantee"]
 
 
-def test_a_calibration_takes_no_score_that_would_get_no_p_value(script, tmp_path, monkeypatch, capsys):
+def test_a_calibration_takes_no_score_that_would_get_no_p_value(tmp_path, monkeypatch, capsys):
     kinds = {"good": {"in_domain": True}, "failed": {"outcome": "fit_failed"}, "other": {"in_domain": False}}
     for name, facts in kinds.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(json.dumps(run_result(name, 0.2, **facts)))
-    monkeypatch.setattr("sys.argv", ["calibrate.py", str(tmp_path), "--output", str(tmp_path / "out.json")])
-    script.main()
+    told = run_command(monkeypatch, capsys, "calibrate", tmp_path, "--output", tmp_path / "out.json")[1]
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["cases"] == ["good"]
     assert set(written["left_out"]) == {"failed", "other"}
-    assert "left out: other: outside the training domain" in capsys.readouterr().out
+    assert "left out: other: outside the training domain" in told
 
 
 def test_what_is_no_calibration_is_named(tmp_path):

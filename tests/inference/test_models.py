@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -77,18 +75,6 @@ def phantom_pair(tmp_path_factory) -> Path:
 @pytest.fixture
 def copied(bundle, tmp_path) -> Path:
     return Path(shutil.copytree(bundle, tmp_path / "bundle"))
-
-
-def run_script(monkeypatch, capsys, name: str, *arguments: object) -> tuple[int | str, str]:
-    """Exit status or last sentence of a script, and what it printed."""
-    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    try:
-        runpy.run_path(str(SCRIPTS / name), run_name="__main__")
-        status: int | str = 0
-    except SystemExit as end:
-        status = end.code or 0
-    captured = capsys.readouterr()
-    return status, captured.out + captured.err
 
 
 def read(output: Path, case: str) -> dict:
@@ -166,8 +152,8 @@ def test_networks_are_loaded_when_asked_for_and_stay_apart(tmp_path):
 def test_cohort_gets_a_model_a_scan_and_resumes(monkeypatch, capsys, bundle, phantom_pair, tmp_path):
     out = tmp_path / "auto"
     options = ("--bundle", bundle, "--no-picture", "--brain-extraction", "none")
-    arguments = ("segment.py", phantom_pair, out, *options, "--batch-size", 2)
-    assert run_script(monkeypatch, capsys, *arguments, "--model", "auto")[0] == 0
+    arguments = ("segment", phantom_pair, out, *options, "--batch-size", 2)
+    assert run_command(monkeypatch, capsys, *arguments, "--model", "auto")[0] == 0
     found = {case: read(out, case) for case in ("t1", "other")}
     assert {case: result["model"]["name"] for case, result in found.items()} == {"t1": "t1", "other": "any"}
     assert found["t1"]["settings"]["weights_sha256"] != found["other"]["settings"]["weights_sha256"]
@@ -177,14 +163,14 @@ def test_cohort_gets_a_model_a_scan_and_resumes(monkeypatch, capsys, bundle, pha
     for case in found:
         alone = tmp_path / "alone"
         name = found[case]["model"]["name"]
-        run_script(monkeypatch, capsys, "segment.py", phantom_pair / f"{case}.nii.gz", alone, *options, "--model", name)
+        run_command(monkeypatch, capsys, "segment", phantom_pair / f"{case}.nii.gz", alone, *options, "--model", name)
         assert {key: value for key, value in read(alone, case).items() if key not in ("model", "inputs")} == {
             key: value for key, value in found[case].items() if key not in ("model", "inputs")
         }
     written = {path: path.stat().st_mtime_ns for path in out.glob("*/result.json")}
-    assert run_script(monkeypatch, capsys, *arguments, "--model", "auto")[0] == 0
+    assert run_command(monkeypatch, capsys, *arguments, "--model", "auto")[0] == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/result.json")} == written
-    run_script(monkeypatch, capsys, *arguments, "--model", "t1")
+    run_command(monkeypatch, capsys, *arguments, "--model", "t1")
     again = {path.parent.name for path, before in written.items() if path.stat().st_mtime_ns != before}
     assert again == {"other"}
     assert read(out, "other")["model"]["name"] == "t1"
@@ -259,14 +245,14 @@ def test_a_model_gets_its_own_settings_however_it_is_chosen(
     monkeypatch, capsys, adapted, phantom_pair, tmp_path, model
 ):
     options = ("--bundle", adapted, "--no-picture", "--brain-extraction", "none", "--model", model)
-    status, printed = run_script(monkeypatch, capsys, "segment.py", phantom_pair, tmp_path / "out", *options)
+    status, printed = run_command(monkeypatch, capsys, "segment", phantom_pair, tmp_path / "out", *options)
     assert status == 0, printed
     read_settings = {case: read(tmp_path / "out", case)["settings"] for case in ("t1", "other")}
     assert (read_settings["other"]["noise"], read_settings["other"]["threshold_floor"]) == (0.5, 0.25)
     shared = (1.0, 0.0) if model == "auto" else (0.5, 0.25)
     assert (read_settings["t1"]["noise"], read_settings["t1"]["threshold_floor"]) == shared
     before = (tmp_path / "out" / "other" / "result.json").stat().st_mtime_ns
-    run_script(monkeypatch, capsys, "segment.py", phantom_pair, tmp_path / "out", *options)
+    run_command(monkeypatch, capsys, "segment", phantom_pair, tmp_path / "out", *options)
     assert (tmp_path / "out" / "other" / "result.json").stat().st_mtime_ns == before
     segmenter = Segmenter(adapted, {"model": "t1", "brain_extraction": "none", "progress": False})
     for case in ("t1", "other"):
@@ -298,15 +284,15 @@ def test_settings_of_no_model_or_no_setting_are_refused(tmp_path, settings):
     ("options", "words"),
     [
         (("--model", "t2"), "model must be one of auto, t1, any, got 't2'"),
-        (("--model", "any", "--weights", "x.pt"), "not allowed with argument"),
+        (("--model", "any", "--weights", "x.pt"), "--model and --weights exclude each other"),
     ],
 )
-@pytest.mark.parametrize("script", ["segment.py", "screen.py"])
+@pytest.mark.parametrize("script", ["segment", "screen"])
 def test_scripts_refuse_what_is_no_model_in_one_sentence(
     monkeypatch, capsys, bundle, phantom_pair, tmp_path, script, options, words
 ):
     arguments = (phantom_pair, tmp_path / "out", "--bundle", bundle, *options)
-    status, printed = run_script(monkeypatch, capsys, script, *arguments)
+    status, printed = run_command(monkeypatch, capsys, script, *arguments)
     assert status == 2
     assert words in " ".join(printed.split())
     assert "Traceback" not in printed
@@ -316,7 +302,7 @@ def test_scripts_refuse_what_is_no_model_in_one_sentence(
 def test_damaged_second_weights_cost_only_the_scans_that_need_them(monkeypatch, capsys, copied, phantom_pair, tmp_path):
     (copied / "models" / "model_any.pt").write_bytes(b"nothing of the kind")
     options = ("--bundle", copied, "--no-picture", "--brain-extraction", "none", "--model", "auto")
-    status, printed = run_script(monkeypatch, capsys, "segment.py", phantom_pair, tmp_path / "out", *options)
+    status, printed = run_command(monkeypatch, capsys, "segment", phantom_pair, tmp_path / "out", *options)
     assert status == 1
     assert "model_any.pt' cannot be read" in json.loads((tmp_path / "out" / "failures.json").read_text())["other"]
     assert read(tmp_path / "out", "t1")["model"]["name"] == "t1"
@@ -325,14 +311,13 @@ def test_damaged_second_weights_cost_only_the_scans_that_need_them(monkeypatch, 
 
 def test_calibrating_a_model_refuses_results_of_another(monkeypatch, capsys, bundle, phantom_pair, tmp_path):
     options = ("--bundle", bundle, "--no-picture", "--brain-extraction", "none", "--model", "any")
-    run_script(monkeypatch, capsys, "segment.py", phantom_pair / "other.nii.gz", tmp_path / "any", *options)
+    run_command(monkeypatch, capsys, "segment", phantom_pair / "other.nii.gz", tmp_path / "any", *options)
     target = tmp_path / "calibration_any.json"
-    wrong, _ = run_script(monkeypatch, capsys, "calibrate.py", tmp_path / "any", "--model", "t1", "--output", target)
-    assert wrong == "error: the results come from the model any; expected 't1' alone"
+    status, told = run_command(monkeypatch, capsys, "calibrate", tmp_path / "any", "--model", "t1", "--output", target)
+    assert status == 2
+    assert told == "error: the results come from the model any; expected 't1' alone\n"
     assert not target.exists()
-    assert (
-        run_script(monkeypatch, capsys, "calibrate.py", tmp_path / "any", "--model", "any", "--output", target)[0] == 0
-    )
+    assert run_command(monkeypatch, capsys, "calibrate", tmp_path / "any", "--model", "any", "--output", target)[0] == 0
     assert len(json.loads(target.read_text())["normal_scores"]) == 1
 
 

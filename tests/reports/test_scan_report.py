@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import runpy
-import sys
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +14,7 @@ import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers import Phantom, head_phantom, rotation, save_dicom
+from helpers import Phantom, head_phantom, rotation, run_command, save_dicom
 from itermask3d.files.scans import ScanError
 from itermask3d.inference.results import RESEARCH_USE, write_result
 from itermask3d.method.detection import Outcome
@@ -285,10 +283,8 @@ def test_script_does_all_of_a_folder(
     good = finished_scan(phantom, tmp_path)
     finished_scan(phantom, tmp_path, case="lost", scan=tmp_path / "nowhere.nii.gz")
     deep = finished_scan(phantom, tmp_path / "sub-01" / "anat", scan=tmp_path / "phantom_scan.nii.gz")
-    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path)])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / "scripts" / "report.py"), run_name="__main__")
-    assert stopped.value.code == 1
+    status, told = run_command(monkeypatch, capsys, "report", tmp_path)
+    assert status == 1
     assert (good / "report.html").is_file()
     assert (deep / "report.html").is_file()
-    assert "failed: lost" in capsys.readouterr().err
+    assert "failed: lost" in told

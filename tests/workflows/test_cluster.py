@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import sys
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from fast_bundle import write_fast_bundle
+from itermask3d.cli import screen_run
+from itermask3d.cli.app import main
 from itermask3d.files.discovery import discover
 from itermask3d.files.scans import ScanError
 from itermask3d.workflows.screening import cluster
@@ -18,8 +19,6 @@ from itermask3d.workflows.screening.journal import Status
 from screening_helpers import KnownScreener, contents, write_scans
 
 distributed = pytest.importorskip("distributed", reason="screening needs Dask: pip install 'itermask3d[cohort]'")
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "screen.py"
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +41,14 @@ def one_process(workers: int = 1, threads: int = 1, gpus: object = ()):
 @pytest.fixture
 def screen(monkeypatch, capsys, bundle):
     """Run the script with known answers; its exit status and what it printed."""
-    monkeypatch.setattr(cluster, "local_client", one_process)
-    monkeypatch.setattr("itermask3d.workflows.screening.screener.Screener", KnownScreener)
+    monkeypatch.setattr(screen_run, "local_client", one_process)
+    monkeypatch.setattr(screen_run, "Screener", KnownScreener)
 
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["screen.py", *map(str, arguments), "--bundle", str(bundle)])
+        monkeypatch.setattr(sys, "argv", ["itermask3d", "screen", *map(str, arguments), "--bundle", str(bundle)])
         before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
+            main()
         signal.signal(signal.SIGTERM, before)
         return int(ended.value.code or 0), capsys.readouterr().out
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shutil
 import signal
 import subprocess
@@ -15,9 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers import head_phantom
+from helpers import head_phantom, run_command
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = ("--spacing-mm", "8", "--bias-correction", "none", "--channels", "2", "4", "4", "4", "4", "--epochs", "2")
 
 
@@ -33,9 +31,9 @@ def scans(tmp_path_factory) -> Path:
     return folder
 
 
-def _run(*options, script: str = "train_own") -> subprocess.CompletedProcess:
+def _run(*options, verb: str = "train") -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, ROOT / "scripts" / f"{script}.py", *map(str, options)],
+        [sys.executable, "-m", "itermask3d", verb, *map(str, options)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -49,11 +47,7 @@ def run_here(monkeypatch, capsys):
     """The script in this process: its exit status and what it printed."""
 
     def run(*options) -> tuple[int, str]:
-        script = str(ROOT / "scripts" / "train_own.py")
-        monkeypatch.setattr(sys, "argv", [script, *map(str, options)])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(script, run_name="__main__")
-        return stop.value.code, capsys.readouterr().out
+        return run_command(monkeypatch, capsys, "train", *options)
 
     handler = signal.getsignal(signal.SIGTERM)
     yield run
@@ -116,7 +110,7 @@ def test_a_folder_of_scans_becomes_a_bundle_that_segments_and_is_made_once(scans
     assert "holds a run of other scans or settings" in other.stdout
 
     scan = next(scans.iterdir())
-    done = _run(scan, tmp_path / "results", "--bundle", bundle, script="segment")
+    done = _run(scan, tmp_path / "results", "--bundle", bundle, verb="segment")
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(next((tmp_path / "results").glob("*/result.json")).read_text())
     assert result["settings"]["spacing_mm"] == 8

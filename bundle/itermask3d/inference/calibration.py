@@ -47,7 +47,7 @@ class Calibration:
 
     @classmethod
     def read(cls, path: str | Path) -> Calibration:
-        """Read what ``scripts/calibrate.py`` wrote, in its first version too; other keys are for people.
+        """Read what ``itermask3d calibrate`` wrote, in its first version too; other keys are for people.
 
         Raises:
             ValueError: if the file is no calibration.

@@ -90,7 +90,7 @@ class ScanStream(IterableDataset[Any]):
 
 
 class SegmentationRun:
-    """The whole run behind ``python -m monai.bundle run`` and ``scripts/segment.py``.
+    """The whole run behind ``python -m monai.bundle run`` and ``itermask3d segment``.
 
     Args:
         evaluator: MONAI engine over a loader of ``dataset``.

@@ -33,7 +33,7 @@ class Model:
         name: such as ``t1``.
         weights: state dict.
         domain: of ``scripts/fit_domain.py``.
-        calibration: of ``scripts/calibrate.py``.
+        calibration: of ``itermask3d calibrate``.
         preferred: whether it is the first of its bundle.
     """
 

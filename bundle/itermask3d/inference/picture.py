@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import nibabel as nib
 import numpy as np
@@ -41,7 +42,7 @@ def verdict(findings: Findings, anomaly_ml: float, *, in_domain: bool | None = N
     return f"{text}; score above {findings.percentile_among_normals:.0f} % of the calibration's normal scans"
 
 
-def save_picture(result: ScanResult, path: Path) -> None:
+def save_picture(result: ScanResult, path: Path | IO[bytes]) -> None:
     """Write :func:`draw_picture` as a PNG of 1650 x 1500 pixels without time stamps."""
     draw_picture(result).savefig(path, dpi=110, facecolor=PAPER, metadata={"Software": None})
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import platform
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,14 @@ class ScanResult:
     def in_domain(self) -> bool | None:
         """Whether the scan is of the training's kind; ``None`` where that was not checked."""
         return None if self.domain is None else self.domain.in_domain
+
+    def _repr_png_(self) -> bytes:
+        """The overview picture, which a notebook shows."""
+        # The picture knows the result, not the other way round: it is looked up when a notebook asks for it.
+        picture = import_module("itermask3d.inference.picture")
+        content = io.BytesIO()
+        picture.save_picture(self, content)
+        return content.getvalue()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``result.json``; no voxels."""

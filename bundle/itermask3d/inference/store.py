@@ -41,7 +41,7 @@ class ResultStore:
         checkpoint: weights file; its digest enters every result. ``None`` where the model is chosen scan by scan: then
             calibration and domain are those of each model, and what depends on a model is asked of :meth:`for_model`.
         preprocessing: values that describe the way to the network's grid.
-        calibration: what ``scripts/calibrate.py`` wrote; ``None`` or an absent file leaves percentile and p-value
+        calibration: what ``itermask3d calibrate`` wrote; ``None`` or an absent file leaves percentile and p-value
             out.
         domain: what ``scripts/fit_domain.py`` wrote; ``None`` or an absent file leaves scans unchecked.
         overwrite: process scans again that have an up-to-date result.

@@ -19,6 +19,7 @@ from itermask3d.method.settings import RefinementSettings
 
 __all__ = ["Recipe", "derived_epochs", "derived_size", "set_loop", "write_bundle", "write_card"]
 
+PACKAGE = Path(__file__).resolve().parents[2]
 CHANNELS = (8, 16, 32, 64, 128)
 ROOM_MM = 4.0
 """Around the largest brain of the set: later ones may be larger."""
@@ -114,6 +115,8 @@ def write_bundle(folder: Path, recipe: Recipe, splits: Mapping[str, Sequence[str
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(BUNDLE_ROOT, partial, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    if not (partial / PACKAGE.name).is_dir():  # a wheel's bundle lies inside its package
+        shutil.copytree(PACKAGE, partial / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "_bundle"))
     for name in ("models", "docs"):
         (partial / name).mkdir()
     configs = partial / "configs"
@@ -167,7 +170,7 @@ Marks where a {recipe.contrast} brain MR scan differs from what a network, train
 ## To be filled in
 - Where the scans come from: scanner, field strength, protocol, age and sex of the people, who called them normal.
 - Terms of the data, in `data_license.txt`.
-- Figures on scans that took no part in any choice (`scripts/evaluate.py`). Until then nothing is known of what these
+- Figures on scans that took no part in any choice (`itermask3d evaluate`). Until then nothing is known of what these
   weights find; what is above says only how much they flag where there should be nothing.
 - Intended use, and what they fail on.
 """

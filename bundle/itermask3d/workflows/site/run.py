@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.workflows.site.bundle import Recipe, derived_epochs, derived_size, set_loop, write_bundle, write_card
 from itermask3d.workflows.site.checks import ScanChecks
-from itermask3d.workflows.site.commands import StageError, run_script, run_workflow
+from itermask3d.workflows.site.commands import StageError, execute, run_script, run_workflow
 from itermask3d.workflows.site.data_check import Finding, MeasuredScan
 from itermask3d.workflows.site.options import Options, Tell
 from itermask3d.workflows.site.report import flagged_table, own_page, read_results
@@ -189,7 +190,9 @@ class Run:
             self._infer("calibration", splits)
             found = read_results(self.output / "results" / "calibration")
             if any(result["outcome"] != "fit_failed" and result.get("in_domain") is not False for result in found):
-                self._script("calibrate", self.output / "results" / "calibration", "--output", target)
+                results = self.output / "results" / "calibration"
+                command = [sys.executable, "-m", "itermask3d", "calibrate", results, "--output", target]
+                execute(command, cwd=self.output)
             else:
                 self.tell(
                     f"no calibration: of {len(found)} calibration scans none lies within the training domain with a "

@@ -15,16 +15,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 from fast_bundle import BUNDLE, write_fast_bundle
-from helpers import head_phantom, load_script
+from helpers import head_phantom
+from itermask3d.cli import evaluate_run
+from itermask3d.cli.app import main
 from itermask3d.evaluation.run import BundleParts
 from itermask3d.files.scans import ScanError
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    return load_script("evaluate")
+    return evaluate_run
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +59,16 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def evaluate(script: ModuleType, monkeypatch: pytest.MonkeyPatch, data: Path, output: Path, *options: str) -> None:
-    methods = ["itermask3d", "zscore", "one_shot"]
+def evaluate(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, data: Path, output: Path, *options: str, expected: int = 0
+) -> None:
+    methods = [] if "--methods" in options else ["--methods", "itermask3d", "zscore", "one_shot"]
     command = [str(data / "scans.json"), str(output), "--bundle", str(data / "bundle"), "--level", "0.4"]
-    command += ["--calibration", str(data / "normals.json"), "--methods", *methods, *options]
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *command])
-    script.main()
+    command += ["--calibration", str(data / "normals.json"), *methods, *options]
+    monkeypatch.setattr(sys, "argv", ["itermask3d", "evaluate", *command])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == expected
 
 
 def test_one_command_writes_everything_resumes_and_regenerates(script, data, tmp_path, monkeypatch):
@@ -118,7 +122,7 @@ def test_a_finished_run_goes_into_a_page_and_is_compared_with_what_was_kept(
     options = ("--methods", "zscore", "--report-only", "--docs", str(page), "test", "--compare-with", str(kept))
     evaluate(script, monkeypatch, data, output, *options, "--about", "Phantoms.")
     text = page.read_text()
-    assert "- Command: `python scripts/evaluate.py scans.json out " in text
+    assert "- Command: `itermask3d evaluate scans.json out " in text
     assert "--report-only" not in text, "the command is the one that measured"
     assert "- Data: Phantoms.\n" in text
     assert "| zscore | strong lesion | 1 | 2 |" in text
@@ -126,32 +130,32 @@ def test_a_finished_run_goes_into_a_page_and_is_compared_with_what_was_kept(
     assert "came back, up to 0.01" in capsys.readouterr().out
     table = kept / "detection.csv"
     table.write_text(table.read_text().replace("zscore", "yscore"))
-    with pytest.raises(SystemExit, match="1 figures differ"):
-        evaluate(script, monkeypatch, data, output, *options[:3], "--compare-with", str(kept))
+    evaluate(script, monkeypatch, data, output, *options[:3], "--compare-with", str(kept), expected=1)
+    assert "1 figures differ" in capsys.readouterr().err
 
 
 def test_a_command_is_kept_for_the_methods_that_it_ran(script, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["evaluate.py", "scans.json", "out", "--methods", "zscore", "bright"])
+    monkeypatch.setattr("sys.argv", ["itermask3d", "evaluate", "scans.json", "out", "--methods", "zscore", "bright"])
     script.record(tmp_path, ["zscore", "bright"])
-    monkeypatch.setattr("sys.argv", ["evaluate.py", "scans.json", "out", "--methods", "bright"])
+    monkeypatch.setattr("sys.argv", ["itermask3d", "evaluate", "scans.json", "out", "--methods", "bright"])
     script.record(tmp_path, ["bright"])
     commands = {name: one["command"] for name, one in script.recorded(tmp_path).items()}
     assert commands == {
-        "zscore": "python scripts/evaluate.py scans.json out --methods zscore bright",
-        "bright": "python scripts/evaluate.py scans.json out --methods bright",
+        "zscore": "itermask3d evaluate scans.json out --methods zscore bright",
+        "bright": "itermask3d evaluate scans.json out --methods bright",
     }
 
 
-def test_a_calibration_scan_must_not_be_among_those_reported(script, data, tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="share case 'f1'"):
-        evaluate(script, monkeypatch, data, tmp_path / "out", "--calibration", str(data / "scans.json"))
+def test_a_calibration_scan_must_not_be_among_those_reported(script, data, tmp_path, monkeypatch, capsys):
+    evaluate(script, monkeypatch, data, tmp_path / "out", "--calibration", str(data / "scans.json"), expected=2)
+    assert "share case 'f1'" in capsys.readouterr().err
 
 
-def test_an_unknown_method_and_a_report_of_nothing_are_refused(script, data, tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="expected itermask3d, reference, zscore"):
-        evaluate(script, monkeypatch, data, tmp_path / "out", "--methods", "magic")
-    with pytest.raises(SystemExit, match="holds no results"):
-        evaluate(script, monkeypatch, data, tmp_path / "out", "--report-only")
+def test_an_unknown_method_and_a_report_of_nothing_are_refused(script, data, tmp_path, monkeypatch, capsys):
+    evaluate(script, monkeypatch, data, tmp_path / "out", "--methods", "magic", expected=2)
+    assert "expected itermask3d, reference, zscore" in capsys.readouterr().err
+    evaluate(script, monkeypatch, data, tmp_path / "out", "--report-only", expected=2)
+    assert "holds no results" in capsys.readouterr().err
 
 
 def test_simulated_faults_are_listed_with_group_and_subject(script, data, tmp_path):

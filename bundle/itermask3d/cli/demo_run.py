@@ -1,11 +1,7 @@
-"""Segment a real scan as it is and once more with a lesion put in, and show what was found.
-
-python scripts/demo.py [--scan SCAN] [--output out/demo]
-"""
+"""The run behind ``itermask3d demo``: a real scan as it is, and once more with a lesion put in."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -13,10 +9,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from itermask3d import BUNDLE_ROOT
+
 from itermask3d.files.scans import ScanError, voxel_volume_ml
 from itermask3d.files.writing import save_nifti
-from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.preprocessing.brain_extraction import extract_brain, foreground, is_skull_stripped
 from itermask3d.simulation.lesions import LesionLook, generated_shape, insert_lesion
 
@@ -24,36 +19,20 @@ LESION_ML = 25.0
 SEED = 7
 
 
-def main() -> None:
-    arguments = parse()
-    output = Path(arguments.output)
+def demonstrate(source: Path | None, output: Path) -> int:
+    """Make the two scans, segment them and say what was found; the exit status.
+
+    Raises:
+        ScanError, OSError, nibabel.filebasedimages.ImageFileError: if the scan cannot be used.
+    """
     inputs = output / "input"
     inputs.mkdir(parents=True, exist_ok=True)
-    try:
-        scan = nib.load(arguments.scan or packaged_scan())
-        prepare(scan, inputs)
-    except (ScanError, OSError, nib.filebasedimages.ImageFileError) as error:
-        sys.exit(f"error: {error}")
-    command = [
-        sys.executable, "-m", "monai.bundle", "run",
-        "--config_file", f"{BUNDLE_ROOT}/configs/inference.json",
-        "--meta_file", f"{BUNDLE_ROOT}/configs/metadata.json",
-        "--logging_file", f"{BUNDLE_ROOT}/configs/logging.conf",
-        "--dataset_dir", str(inputs / "scans.json"),
-        "--output_dir", str(output / "results"),
-        "--overwrite", "True",
-    ]  # fmt: skip
-    status = subprocess.run(command, check=False).returncode
-    if status:
-        sys.exit(status)
-    show(output, packaged=not arguments.scan)
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=RESEARCH_USE)
-    parser.add_argument("--scan", help="a T1 scan in any format that nibabel reads; default: the ICBM152 template")
-    parser.add_argument("--output", default="out/demo", help="folder for all files")
-    return parser.parse_args()
+    prepare(nib.load(source or packaged_scan()), inputs)
+    command = [sys.executable, "-m", "itermask3d", "segment", str(inputs / "scans.json"), str(output / "results")]
+    status = subprocess.run([*command, "--overwrite"], check=False).returncode
+    if status == 0:
+        show(output, packaged=source is None)
+    return status
 
 
 def packaged_scan() -> Path:
@@ -98,7 +77,3 @@ def show(output: Path, *, packaged: bool) -> None:
     for case in ("as_it_is", "with_lesion"):
         print(f"  {output / 'results' / case / 'picture.png'}")
     print("Masks, maps and reconstructions on the scan's own grid, and result.json, lie beside them.")
-
-
-if __name__ == "__main__":
-    main()

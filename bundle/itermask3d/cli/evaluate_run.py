@@ -1,36 +1,21 @@
-"""Evaluate the bundle, its ablations and simple baselines on one list of scans, and write one report.
-
-    python scripts/evaluate.py SCANS.json OUT --calibration NORMALS.json
-    python scripts/evaluate.py SCANS.json OUT --calibration NORMALS.json --methods itermask3d one_shot zscore not_nested
-    python scripts/evaluate.py SCANS.json OUT --calibration NORMALS.json --faults FAULTS --severities 2 4 --subjects 5
-    python scripts/evaluate.py SCANS.json OUT --report-only --docs docs/benchmarks.md test
-    python scripts/evaluate.py SCANS.json OUT --report-only --compare-with KEPT
-
-SCANS.json is a list of items: case, image, and where there are any brain_mask, label, group (normal, real,
-fault:NAME:SEVERITY, or a word of yours such as "weak lesion"), contrast and subject. NORMALS.json lists normal scans
-that are not among them: they set every threshold of a baseline and say at which score a scan is flagged. Interrupted,
-it goes on.
-
-A method is itermask3d (the bundle as it is), a baseline (zscore, bright, dark, one_shot, autoencoder, atlas), an
-ablation (a file of configs/ablations), reference (the published loop), or NAME=OVERLAY.json[,OVERLAY.json].
-"""
+"""The run behind ``itermask3d evaluate``: every method over every scan, and one report."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace as Options
 from typing import Any
 
 import torch
-from itermask3d import BUNDLE_ROOT
+
 from itermask3d.evaluation.baselines import Autoencoder, Baseline, IntensityRule, NormalAtlas, OneShot, Reconstruction
 from itermask3d.evaluation.cases import EVIDENCE, MethodResults, collect_all
-from itermask3d.evaluation.compare import NOISE, compare_folders
+from itermask3d.evaluation.compare import compare_folders
 from itermask3d.evaluation.docs import hardware, public_command, write_docs
 from itermask3d.evaluation.page import evaluation_page
 from itermask3d.evaluation.pictures import case_pictures
@@ -46,81 +31,34 @@ from itermask3d.inference.domain import Domain
 from itermask3d.inference.models import load_weights
 from itermask3d.inference.results import RESEARCH_USE, versions
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+"""The overlays of the repository; an installed package has none of them."""
+
 MAIN = "itermask3d"
 BASELINES = ("zscore", "bright", "dark", "one_shot", "autoencoder", "atlas")
 REFERENCE = CONFIGS / "reference_inference.json"
 
 
-def main() -> None:
-    arguments = parse()
+def evaluate_scans(arguments: Options) -> None:
+    """Run what is missing, write the report, and compare it where that is asked for."""
     output = Path(arguments.output)
-    try:
-        items = list_scans(arguments.scans)
-        if arguments.faults:
-            items += faulted_scans(Path(arguments.faults), arguments.severities, arguments.subjects)
-        methods = chosen_methods(arguments, output)
-        if not arguments.report_only:
-            run(items, methods, output, arguments)
-        report(items, list(methods), output, arguments)
-        if arguments.compare_with:
-            compare(arguments.compare_with, output, arguments.noise)
-    except (ScanError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    items = list_scans(arguments.scans)
+    if arguments.faults:
+        items += faulted_scans(Path(arguments.faults), arguments.severities, arguments.subjects)
+    methods = chosen_methods(arguments, output)
+    if not arguments.report_only:
+        run(items, methods, output, arguments)
+    report(items, list(methods), output, arguments)
+    if arguments.compare_with:
+        compare(arguments.compare_with, output, arguments.noise)
     print(f"{len(items)} scans, {len(methods)} methods: {output / 'report.html'}")
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=RESEARCH_USE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("scans", help="JSON list of the scans to be reported")
-    parser.add_argument("output", help="folder; made if absent")
-    parser.add_argument(
-        "--faults", help="folder that scripts/simulate_faults.py wrote; its scans are added to the list"
-    )
-    parser.add_argument("--severities", nargs="+", metavar="N", help="only these severities of --faults")
-    parser.add_argument("--subjects", type=int, metavar="N", help="only the first N subjects of --faults")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        metavar="METHOD",
-        help=f"the first is compared with (default: {MAIN}; with --report-only, all that have run)",
-    )
-    parser.add_argument("--calibration", help="normal scans that set thresholds: a list or a folder")
-    parser.add_argument("--atlas", help="normal scans that the atlas is made of; others than those of --calibration")
-    parser.add_argument("--autoencoder", help="weights that training with configs/baseline_autoencoder.json wrote")
-    parser.add_argument("--autoencoder-channels", nargs=5, type=int, default=[16, 32, 64, 128, 256], metavar="WIDTH")
-    parser.add_argument(
-        "--level",
-        type=float,
-        default=0.05,
-        help="nominal rate of false alarms (default 0.05); where the "
-        "calibration scans are too few for it, the smallest that they allow",
-    )
-    parser.add_argument(
-        "--share", type=float, help="share of normal brain that baselines flag (default: what itermask3d flags)"
-    )
-    parser.add_argument("--report-only", action="store_true", help="tables and page from the results that exist")
-    parser.add_argument(
-        "--docs",
-        nargs=2,
-        metavar=("PAGE", "PART"),
-        help="write tables and pictures between PAGE's markers of this PART",
-    )
-    parser.add_argument("--about", default="", help="one sentence on the data and their split, for page and --docs")
-    parser.add_argument(
-        "--compare-with", help="kept tables (CSV file or folder); says what differs by more than --noise"
-    )
-    parser.add_argument(
-        "--noise", type=float, default=NOISE, help=f"absolute up to 1, relative above (default {NOISE})"
-    )
-    parser.add_argument("--bundle", default=str(BUNDLE_ROOT), help="folder of the bundle")
-    parser.add_argument("--title", default="Evaluation")
-    return parser.parse_args()
+class DifferenceError(Exception):
+    """Figures that were kept did not come back."""
 
 
-def chosen_methods(arguments: argparse.Namespace, output: Path) -> dict[str, list[Path] | None]:
+def chosen_methods(arguments: Options, output: Path) -> dict[str, list[Path] | None]:
     """Overlays of the methods that were named; where none was, of the bundle alone, or names of those that have run."""
     if arguments.methods is None and arguments.report_only:
         return dict.fromkeys(recorded(output)) or {MAIN: []}
@@ -135,7 +73,7 @@ def recorded(output: Path) -> dict[str, dict[str, str]]:
 
 def record(output: Path, names: Iterable[str]) -> None:
     """Keep the command that these methods were run with, beside those of earlier ones."""
-    made = {"command": shlex.join(["python", "scripts/evaluate.py", *sys.argv[1:]]), "hardware": hardware()}
+    made = {"command": shlex.join(["itermask3d", *sys.argv[1:]]), "hardware": hardware()}
     known = recorded(output) | dict.fromkeys(names, made)
     write_atomically(json.dumps(known, indent=1) + "\n", output / "run.json")
 
@@ -184,13 +122,12 @@ def compare(kept: str, output: Path, noise: float) -> None:
     for sentence in differences:
         print(sentence)
     if differences:
-        sys.exit(f"error: {len(differences)} figures differ from those of '{kept}' by more than the noise of {noise:g}")
+        told = f"{len(differences)} figures differ from those of '{kept}' by more than the noise of {noise:g}"
+        raise DifferenceError(told)
     print(f"every figure of '{kept}' came back, up to {noise:g}")
 
 
-def run(
-    items: Sequence[dict], methods: dict[str, list[Path] | None], output: Path, arguments: argparse.Namespace
-) -> None:
+def run(items: Sequence[dict], methods: dict[str, list[Path] | None], output: Path, arguments: Options) -> None:
     """Every method over every scan; the bundle first, because baselines flag the share that it flags."""
     normals = list_scans(arguments.calibration) if arguments.calibration else []
     require_disjoint(items, normals, "calibration scans")
@@ -223,7 +160,7 @@ def run(
     record(output, chosen)
 
 
-def share_to_flag(output: Path, arguments: argparse.Namespace) -> float:
+def share_to_flag(output: Path, arguments: Options) -> float:
     """What was asked for, or what the bundle flags of the calibration scans' brains in the mean."""
     if arguments.share is not None:
         return float(arguments.share)
@@ -235,7 +172,7 @@ def share_to_flag(output: Path, arguments: argparse.Namespace) -> float:
 
 
 def baseline(
-    name: str, parts: BundleParts, arguments: argparse.Namespace, items: Sequence[dict], normals: Sequence[dict]
+    name: str, parts: BundleParts, arguments: Options, items: Sequence[dict], normals: Sequence[dict]
 ) -> tuple[Callable[[], Baseline], dict[str, Any]]:
     """How to make a baseline, and what its results depend on."""
     if name == "one_shot":
@@ -265,7 +202,7 @@ def atlas_scans(parts: BundleParts, scans: Sequence[dict]) -> Iterator[tuple[tor
         yield parts.volumes(parts.prepare(item))
 
 
-def report(items: Sequence[dict], names: Sequence[str], output: Path, arguments: argparse.Namespace) -> None:
+def report(items: Sequence[dict], names: Sequence[str], output: Path, arguments: Options) -> None:
     """All tables, figures and the page, anew from what lies on disk."""
     ranges = Path(arguments.bundle) / "models" / "domain.json"
     methods = collect_all(items, output, names, domain=Domain.read(ranges) if ranges.exists() else None)
@@ -291,7 +228,7 @@ def report(items: Sequence[dict], names: Sequence[str], output: Path, arguments:
 
 
 def run_facts(
-    items: Sequence[dict], methods: Sequence[MethodResults], output: Path, arguments: argparse.Namespace
+    items: Sequence[dict], methods: Sequence[MethodResults], output: Path, arguments: Options
 ) -> dict[str, Any]:
     """Command, data, split, seeds, hardware and versions, by name."""
     made = [Path(arguments.scans).parent / "simulation.json"]
@@ -345,7 +282,3 @@ def curves(method: MethodResults, output: Path) -> dict[str, list[float]]:
     """Error curves of the sweep, by case."""
     folder = output / "methods" / method.name / "results"
     return {row["case"]: json.loads((folder / row["case"] / "result.json").read_text())["curve"] for row in method.rows}
-
-
-if __name__ == "__main__":
-    main()

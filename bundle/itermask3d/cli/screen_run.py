@@ -1,30 +1,23 @@
-"""Screen many scans and read the result on one page.
-
-    python scripts/screen.py DATA OUT [--workers 2] [--retry-failed] …
-
-DATA is a folder of scans, a .txt or .json list, a BIDS dataset or a tree of DICOM files. Every scan gets a folder in
-OUT; OUT/index.html shows them all, OUT/scans.tsv is the same as a table. The same command goes on where a run ended:
-finished scans are skipped, failed ones are listed and tried again with --retry-failed.
-
-Exit status: 0 all done, 1 some scan failed, 2 nothing could start, 3 stopped early (disk full, scheduler gone),
-130 stopped by Ctrl-C.
-"""
+"""The run behind ``itermask3d screen``: what it does with its options, and what it says meanwhile."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace as Options
 from typing import Any
 
-from itermask3d import BUNDLE_ROOT, __version__
-from itermask3d.files.discovery import BIDS_SUFFIXES, Discovery, discover
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from itermask3d import __version__
+from itermask3d.cli.common import DONE, FAILED, INTERRUPTED, NOT_STARTED, config_values, one_of
+from itermask3d.files.discovery import Discovery, discover
 from itermask3d.files.scans import ScanError, first_cause
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.preprocessing.brain_extraction import METHODS
@@ -42,33 +35,34 @@ from itermask3d.workflows.screening.cluster import (
 from itermask3d.workflows.screening.cohort_report import Throughput, duration, matching_normals, write_cohort_report
 from itermask3d.workflows.screening.journal import Journal, Record, Status
 from itermask3d.workflows.screening.screener import Plan, Screener, clear_staging, exclusive, make_plan, prepare_output
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 PATIENCE_S = 300.0
 """How long local workers may all be gone before a run ends."""
 
 CONSOLE = Console(soft_wrap=True, highlight=False, markup=False)
-DONE, FAILED, NOT_STARTED, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+STOPPED = 3
+"""Exit status of a run that stopped early."""
 
 
-def main() -> None:
-    arguments = parse()
+def screen_scans(arguments: Options) -> int:
+    """Screen, and say what happened; the exit status."""
     warnings.simplefilter("ignore", FutureWarning)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)  # a decoder nothing here needs
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a scheduler or a container ends a job
     try:
-        sys.exit(run(arguments))
+        one_of(arguments.brain_extraction, METHODS, "--brain-extraction")
+        one_of(arguments.schedule, ("exact", "fast"), "--schedule")
+        return run(arguments)
     except (ScanError, RuntimeError, ValueError) as error:
         reason = first_cause(error)
         if not isinstance(reason, ValueError):
             raise
         CONSOLE.print(f"error: {reason}")
-        sys.exit(NOT_STARTED)
+        return NOT_STARTED
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Options) -> int:
     """Do what the arguments ask; the exit status."""
     if arguments.print_job:
         print(slurm_script(slurm_job(arguments)))
@@ -94,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         return finish(arguments, found, status, throughput, normals)
 
 
-def work(arguments: argparse.Namespace, plan: Plan, output: Path) -> tuple[int, Throughput | None]:
+def work(arguments: Options, plan: Plan, output: Path) -> tuple[int, Throughput | None]:
     """Screen what is left; how that ended, and how fast it was."""
     scans = (*plan.todo, *plan.reports)
     if not scans:
@@ -131,7 +125,7 @@ def work(arguments: argparse.Namespace, plan: Plan, output: Path) -> tuple[int, 
 
 
 @contextmanager
-def engine(arguments: argparse.Namespace, n_scans: int) -> Iterator[tuple[Any, int | None, int | None]]:
+def engine(arguments: Options, n_scans: int) -> Iterator[tuple[Any, int | None, int | None]]:
     """Workers as asked for: the client, how many, and the threads of each."""
     threads = arguments.threads
     if arguments.scheduler:
@@ -157,7 +151,7 @@ def n_cores() -> int:
     return int(CPU_COUNT)
 
 
-def slurm_job(arguments: argparse.Namespace) -> SlurmJob:
+def slurm_job(arguments: Options) -> SlurmJob:
     return SlurmJob(
         threads=arguments.threads or 4,
         gpu=arguments.gpu,
@@ -222,7 +216,7 @@ def tell_plan(found: Discovery, plan: Plan) -> None:
 
 
 def finish(
-    arguments: argparse.Namespace,
+    arguments: Options,
     found: Discovery,
     status: int,
     throughput: Throughput | None,
@@ -245,7 +239,7 @@ def finish(
     return status or (FAILED if failed else DONE)
 
 
-def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+def overrides(arguments: Options) -> dict[str, Any]:
     """Map the options that were given to ids of the inference config."""
     values = {
         "brain_extraction": arguments.brain_extraction,
@@ -254,59 +248,4 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "settings::gamma": arguments.gamma,
         "settings::schedule": arguments.schedule,
     }
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=RESEARCH_USE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path, help="folder of scans, list, BIDS dataset or tree of DICOM files")
-    parser.add_argument("output", type=Path, help="folder for the results")
-    parser.add_argument("--retry-failed", action="store_true", help="try scans again that failed before")
-    parser.add_argument("--overwrite", action="store_true", help="do finished scans again")
-    parser.add_argument("--report-only", action="store_true", help="screen nothing, write page and table anew")
-    parser.add_argument("--no-picture", action="store_true", help="write no picture.png, so no thumbnails either")
-    parser.add_argument("--title", help="of the page (default: the name of DATA)")
-    scans = parser.add_argument_group("scans")
-    scans.add_argument("--suffix", nargs="+", default=list(BIDS_SUFFIXES), help="of a BIDS dataset (default: T1w)")
-    scans.add_argument("--brain-masks", help="folder with a brain mask of the same file name for every scan")
-    scans.add_argument("--brain-extraction", choices=METHODS, help="how the brain is found (default: auto)")
-    scans.add_argument("--bundle", type=Path, default=BUNDLE_ROOT, help="folder of another bundle")
-    weights = scans.add_mutually_exclusive_group()
-    weights.add_argument("--model", help="t1, any, or auto: by each scan's kind (default: the bundle's, t1)")
-    weights.add_argument("--weights", help="state dict, instead of a model of the bundle")
-    scans.add_argument("--gamma", type=float, help="slope at which the threshold is taken")
-    scans.add_argument("--schedule", choices=("exact", "fast"), help="of the sweep (default: exact)")
-    workers = parser.add_argument_group("workers")
-    workers.add_argument("--workers", type=positive, help="at the same time (default: one a GPU, else one)")
-    workers.add_argument("--threads", type=positive, help="of each worker (default: cores / workers; SLURM: 4)")
-    workers.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs already: tcp://host:8786")
-    workers.add_argument("--slurm", action="store_true", help="one SLURM job a worker")
-    workers.add_argument("--print-job", action="store_true", help="show the job script of --slurm and end")
-    for option, text in (
-        ("--memory", "of a job (default: 16GB)"),
-        ("--walltime", "of a job, hh:mm:ss"),
-        ("--partition", "of the cluster"),
-        ("--account", "to be charged"),
-    ):
-        workers.add_argument(option, help=text)
-    workers.add_argument("--gpu", action="store_true", help="one GPU a job")
-    workers.add_argument(
-        "--sbatch", action="append", default=[], help="a further directive: --sbatch=--constraint=a100"
-    )
-    arguments = parser.parse_args()
-    if arguments.slurm and arguments.scheduler:
-        parser.error("--slurm and --scheduler exclude each other")
-    return arguments
-
-
-if __name__ == "__main__":
-    main()
+    return config_values(values)

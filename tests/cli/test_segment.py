@@ -1,22 +1,18 @@
-"""scripts/segment.py as a user meets it: bad input gets one sentence, and never costs another scan its result."""
+"""``itermask3d segment`` as a user meets it: bad input gets one sentence, and never costs another scan its result."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers import Phantom
+from helpers import Phantom, run_command
 from itermask3d.inference import cohort
 from itermask3d.method.network import ReconstructionUNet
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "segment.py"
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +26,12 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def segment(monkeypatch, capsys, weights):
-    """Run the script; returns its exit status and what it printed."""
+    """Run the command; returns its exit status and what it printed."""
 
     def run(*arguments: object) -> tuple[int, str]:
         given = [str(argument) for argument in arguments]
         given += [] if "--weights" in given else ["--weights", str(weights)]
-        monkeypatch.setattr(sys, "argv", ["segment.py", *given])
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-            end = SystemExit(0)
-        except SystemExit as stopped:
-            end = stopped
-        captured = capsys.readouterr()
-        if isinstance(end.code, str):  # a sentence that the interpreter would print, with status 1
-            return 1, captured.out + captured.err + end.code
-        return int(end.code or 0), captured.out + captured.err
+        return run_command(monkeypatch, capsys, "segment", *given)
 
     return run
 

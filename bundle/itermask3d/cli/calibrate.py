@@ -1,0 +1,80 @@
+"""``itermask3d calibrate``: the results of a run over normal scans become a model's calibration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from itermask3d import BUNDLE_ROOT
+from itermask3d.cli.common import one_of, refuse
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    results: Annotated[Path, typer.Argument(help="Output folder of a run over held-out normal scans.")],
+    model: Annotated[str | None, typer.Option(help="The model that made all the results: t1 or any.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File (default: that of the model in the bundle).")
+    ] = None,
+) -> None:
+    """Turn the results of a run over normal scans into a model's calibration.
+
+    The scores become those against which later scans get their percentile and p-value; run with the settings and
+    weights that will be used.
+
+    Example: itermask3d calibrate out/normals --model any
+    """
+    from itermask3d.files.writing import write_atomically
+    from itermask3d.inference.calibration import attainable_level
+    from itermask3d.inference.models import NAMES, model_file
+
+    one_of(model, NAMES, "--model")
+    found = [json.loads(path.read_text()) for path in sorted(results.glob("*/result.json"))]
+    if not found:
+        refuse(f"'{results}' holds no result.json; expected the output folder of a run")
+    if model is not None and (other := {model_of(result) for result in found} - {model}):
+        refuse(f"the results come from the model {', '.join(sorted(other))}; expected '{model}' alone")
+    left_out = {result["case"]: reason for result in found if (reason := unfit(result)) is not None}
+    for case, reason in left_out.items():
+        print(f"left out: {case}: {reason}")
+    found = [result for result in found if result["case"] not in left_out]
+    if not found:
+        refuse("no result is left; expected scores of normal scans within the training domain")
+    if any(result["settings"] != found[0]["settings"] for result in found):
+        refuse("the results come from different settings or weights; expected one run")
+    target = output or model_file(f"{BUNDLE_ROOT}/models", "calibration.json", model or NAMES[0])
+    write_atomically(json.dumps(calibration(found, left_out), indent=1) + "\n", target)
+    print(f"{len(found)} normal scores in {target}; the smallest p-value is {attainable_level(len(found)):.3g}")
+
+
+def model_of(result: dict[str, Any]) -> str:
+    """Name of the model that made a result, where it says so."""
+    return (result.get("model") or {}).get("name") or "without a name"
+
+
+def unfit(result: dict[str, Any]) -> str | None:
+    """Why a result lends no score to the calibration, the reasons for which a later scan gets no p-value either."""
+    if result["outcome"] == "fit_failed":
+        return "its error curve could not be used"
+    return "outside the training domain" if result.get("in_domain") is False else None
+
+
+def calibration(results: list[dict[str, Any]], left_out: dict[str, str]) -> dict[str, Any]:
+    """What the file holds: the scores, whose they are, and the settings under which they mean something."""
+    from itermask3d.inference.calibration import p_value_guarantee
+
+    ordered = sorted(results, key=lambda result: result["score"])
+    return {
+        "schema_version": "1.1",
+        "note": "Scores of held-out normal scans; a percentile or p-value from so few is coarse.",
+        "guarantee": p_value_guarantee(len(ordered)),
+        "normal_scores": [result["score"] for result in ordered],
+        "flagged_shares": [result["flagged_share"] for result in ordered],
+        "cases": [result["case"] for result in ordered],
+        "left_out": left_out,
+        "settings": results[0]["settings"],
+    }

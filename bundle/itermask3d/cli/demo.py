@@ -1,0 +1,35 @@
+"""``itermask3d demo``: a real scan, and the same with a simulated lesion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from itermask3d.cli.common import one_sentence
+
+__all__ = ["demo"]
+
+
+def demo(
+    output: Annotated[Path, typer.Argument(help="Folder for all files.")] = Path("out/demo"),
+    scan: Annotated[
+        Path | None, typer.Option(help="A T1 scan that nibabel reads (default: the ICBM152 template).")
+    ] = None,
+) -> None:
+    """Segment a real scan as it is and once more with a lesion put in, and show what was found.
+
+    Example: itermask3d demo out/demo
+    """
+    from nibabel.filebasedimages import ImageFileError
+
+    from itermask3d.cli.common import refuse
+    from itermask3d.cli.demo_run import demonstrate
+
+    with one_sentence():
+        try:
+            status = demonstrate(scan, output)
+        except (ImageFileError, ModuleNotFoundError) as error:
+            refuse(error)
+    raise typer.Exit(status)

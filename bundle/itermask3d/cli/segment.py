@@ -1,0 +1,143 @@
+"""``itermask3d segment``: a scan, a folder of scans or a list of scans."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from itermask3d import BUNDLE_ROOT
+from itermask3d.cli.common import DONE, config_values, exclusive, one_of, one_sentence, refuse
+
+__all__ = ["segment"]
+
+
+def segment(
+    scan: Annotated[Path, typer.Argument(help="A scan, a folder, a .txt or .json list, or one DICOM series.")],
+    output: Annotated[
+        Path | None, typer.Argument(help="Folder for the results (default: NAME_itermask3d beside the scan).")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="t1, any, or auto: by each scan's kind (default: t1).")] = None,
+    weights: Annotated[Path | None, typer.Option(help="State dict, instead of a model of the bundle.")] = None,
+    brain_masks: Annotated[
+        Path | None, typer.Option(help="Folder with a brain mask of the same name for every scan.")
+    ] = None,
+    brain_extraction: Annotated[str | None, typer.Option(help="How the brain is found (default: auto).")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Slope at which the threshold is taken.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the noise in the masked region.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Scans at once (default: 1).")] = None,
+    bundle: Annotated[Path, typer.Option(help="Folder of another bundle.", show_default=False)] = Path(BUNDLE_ROOT),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished scans again.")] = False,
+    no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.png.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, all else on stderr.")] = False,
+) -> None:
+    """Segment one scan, a folder of scans or a list of scans.
+
+    Every scan gets a folder with its mask, anomaly map and reconstruction on its own grid, result.json and
+    picture.png. Finished scans are not done again.
+
+    Example: itermask3d segment scan.nii.gz
+    """
+    exclusive(model=model, weights=weights)
+    if not (bundle / "configs" / "inference.json").is_file():
+        refuse(f"'{bundle}' is no bundle; expected a folder with configs/inference.json")
+    where = output or beside(scan)
+    values = config_values(
+        {
+            "bundle_root": str(bundle),
+            "dataset_dir": str(scan),
+            "output_dir": str(where),
+            "brain_mask_dir": None if brain_masks is None else str(brain_masks),
+            "brain_extraction": brain_extraction,
+            "model": model,
+            "ckpt_path": None if weights is None else str(weights),
+            "settings::gamma": gamma,
+            "settings::seed": seed,
+            "batch_size": batch_size,
+            "overwrite": overwrite or None,
+            "picture": False if no_picture else None,
+        }
+    )
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        status, cases = run(bundle, values)
+    show(where, cases, as_json=as_json)
+    raise typer.Exit(status)
+
+
+def beside(scan: Path) -> Path:
+    """Where results go if nobody says: beside the scan, under its name."""
+    name = scan.absolute().name
+    stem = name if scan.is_dir() else name.removesuffix(".gz").rpartition(".")[0] or name
+    return scan.absolute().with_name(f"{stem}_itermask3d")
+
+
+def run(bundle: Path, values: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Run the bundle's inference; its exit status and the cases."""
+    import warnings
+
+    from monai.bundle import ConfigWorkflow
+
+    from itermask3d.preprocessing.brain_extraction import METHODS
+
+    one_of(values.get("brain_extraction"), METHODS, "--brain-extraction")
+    warnings.simplefilter("ignore", FutureWarning)
+    configs = bundle / "configs"
+    workflow = ConfigWorkflow(
+        config_file=str(configs / "inference.json"),
+        meta_file=str(configs / "metadata.json"),
+        logging_file=str(configs / "logging.conf"),
+        workflow_type="infer",
+        **values,
+    )
+    with one_sentence():
+        workflow.initialize()
+        segmentation = workflow.parser.get_parsed_content("segmentation")
+    try:
+        segmentation.run()
+    except SystemExit as end:
+        if end.code not in (DONE, 1):
+            raise
+        return int(end.code or DONE), cases_of(segmentation)
+    return DONE, cases_of(segmentation)
+
+
+def cases_of(segmentation: Any) -> list[str]:
+    """The scans that a run was given."""
+    return [item["case"] for item in segmentation.dataset.items()]
+
+
+def show(folder: Path, cases: list[str], *, as_json: bool) -> None:
+    """Print what was found: everything for a machine; for a person words, of one scan (a table was printed of all)."""
+    paths = [path for case in cases if (path := folder / case / "result.json").is_file()]
+    results = [json.loads(path.read_text()) for path in paths]
+    if as_json:
+        print(json.dumps(results, indent=1))
+    elif len(cases) == 1:
+        for path, result in zip(paths, results, strict=True):
+            print("\n".join(told(result, path.parent)))
+
+
+def told(result: Mapping[str, Any], folder: Path) -> list[str]:
+    """What a person needs of a result: the outcome in words, the regions, the warnings and where to look."""
+    flagged, share = result["volumes_ml"]["anomaly"], 100 * result["flagged_share"]
+    words = {
+        "anomaly": f"{flagged:.1f} ml differ from what the network expects ({share:.1f} % of the brain)",
+        "no_anomaly": "nothing differs from what the network expects; that does not mean that the brain is healthy",
+        "fit_failed": "nothing can be said: the error curve could not be used",
+    }
+    lines = [f"{result['case']}: {words[result['outcome']]}"]
+    for region in result["components"][:5]:
+        right, front, up = region["centroid_mm"]
+        lines.append(
+            f"  region {region['index']}: {region['volume_ml']:.1f} ml around ({right:g}, {front:g}, {up:g}) mm"
+        )
+    left = len(result["components"]) - 5
+    lines += [f"  and {left} smaller ones"] if left > 0 else []
+    lines += [f"  note: {sentence}" for sentence in result["warnings"]]
+    picture = folder / "picture.png"
+    return [*lines, f"picture: {picture}" if picture.is_file() else f"files: {folder}"]

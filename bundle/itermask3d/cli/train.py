@@ -1,0 +1,94 @@
+"""``itermask3d train``: from a folder of somebody's normal raw scans to a calibrated bundle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from itermask3d.cli.common import FAILED, INTERRUPTED, NOT_STARTED, one_of
+
+__all__ = ["train"]
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def train(
+    scans: Annotated[str, typer.Argument(help="Normal scans of one contrast: folder, list, BIDS or DICOM tree.")],
+    output: Annotated[Path, typer.Argument(help="Folder for all that is made.")],
+    check_only: Annotated[bool, typer.Option("--check-only", help="Check the scans and stop.")] = False,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="CASE …", help="Leave these scans out.")] = None,
+    exclude_suspects: Annotated[bool, typer.Option("--exclude-suspects", help="Leave out what check.md says.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Go on although the checks found something.")] = False,
+    subject: Annotated[str | None, typer.Option(help="Regular expression; its first group is the person.")] = None,
+    contrast: Annotated[str, typer.Option(help="T1, T2 or FLAIR: chooses the tool for brain masks.")] = "T1",
+    brain_masks: Annotated[str | None, typer.Option(help="Folder with a brain mask for every scan.")] = None,
+    brain_extraction: Annotated[str, typer.Option(help="How the brain is found.")] = "auto",
+    bias_correction: Annotated[str, typer.Option(help="n4 or none.")] = "n4",
+    spacing_mm: Annotated[float | None, typer.Option(help="Edge of the network's voxels (default: 2).")] = None,
+    split_file: Annotated[Path | None, typer.Option(help="JSON of cases by subset (default: by --seed).")] = None,
+    seed: Annotated[int, typer.Option(help="Of split and training.")] = 2026,
+    epochs: Annotated[int | None, typer.Option(help="Default: from the number of scans.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Scans at once.")] = 2,
+    channels: Annotated[
+        tuple[int, int, int, int, int] | None, typer.Option(help="Widths of the network.", show_default=False)
+    ] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Choose the loop's settings on validation scans.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Drop a training of other scans in OUTPUT.")] = False,
+) -> None:
+    """Train on your own normal scans, from the checks of the scans to a calibrated bundle.
+
+    The result is OUTPUT/bundle, for every verb's --bundle, and OUTPUT/report.html. The same command goes on where a
+    run ended. Exit status also 3: the checks found something to look at first (OUTPUT/check/check.md), 130: Ctrl-C.
+
+    Example: itermask3d train scans out/own --check-only
+    """
+    given = dict(locals())
+    given["exclude"] = tuple(exclude or ())
+    raise typer.Exit(run(given))
+
+
+def run(given: dict[str, object]) -> int:
+    """Do it; the exit status."""
+    import logging
+    import signal
+    import warnings
+
+    from rich.console import Console
+
+    from itermask3d.files.scans import ScanError
+    from itermask3d.preprocessing.brain_extraction import METHODS
+    from itermask3d.preprocessing.pipeline import BIAS_CORRECTIONS
+    from itermask3d.workflows.site.commands import StageError
+    from itermask3d.workflows.site.data import CONTRASTS
+    from itermask3d.workflows.site.options import Options
+    from itermask3d.workflows.site.run import Run
+
+    for name, choices in (
+        ("contrast", CONTRASTS), ("brain_extraction", METHODS), ("bias_correction", BIAS_CORRECTIONS)
+    ):  # fmt: skip
+        one_of(str(given[name]), choices, f"--{name.replace('_', '-')}")
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)  # a decoder nothing here needs
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    command = " ".join(["itermask3d", *sys.argv[1:]])
+    try:
+        return Run(Options(**given, scripts=scripts(), command=command), console.print).run()  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        console.print("stopped: what is done stays; the same command goes on")
+        return INTERRUPTED
+    except ScanError as error:
+        console.print(f"error: {error}")
+        return NOT_STARTED
+    except StageError as error:
+        console.print(f"error: {error}; the same command goes on from here")
+        return FAILED
+
+
+def scripts() -> Path:
+    """Where the scripts of some stages lie: inside the package where a wheel was installed, or in the repository."""
+    inside = PACKAGE / "_scripts"
+    return inside if inside.is_dir() else PACKAGE.parents[1] / "scripts"

@@ -1,0 +1,45 @@
+"""One call for one scan, for notebooks and programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from itermask3d import BUNDLE_ROOT
+from itermask3d.files.scans import ScanError, list_scans
+from itermask3d.inference.picture import save_picture
+from itermask3d.inference.results import ScanResult, write_result
+from itermask3d.inference.segmenter import Segmenter
+
+__all__ = ["segment"]
+
+
+def segment(
+    path: str | Path,
+    output: str | Path | None = None,
+    model: str | None = None,
+    *,
+    brain_extraction: str | None = None,
+    bundle: str | Path = BUNDLE_ROOT,
+) -> ScanResult:
+    """Segment one scan; many scans are better run by ``itermask3d segment`` or a :class:`.Segmenter`.
+
+    Args:
+        path: a file, or a folder with one DICOM series.
+        output: folder in which a folder of the scan's name gets the files; ``None`` writes nothing.
+        model: ``t1``, ``any`` or ``auto``; ``None`` for the bundle's.
+        brain_extraction: how the brain is found; ``None`` for the bundle's way.
+        bundle: folder of the bundle.
+
+    Raises:
+        ScanError: if the path holds no scan or several, or the scan or the weights cannot be used.
+        ValueError: if there is no such model.
+    """
+    items = list_scans(path)
+    if len(items) != 1:
+        raise ScanError(f"'{path}' holds {len(items)} scans; expected one")
+    values = {"model": model, "brain_extraction": brain_extraction, "progress": False}
+    segmenter = Segmenter(bundle, {key: value for key, value in values.items() if value is not None})
+    result, _ = segmenter.segment(segmenter.prepare(items[0]))
+    if output is not None:
+        write_result(result, Path(output) / result.case, draw=save_picture)
+    return result
