@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fast_bundle import write_fast_bundle
+from helpers import run_command
 from itermask3d.files.discovery import discover
 from itermask3d.inference.models import ModelTable, Networks, model_file
 from itermask3d.inference.segmenter import Segmenter
