@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import Phantom
-from itermask3d.inference import cohort
+from itermask3d.files.scans import ScanError, scan_error
 from itermask3d.method.network import ReconstructionUNet
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "segment.py"
@@ -140,6 +140,6 @@ def test_a_wrong_gamma_is_named(segment, phantom, tmp_path):
 
 def test_scan_error_is_found_behind_what_monai_wraps():
     wrapped = RuntimeError("applying transform")
-    wrapped.__cause__ = cohort.ScanError("the reason")
-    assert str(cohort.scan_error(wrapped)) == "the reason"
-    assert cohort.scan_error(RuntimeError("another")) is None
+    wrapped.__cause__ = ScanError("the reason")
+    assert str(scan_error(wrapped)) == "the reason"
+    assert scan_error(RuntimeError("another")) is None
