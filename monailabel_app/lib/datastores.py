@@ -15,6 +15,7 @@ import requests
 from dicomweb_client import DICOMwebClient
 from itermask3d.files.scans import ScanError
 from itermask3d.files.writing import replaced_folder
+from itermask3d.reports.dicom_seg import Maker, write_segmentation
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.dicom import dicom_web_download_series, dicom_web_upload_dcm
@@ -23,7 +24,6 @@ from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
 from lib.contrast import Acquisition, guess_contrast
-from lib.dicom_seg import Maker, write_segmentation
 from lib.errors import RequestError
 from lib.series import Series, choose, from_dicomweb, suitability
 from lib.uploads import safe_name
