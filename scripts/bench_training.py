@@ -27,7 +27,7 @@ import torch
 from bench_report import table
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.docs import fill_blocks
-from itermask3d.files.scans import ScanError, first_cause
+from itermask3d.files.scans import ScanError, bare_scan_errors
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.frequency import HighFrequencyd
@@ -73,11 +73,9 @@ def main() -> None:
     for name in list(RECIPES)[: 3 if arguments.full else 2]:
         overlays = (*RECIPES[name], "packed.json") if arguments.packed else RECIPES[name]
         try:
-            measured[name] = measure(overlays, arguments, output)
-        except (RuntimeError, SystemExit) as error:
-            reason = error if isinstance(error, SystemExit) else first_cause(error)
-            if not isinstance(reason, (SystemExit, ScanError)):
-                raise
+            with bare_scan_errors():
+                measured[name] = measure(overlays, arguments, output)
+        except (ScanError, SystemExit) as reason:
             sys.exit(str(reason))
         write_atomically(json.dumps(measured, indent=1) + "\n", path)
     text = training_table(measured)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import Phantom
-from itermask3d.files.scans import ScanError, scan_error
 from itermask3d.method.network import ReconstructionUNet
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "segment.py"
@@ -136,10 +135,3 @@ def test_a_wrong_gamma_is_named(segment, phantom, tmp_path):
     assert status == 2
     assert "gamma" in printed
     assert "Traceback" not in printed
-
-
-def test_scan_error_is_found_behind_what_monai_wraps():
-    wrapped = RuntimeError("applying transform")
-    wrapped.__cause__ = ScanError("the reason")
-    assert str(scan_error(wrapped)) == "the reason"
-    assert scan_error(RuntimeError("another")) is None

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.baselines import Baseline, CalibrationMap, decide, threshold_for_share
 from itermask3d.files.identity import file_digest, input_files
-from itermask3d.files.scans import ScanError, scan_error, voxel_volume_ml
+from itermask3d.files.scans import ScanError, bare_scan_errors, voxel_volume_ml
 from itermask3d.files.writing import replaced_folder, save_nifti, settle, write_atomically
 from itermask3d.inference.models import load_weights
 from itermask3d.inference.postprocessing import inference_postprocessing
@@ -152,13 +152,8 @@ class BundleParts:
 
     def prepare(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """A scan on the network's grid; a scan that cannot be used raises :class:`ScanError`."""
-        try:
+        with bare_scan_errors():
             return dict(self.preprocessing(dict(item)))
-        except Exception as error:
-            reason = scan_error(error)
-            if reason is None:
-                raise
-            raise reason from error
 
     def volumes(self, sample: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Image and brain mask as a batch of one, ``(1, 1, D, H, W)``."""

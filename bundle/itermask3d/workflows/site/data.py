@@ -17,7 +17,7 @@ from monai.transforms import Compose
 
 from itermask3d.files.discovery import FoundScan
 from itermask3d.files.identity import input_files
-from itermask3d.files.scans import ScanError, scan_error, voxel_volume_ml
+from itermask3d.files.scans import ScanError, bare_scan_errors, voxel_volume_ml
 from itermask3d.files.writing import replaced, save_nifti
 from itermask3d.preprocessing.brain_extraction import BrainMaskd, is_skull_stripped
 from itermask3d.preprocessing.load import NIBABEL_SUFFIXES, LoadScand
@@ -96,11 +96,9 @@ class Measurement:
         try:
             if scan.files:
                 raise ScanError(f"'{scan.image}' holds several DICOM series; expected one series a folder")
-            return self._kept(scan) or self._keep(scan)
-        except Exception as error:
-            reason = scan_error(error)
-            if reason is None:
-                raise
+            with bare_scan_errors():
+                return self._kept(scan) or self._keep(scan)
+        except ScanError as reason:
             return Finding("unusable", Level.UNUSABLE, str(reason), case=scan.case)
 
     def _inputs(self, scan: FoundScan) -> dict[str, Any]:
