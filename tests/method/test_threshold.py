@@ -7,9 +7,7 @@ import math
 import numpy as np
 import pytest
 from itermask3d.method.threshold import (
-    CurveFit,
     SlopeSource,
-    ThresholdEstimate,
     ThresholdStatus,
     estimate_threshold,
     fit_curve,

@@ -33,7 +33,8 @@ class RefinementTask:
         reconstructor: see :data:`Reconstructor`.
         seed: of the noise; each scan of the batch gets the same draw, whatever the batch size.
         noise: its standard deviation.
-        relative_error, expected_error_floor, error_saturation, error_window, error_level: see :class:`RefinementSettings`.
+        relative_error, expected_error_floor, error_saturation, error_window, error_level: see
+            :class:`RefinementSettings`.
 
     Raises:
         ValueError: if the shapes differ, a brain mask is empty, or ``relative_error`` is asked of a reconstructor that
