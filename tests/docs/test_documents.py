@@ -143,8 +143,7 @@ def test_files_that_documents_name_exist(path: Path) -> None:
     spans = re.findall(r"`([\w./-]+)`", FENCE.sub("", text_of(path)))
     in_commands = re.findall(r"(?<![\w/.])((?:scripts|configs)/[\w/]+\.\w+)", "\n".join(commands(text_of(path))))
     named = {span for span in spans if span.startswith(ROOTS)} | set(in_commands)
-    local = path.parent if path.parts[-2] != "docs" or path.parent == DOCS else path.parents[1]
-    missing = [name for name in sorted(named) if not (ROOT / name).exists() and not (local / name).exists()]
+    missing = [name for name in sorted(named) if not (ROOT / name).exists() and not (ROOT / "bundle" / name).exists()]
     assert not missing, f"{relative(path)} names {missing}, which are not there"
 
 
