@@ -163,7 +163,8 @@ def test_options_of_shown_commands_exist(path: Path) -> None:
         if not called or not (script := ROOT / "scripts" / called[1]).is_file():
             continue
         known = {"--help"}.union(*(options_of(source) for source in parser_sources(script)))
-        unknown += [f"{called[1]} {name}" for name in re.findall(r"(?<!\S)(--[a-z][\w-]*)", called[2]) if name not in known]
+        named = re.findall(r"(?<!\S)(--[a-z][\w-]*)", called[2])
+        unknown += [f"{called[1]} {name}" for name in named if name not in known]
     assert not unknown, f"{relative(path)} shows options that are not there: {unknown}"
 
 
@@ -188,7 +189,8 @@ def test_the_table_of_equations_is_not_empty() -> None:
 
 @pytest.mark.parametrize("path", READABLE, ids=relative)
 def test_sentences_are_short(path: Path) -> None:
-    sentences = [part for part in re.split(r"(?<=[.!?:])\s+|\n\n|\n[-\d]", prose(text_of(path))) if len(part.split()) > 2]
+    parts = re.split(r"(?<=[.!?:])\s+|\n\n|\n[-\d]", prose(text_of(path)))
+    sentences = [part for part in parts if len(part.split()) > 2]
     words = sum(len(sentence.split()) for sentence in sentences)
     assert words / len(sentences) < 25
 
@@ -204,7 +206,8 @@ def test_prose_uses_the_words_of_the_field(path: Path) -> None:
 
 def test_the_documented_rooms_are_those_that_the_layering_test_allows() -> None:
     source = ast.parse(text_of(ROOT / "tests" / "test_layering.py"))
-    rooms = next(n.value for n in source.body if isinstance(n, ast.AnnAssign) and getattr(n.target, "id", "") == "ROOMS")
+    tables = [node for node in source.body if isinstance(node, ast.AnnAssign)]
+    rooms = next(node.value for node in tables if getattr(node.target, "id", "") == "ROOMS")
     assert isinstance(rooms, ast.Dict)
     allowed = {
         ast.literal_eval(key): set() if isinstance(value, ast.Call) else ast.literal_eval(value)
