@@ -7,7 +7,7 @@ Every recipe runs through its own config: the cache is filled first, then each p
 reference's recipe is run at the bundle's grid and widths; with ``--full`` as published, at 1 mm and full width, too.
 With ``--packed`` scans come from scripts/pack_scans.py, lie on the device, and whole batches are drawn at once
 (configs/packed.json; here none ahead, so that each part has a time of its own).
-OUT/training.json keeps the figures; with ``--write`` the table goes into docs/operations.md between its markers.
+OUT/training.json keeps the figures; with ``--write`` the table goes into docs/how-to/train.md between its markers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from monai.utils import set_determinism
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "operations.md"
+PAGE = ROOT / "docs" / "how-to" / "train.md"
 REFERENCE = ("reference_recipe.json",)
 RECIPES: dict[str, tuple[str, ...]] = {
     "the bundle's recipe": (),
@@ -98,7 +98,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--full", action="store_true", help="the reference's recipe as published too; needs much memory"
     )
-    parser.add_argument("--write", action="store_true", help="write the table into docs/operations.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/how-to/train.md")
     parser.add_argument(
         "--override", default="{}", help="JSON of config ids for every recipe, e.g. '{\"spacing_mm\": 8}'"
     )

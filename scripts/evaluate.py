@@ -243,7 +243,7 @@ def baseline(
         return lambda: OneShot(parts.inferer, parts.trained_network), about
     if name == "autoencoder":
         if not arguments.autoencoder:
-            raise ScanError("the auto-encoder needs --autoencoder with its weights; see docs/evaluation.md")
+            raise ScanError("the auto-encoder needs --autoencoder with its weights; see docs/how-to/evaluate.md")
         network = Autoencoder(arguments.autoencoder_channels)
         load_weights(network, arguments.autoencoder)
         about = {"baseline": "denoising auto-encoder", **weights_digest(arguments.autoencoder)}

@@ -1,6 +1,6 @@
 """IterMask3D: unsupervised anomaly segmentation of 3D brain MR, for research use only.
 
-Importing this package has no side effects; each module is one idea (see ``docs/method.md``).
+Importing this package has no side effects; each module is one idea (see ``docs/explanation/method.md``).
 """
 
 from pathlib import Path
