@@ -19,9 +19,10 @@ import numpy as np
 import requests
 from dicomweb_client.session_utils import create_session_from_user_pass
 from itermask3d import BUNDLE_ROOT, __version__
-from itermask3d.preprocessing import load_volume, scan_loader
-from itermask3d.results import RESEARCH_USE, save_nifti, versions
-from itermask3d.scans import ScanError, require_same_grid, voxel_volume_ml
+from itermask3d.files.scans import ScanError, require_same_grid, voxel_volume_ml
+from itermask3d.files.writing import save_nifti
+from itermask3d.inference.results import RESEARCH_USE, versions
+from itermask3d.preprocessing.load import load_volume, scan_loader
 from lib.datastores import DicomStore, FolderStore, patient
 from lib.errors import RequestError
 from lib.learning import DiceScore, MostSuspicious, NormalTrainer, SuspicionScore

@@ -26,15 +26,16 @@ import numpy as np
 import torch
 from bench_report import table
 from itermask3d import BUNDLE_ROOT
-from itermask3d.cohort import load_weights, scan_error
-from itermask3d.discrimination import voxel_discrimination
-from itermask3d.evaluation_docs import fill_blocks
-from itermask3d.frequency import high_frequency
-from itermask3d.inferer import IterMaskInferer
-from itermask3d.preprocessing import inference_transforms
-from itermask3d.refinement import RefinementTask
-from itermask3d.results import RESEARCH_USE, write_atomically
-from itermask3d.scans import ScanError, list_scans
+from itermask3d.evaluation.discrimination import voxel_discrimination
+from itermask3d.evaluation.docs import fill_blocks
+from itermask3d.files.scans import ScanError, list_scans, scan_error
+from itermask3d.files.writing import write_atomically
+from itermask3d.inference.models import load_weights
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.method.error import RefinementTask
+from itermask3d.method.frequency import high_frequency
+from itermask3d.method.inferer import IterMaskInferer
+from itermask3d.preprocessing.pipeline import inference_transforms
 from monai.bundle import ConfigParser
 from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing

@@ -39,18 +39,25 @@ from bench_limits import floor, in_turn, other_compilers
 from bench_report import report as write_report
 from demo import packaged_scan, prepare
 from itermask3d import BUNDLE_ROOT
-from itermask3d.acceleration import InferenceUNet, fuse_upsampling
-from itermask3d.bias import estimate_bias_field
-from itermask3d.brain_extraction import extract_brain
-from itermask3d.cohort import SegmentationRun, load_weights
-from itermask3d.detection import find, remove_small_components
-from itermask3d.frequency import high_frequency
-from itermask3d.inferer import IterMaskInferer
-from itermask3d.network import ReconstructionUNet
-from itermask3d.preprocessing import AntiAliasd, ScannerGridd, inference_transforms, load_volume
-from itermask3d.refinement import RefinementSettings, RefinementTask, refine
-from itermask3d.results import write_atomically, write_result
-from itermask3d.scans import list_scans
+from itermask3d.files.scans import list_scans
+from itermask3d.files.writing import write_atomically
+from itermask3d.inference.cohort import SegmentationRun
+from itermask3d.inference.models import load_weights
+from itermask3d.inference.results import write_result
+from itermask3d.method.acceleration.folding import fuse_upsampling
+from itermask3d.method.acceleration.network import InferenceUNet
+from itermask3d.method.detection import find, remove_small_components
+from itermask3d.method.error import RefinementTask
+from itermask3d.method.frequency import high_frequency
+from itermask3d.method.inferer import IterMaskInferer
+from itermask3d.method.network import ReconstructionUNet
+from itermask3d.method.refinement import refine
+from itermask3d.method.settings import RefinementSettings
+from itermask3d.preprocessing.bias import estimate_bias_field
+from itermask3d.preprocessing.brain_extraction import extract_brain
+from itermask3d.preprocessing.grid import AntiAliasd, ScannerGridd
+from itermask3d.preprocessing.load import load_volume
+from itermask3d.preprocessing.pipeline import inference_transforms
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch.nn.functional import avg_pool3d
 from tune import shipped_settings

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from itermask3d.acceleration import InferenceUNet, fuse_upsampling
-from itermask3d.network import ReconstructionUNet
+from itermask3d.method.acceleration.folding import fuse_upsampling
+from itermask3d.method.acceleration.network import InferenceUNet
+from itermask3d.method.network import ReconstructionUNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -11,8 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from itermask3d.evaluation_docs import fill_blocks
-from itermask3d.results import write_atomically
+from itermask3d.evaluation.docs import fill_blocks
+from itermask3d.files.writing import write_atomically
 
 __all__ = ["report"]
 

@@ -26,15 +26,15 @@ from typing import Any
 import torch
 from bench_report import table
 from itermask3d import BUNDLE_ROOT
-from itermask3d.batches import DrawnBatches
-from itermask3d.cohort import first_cause
-from itermask3d.disturbance import RandDisturbd
-from itermask3d.evaluation_docs import fill_blocks
-from itermask3d.frequency import HighFrequencyd
-from itermask3d.masking import RandMaskd
-from itermask3d.packed import PackedDataset
-from itermask3d.results import RESEARCH_USE, write_atomically
-from itermask3d.scans import ScanError
+from itermask3d.evaluation.docs import fill_blocks
+from itermask3d.files.scans import ScanError, first_cause
+from itermask3d.files.writing import write_atomically
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.method.frequency import HighFrequencyd
+from itermask3d.method.masking import RandMaskd
+from itermask3d.simulation.disturbance import RandDisturbd
+from itermask3d.training.batches import DrawnBatches
+from itermask3d.training.packed import PackedDataset
 from monai.bundle import ConfigWorkflow
 from monai.data import list_data_collate
 from monai.transforms import RandomizableTrait, Transform

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.calibration import attainable_level, p_value_guarantee
-from itermask3d.models import NAMES, model_file
-from itermask3d.results import RESEARCH_USE, write_atomically
+from itermask3d.files.writing import write_atomically
+from itermask3d.inference.calibration import attainable_level, p_value_guarantee
+from itermask3d.inference.models import NAMES, model_file
+from itermask3d.inference.results import RESEARCH_USE
 
 
 def main() -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from itermask3d import BUNDLE_ROOT
-from itermask3d.brain_extraction import extract_brain, foreground, is_skull_stripped
-from itermask3d.lesions import LesionLook, generated_shape, insert_lesion
-from itermask3d.results import RESEARCH_USE, save_nifti
-from itermask3d.scans import ScanError, voxel_volume_ml
+from itermask3d.files.scans import ScanError, voxel_volume_ml
+from itermask3d.files.writing import save_nifti
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.preprocessing.brain_extraction import extract_brain, foreground, is_skull_stripped
+from itermask3d.simulation.lesions import LesionLook, generated_shape, insert_lesion
 
 LESION_ML = 25.0
 SEED = 7

@@ -10,8 +10,8 @@ import sys
 
 import nibabel as nib
 import numpy as np
-from itermask3d.dicom import write_mr_series
-from itermask3d.scans import ScanError
+from itermask3d.files.dicom import write_mr_series
+from itermask3d.files.scans import ScanError
 
 
 def main() -> None:

@@ -28,21 +28,23 @@ from typing import Any
 
 import torch
 from itermask3d import BUNDLE_ROOT
-from itermask3d.baselines import Autoencoder, Baseline, IntensityRule, NormalAtlas, OneShot, Reconstruction
-from itermask3d.cohort import load_weights
-from itermask3d.domain import Domain
-from itermask3d.evaluation import COLUMNS, summarise
-from itermask3d.evaluation_cases import EVIDENCE, MethodResults, collect_all
-from itermask3d.evaluation_compare import NOISE, compare_folders
-from itermask3d.evaluation_docs import hardware, public_command, write_docs
-from itermask3d.evaluation_page import evaluation_page
-from itermask3d.evaluation_pictures import case_pictures
-from itermask3d.evaluation_plots import all_plots
-from itermask3d.evaluation_run import BaselineRun, BundleParts, require_disjoint, run_bundle, weights_digest
-from itermask3d.evaluation_tables import all_tables
-from itermask3d.evaluation_text import to_csv, to_markdown
-from itermask3d.results import RESEARCH_USE, versions, write_atomically, write_table
-from itermask3d.scans import ScanError, list_scans
+from itermask3d.evaluation.baselines import Autoencoder, Baseline, IntensityRule, NormalAtlas, OneShot, Reconstruction
+from itermask3d.evaluation.cases import EVIDENCE, MethodResults, collect_all
+from itermask3d.evaluation.compare import NOISE, compare_folders
+from itermask3d.evaluation.docs import hardware, public_command, write_docs
+from itermask3d.evaluation.page import evaluation_page
+from itermask3d.evaluation.pictures import case_pictures
+from itermask3d.evaluation.plots import all_plots
+from itermask3d.evaluation.rows import COLUMNS
+from itermask3d.evaluation.run import BaselineRun, BundleParts, require_disjoint, run_bundle, weights_digest
+from itermask3d.evaluation.summary import summarise
+from itermask3d.evaluation.tables import all_tables
+from itermask3d.evaluation.text import to_csv, to_markdown
+from itermask3d.files.scans import ScanError, list_scans
+from itermask3d.files.writing import write_atomically, write_table
+from itermask3d.inference.domain import Domain
+from itermask3d.inference.models import load_weights
+from itermask3d.inference.results import RESEARCH_USE, versions
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MAIN = "itermask3d"

@@ -11,10 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from itermask3d.brain_extraction import METHODS
-from itermask3d.own_data import keep_brain_mask
-from itermask3d.results import RESEARCH_USE
-from itermask3d.scans import ScanError, list_scans
+from itermask3d.files.scans import ScanError, list_scans
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.preprocessing.brain_extraction import METHODS
+from itermask3d.workflows.site.data import keep_brain_mask
 from tqdm import tqdm
 
 

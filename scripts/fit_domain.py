@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.calibration import false_alarm_interval
-from itermask3d.cohort import first_cause
-from itermask3d.domain import Domain, fit_domain
-from itermask3d.models import NAMES, model_file
-from itermask3d.own_data import figures_of
-from itermask3d.preprocessing import BIAS_CORRECTIONS, inference_transforms
-from itermask3d.results import RESEARCH_USE, write_atomically
-from itermask3d.scans import ScanError, list_scans, split_scans
+from itermask3d.files.scans import ScanError, first_cause, list_scans, split_scans
+from itermask3d.files.writing import write_atomically
+from itermask3d.inference.calibration import false_alarm_interval
+from itermask3d.inference.domain import Domain, fit_domain
+from itermask3d.inference.models import NAMES, model_file
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.preprocessing.pipeline import BIAS_CORRECTIONS, inference_transforms
+from itermask3d.workflows.site.data import figures_of
 from tqdm import tqdm
 
 Figures = dict[str, float]

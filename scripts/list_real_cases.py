@@ -20,8 +20,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from itermask3d.results import RESEARCH_USE, write_atomically
-from itermask3d.scans import SCAN_SUFFIXES, ScanError
+from itermask3d.files.scans import SCAN_SUFFIXES, ScanError
+from itermask3d.files.writing import write_atomically
+from itermask3d.inference.results import RESEARCH_USE
 
 LABEL_WORDS = {"lesion", "lesions", "label", "labels", "seg", "segmentation", "consensus", "otmulticlass"}
 CONTRASTS = {

@@ -18,9 +18,9 @@ from pathlib import Path
 import nibabel as nib
 import requests
 from demo import packaged_scan, prepare
-from itermask3d.dicom import write_mr_series
-from itermask3d.results import RESEARCH_USE
-from itermask3d.scans import ScanError
+from itermask3d.files.dicom import write_mr_series
+from itermask3d.files.scans import ScanError
+from itermask3d.inference.results import RESEARCH_USE
 from rich.console import Console
 from services import (
     Service,

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.cohort import scan_error
-from itermask3d.label_maps import label_items, tissue_transforms
-from itermask3d.packed import SUFFIX, PackedDataset, pack
-from itermask3d.preprocessing import BIAS_CORRECTIONS, training_transforms
-from itermask3d.results import RESEARCH_USE
-from itermask3d.scans import ScanError, list_scans
+from itermask3d.files.scans import ScanError, list_scans, scan_error
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.preprocessing.pipeline import BIAS_CORRECTIONS
+from itermask3d.simulation.generator.label_maps import label_items, tissue_transforms
+from itermask3d.training.packed import SUFFIX, PackedDataset, pack
+from itermask3d.training.transforms import training_transforms
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, RandomizableTrait
 from tqdm import tqdm

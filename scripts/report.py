@@ -14,10 +14,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from itermask3d.dicom_out import write_dicom
-from itermask3d.results import RESEARCH_USE
-from itermask3d.scan_report import write_scan_report
-from itermask3d.scans import ScanError
+from itermask3d.files.scans import ScanError
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.reports.dicom_out import write_dicom
+from itermask3d.reports.scan_report import write_scan_report
 
 
 def main() -> None:

@@ -13,21 +13,23 @@ Exit status: 0 all done, 1 some scan failed, 2 nothing could start, 3 stopped ea
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import logging
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT, __version__
-from itermask3d.brain_extraction import METHODS
-from itermask3d.cluster import (
+from itermask3d.files.discovery import BIDS_SUFFIXES, Discovery, discover
+from itermask3d.files.scans import ScanError, first_cause
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.preprocessing.brain_extraction import METHODS
+from itermask3d.reports.scan_report import write_scan_report
+from itermask3d.workflows.screening.cluster import (
     SlurmJob,
     connected,
     dashboard,
@@ -37,14 +39,9 @@ from itermask3d.cluster import (
     slurm_script,
     visible_gpus,
 )
-from itermask3d.cohort import first_cause
-from itermask3d.cohort_report import matching_normals, write_cohort_report
-from itermask3d.discovery import BIDS_SUFFIXES, Discovery, discover
-from itermask3d.journal import Journal, Record, Status
-from itermask3d.results import RESEARCH_USE
-from itermask3d.scans import ScanError
-from itermask3d.screening import Plan, Screener, clear_staging, exclusive, make_plan, prepare_output
-from itermask3d.throughput import Throughput, duration
+from itermask3d.workflows.screening.cohort_report import Throughput, duration, matching_normals, write_cohort_report
+from itermask3d.workflows.screening.journal import Journal, Record, Status
+from itermask3d.workflows.screening.screener import Plan, Screener, clear_staging, exclusive, make_plan, prepare_output
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -81,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.data, suffixes=arguments.suffix, brain_mask_dir=arguments.brain_masks, ignore=arguments.output
     )
     planner = Screener(
-        arguments.bundle, overrides(arguments) | {"device": "$torch.device('cpu')"}, report=scan_report()
+        arguments.bundle, overrides(arguments) | {"device": "$torch.device('cpu')"}, report=write_scan_report
     )
     planner.segmenter  # noqa: B018 weights that do not fit are told before anything is written
     with exclusive(output):
@@ -106,7 +103,7 @@ def work(arguments: argparse.Namespace, plan: Plan, output: Path) -> tuple[int, 
     screener = Screener(
         arguments.bundle,
         settings,
-        report=scan_report(),
+        report=write_scan_report,
         picture=not arguments.no_picture,
         overwrite=arguments.overwrite,
     )
@@ -246,14 +243,6 @@ def finish(
     speed = f", {throughput.scans_per_hour:.1f} scans/h" if throughput and throughput.scans else ""
     CONSOLE.print(f"{done} of {len(found.scans)} scans done, {failed} failed{speed}\n{page.as_uri()}\n{RESEARCH_USE}")
     return status or (FAILED if failed else DONE)
-
-
-def scan_report() -> Callable[[Path], object] | None:
-    """What writes a scan's own page, where the package has it."""
-    if importlib.util.find_spec("itermask3d.scan_report") is None:
-        return None
-    report: Callable[[Path], object] = importlib.import_module("itermask3d.scan_report").write_scan_report
-    return report
 
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:

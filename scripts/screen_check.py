@@ -31,9 +31,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
-from itermask3d.results import RESEARCH_USE, write_atomically
-from itermask3d.scans import ScanError, list_scans
-from itermask3d.throughput import Throughput, duration
+from itermask3d.files.scans import ScanError, list_scans
+from itermask3d.files.writing import write_atomically
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.workflows.screening.cohort_report import Throughput, duration
 
 SCREEN = Path(__file__).with_name("screen.py")
 COST_SCANS, COST_WORKERS = 10_000, (1, 2, 8, 32)

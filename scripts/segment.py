@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.brain_extraction import METHODS
-from itermask3d.cohort import first_cause
-from itermask3d.results import RESEARCH_USE
+from itermask3d.files.scans import first_cause
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.preprocessing.brain_extraction import METHODS
 from monai.bundle import ConfigWorkflow
 
 

@@ -19,13 +19,15 @@ from typing import Any
 import matplotlib
 import numpy as np
 from itermask3d import BUNDLE_ROOT
-from itermask3d.contrasts import CONTRASTS
-from itermask3d.label_maps import TEMPLATE, label_items, tissue_transforms
-from itermask3d.preprocessing import RobustNormalized, inference_transforms
-from itermask3d.results import RESEARCH_USE, write_atomically
-from itermask3d.scan_features import measure_prepared
-from itermask3d.scans import ScanError, list_scans
-from itermask3d.synthesis import Ingredients, SynthesizeBraind
+from itermask3d.files.scans import ScanError, list_scans
+from itermask3d.files.writing import write_atomically
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.preprocessing.normalise import RobustNormalized
+from itermask3d.preprocessing.pipeline import inference_transforms
+from itermask3d.preprocessing.scan_features import measure_prepared
+from itermask3d.simulation.generator.contrasts import CONTRASTS
+from itermask3d.simulation.generator.label_maps import TEMPLATE, label_items, tissue_transforms
+from itermask3d.simulation.generator.synthesis import Ingredients, SynthesizeBraind
 from monai.data import PersistentDataset
 from tqdm import tqdm
 

@@ -23,10 +23,11 @@ from typing import Any
 
 import numpy as np
 from itermask3d import BUNDLE_ROOT
-from itermask3d.artefacts import FAULTS, Reach, apply, draw
-from itermask3d.lesions import draw_look, insert_lesion
-from itermask3d.results import RESEARCH_USE, save_nifti, write_atomically
-from itermask3d.scans import ScanError, list_scans, split_scans, voxel_volume_ml
+from itermask3d.files.scans import ScanError, list_scans, split_scans, voxel_volume_ml
+from itermask3d.files.writing import save_nifti, write_atomically
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.simulation.artefacts.registry import FAULTS, Reach, apply, draw
+from itermask3d.simulation.lesions import draw_look, insert_lesion
 from simulate_faults import generator, load
 from simulate_lesions import draw_region
 from tqdm import tqdm
@@ -43,7 +44,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     },
     "source": {"Description": "Case of the normal scan that it was made from."},
     "subset": {"Description": "Of the split file that the normal scan belongs to."},
-    "fault": {"Description": "Kind of fault; see itermask3d.artefacts.FAULTS."},
+    "fault": {"Description": "Kind of fault; see itermask3d.simulation.artefacts.registry.FAULTS."},
     "severity": {"Description": "Of the fault, 1 to 5; 2 is mild and 3 clearly visible."},
     "shape": {"Description": "Where the lesion's shape comes from: a file's name, or generated."},
     "contrast": {"Description": "Of the lesion, in units of the brain's robust scale; negative is darker."},

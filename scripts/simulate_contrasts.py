@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 from itermask3d import BUNDLE_ROOT
-from itermask3d.contrasts import CONTRASTS
-from itermask3d.label_maps import TEMPLATE, label_items, tissue_transforms
-from itermask3d.lesions import LesionLook, generated_shape, insert_lesion
-from itermask3d.results import RESEARCH_USE, save_nifti, write_atomically
-from itermask3d.scans import ScanError, list_scans, voxel_volume_ml
-from itermask3d.synthesis import Ingredients, draw_recipe, render
+from itermask3d.files.scans import ScanError, list_scans, voxel_volume_ml
+from itermask3d.files.writing import save_nifti, write_atomically
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.simulation.generator.contrasts import CONTRASTS
+from itermask3d.simulation.generator.label_maps import TEMPLATE, label_items, tissue_transforms
+from itermask3d.simulation.generator.synthesis import Ingredients, draw_recipe, render
+from itermask3d.simulation.lesions import LesionLook, generated_shape, insert_lesion
 from tqdm import tqdm
 
 SPACING_MM = 2.0

@@ -24,12 +24,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from itermask3d import BUNDLE_ROOT
-from itermask3d.artefacts import FAULTS, SEVERITIES, FaultedScan, Reach, apply, draw
-from itermask3d.artefacts_image import axis_towards
-from itermask3d.brain_extraction import extract_brain, foreground, is_skull_stripped
-from itermask3d.evaluation_docs import public_command
-from itermask3d.results import RESEARCH_USE, save_nifti, write_atomically
-from itermask3d.scans import ScanError, list_scans, split_scans, voxel_volume_ml
+from itermask3d.evaluation.docs import public_command
+from itermask3d.files.scans import ScanError, list_scans, split_scans, voxel_volume_ml
+from itermask3d.files.writing import save_nifti, write_atomically
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.preprocessing.brain_extraction import extract_brain, foreground, is_skull_stripped
+from itermask3d.simulation.artefacts.image import axis_towards
+from itermask3d.simulation.artefacts.registry import FAULTS, SEVERITIES, FaultedScan, Reach, apply, draw
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm

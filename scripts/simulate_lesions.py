@@ -20,11 +20,20 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from itermask3d import BUNDLE_ROOT
-from itermask3d.brain_extraction import extract_brain
-from itermask3d.evaluation_docs import public_command
-from itermask3d.lesions import KINDS, MASS_DECAY_MM, draw_look, generated_shape, insert_lesion, placed_shape, push_aside
-from itermask3d.results import RESEARCH_USE, save_nifti, write_atomically
-from itermask3d.scans import ScanError, list_scans, split_scans, voxel_volume_ml
+from itermask3d.evaluation.docs import public_command
+from itermask3d.files.scans import ScanError, list_scans, split_scans, voxel_volume_ml
+from itermask3d.files.writing import save_nifti, write_atomically
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.preprocessing.brain_extraction import extract_brain
+from itermask3d.simulation.lesions import (
+    KINDS,
+    MASS_DECAY_MM,
+    draw_look,
+    generated_shape,
+    insert_lesion,
+    placed_shape,
+    push_aside,
+)
 from tqdm import tqdm
 
 COLIN27_BRAIN_MM = np.array([[-71.0, -105.0, -68.0], [71.0, 72.0, 82.0]])

@@ -28,8 +28,17 @@ from typing import Any
 
 import torch
 from itermask3d import __version__
-from itermask3d.brain_extraction import METHODS
-from itermask3d.data_check import (
+from itermask3d.files.discovery import FoundScan, discover
+from itermask3d.files.identity import file_digest
+from itermask3d.files.scans import ScanError
+from itermask3d.files.writing import write_atomically
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.preprocessing.brain_extraction import METHODS
+from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.preprocessing.pipeline import BIAS_CORRECTIONS
+from itermask3d.workflows.site.bundle import Recipe, derived_epochs, derived_size, set_loop, write_bundle, write_card
+from itermask3d.workflows.site.data import CONTRASTS, Measurement, derived_spacing, split_by_subject, subject_of
+from itermask3d.workflows.site.data_check import (
     Finding,
     Level,
     MeasuredScan,
@@ -39,14 +48,8 @@ from itermask3d.data_check import (
     related,
     suggested,
 )
-from itermask3d.discovery import FoundScan, discover
-from itermask3d.own_bundle import Recipe, derived_epochs, derived_size, set_loop, write_bundle, write_card
-from itermask3d.own_data import CONTRASTS, Measurement, derived_spacing, split_by_subject, subject_of
-from itermask3d.own_report import check_page, flagged_table, own_page, read_results
-from itermask3d.preprocessing import BIAS_CORRECTIONS, load_volume, scan_loader
-from itermask3d.results import RESEARCH_USE, file_digest, write_atomically
-from itermask3d.scans import ScanError
-from itermask3d.stages import Stages
+from itermask3d.workflows.site.report import check_page, flagged_table, own_page, read_results
+from itermask3d.workflows.site.stages import Stages
 from rich.console import Console
 from tqdm import tqdm
 

@@ -16,15 +16,16 @@ from pathlib import Path
 
 import torch
 from itermask3d import BUNDLE_ROOT
-from itermask3d.cohort import load_weights, scan_error
-from itermask3d.frequency import high_frequency
-from itermask3d.inferer import IterMaskInferer
-from itermask3d.network import ReconstructionUNet
-from itermask3d.preprocessing import inference_transforms
-from itermask3d.refinement import RefinementSettings
-from itermask3d.results import RESEARCH_USE, write_atomically, write_table
-from itermask3d.scans import ScanError, list_scans
-from itermask3d.tuning import Grid, TuningRow, choose, evaluate_grid, summarise_rows
+from itermask3d.evaluation.tuning import Grid, TuningRow, choose, evaluate_grid, summarise_rows
+from itermask3d.files.scans import ScanError, list_scans, scan_error
+from itermask3d.files.writing import write_atomically, write_table
+from itermask3d.inference.models import load_weights
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.method.frequency import high_frequency
+from itermask3d.method.inferer import IterMaskInferer
+from itermask3d.method.network import ReconstructionUNet
+from itermask3d.method.settings import RefinementSettings
+from itermask3d.preprocessing.pipeline import inference_transforms
 from tqdm import tqdm
 
 

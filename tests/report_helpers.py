@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 from helpers import Phantom, axes_of, head_phantom, rotation
-from itermask3d.detection import Findings, Outcome
-from itermask3d.dicom import write_mr_series
-from itermask3d.preprocessing import load_volume, scan_loader
-from itermask3d.results import ScanResult, save_nifti, write_result
-from itermask3d.threshold import estimate_threshold
+from itermask3d.files.dicom import write_mr_series
+from itermask3d.files.writing import save_nifti
+from itermask3d.inference.results import ScanResult, write_result
+from itermask3d.method.detection import Findings, Outcome
+from itermask3d.method.threshold import estimate_threshold
+from itermask3d.preprocessing.load import load_volume, scan_loader
 
 SETTINGS = {"gamma": 0.05, "weights_sha256": "0123456789abcdef", "calibration_sha256": "none"}
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from itermask3d.cohort import input_files
-from itermask3d.detection import Findings, Outcome
-from itermask3d.discovery import FoundScan
-from itermask3d.results import ScanResult
-from itermask3d.scans import ScanError
-from itermask3d.screening import Screener
-from itermask3d.threshold import CurveFit, SlopeSource, ThresholdEstimate, ThresholdStatus
+from itermask3d.files.discovery import FoundScan
+from itermask3d.files.identity import input_files
+from itermask3d.files.scans import ScanError
+from itermask3d.inference.results import ScanResult
+from itermask3d.method.detection import Findings, Outcome
+from itermask3d.method.threshold import CurveFit, SlopeSource, ThresholdEstimate, ThresholdStatus
+from itermask3d.workflows.screening.screener import Screener
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from helpers import BRAIN_RADII_MM, CENTRE_MM, world_coordinates
-from itermask3d.tissues import Tissue, pack, tissues_of
+from itermask3d.simulation.generator.tissues import Tissue, pack, tissues_of
 
 SIDES = {"cortex": (101, 100), "white": (82, 81), "thalamus": (60, 59), "ventricle": (52, 51)}
 """Left and right label."""
@@ -46,7 +46,7 @@ def save_volume(voxels: np.ndarray, affine: np.ndarray, path: Path) -> Path:
 
 
 def mixture_of(labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tissue map and brain mask of the phantom, as :func:`itermask3d.synthesis.render` takes them."""
+    """Tissue map and brain mask of the phantom, for :func:`itermask3d.simulation.generator.synthesis.render`."""
     tissues = tissues_of(labels, "dlmuse")
     shares = torch.stack([torch.from_numpy(tissues == tissue).float() for tissue in Tissue])
     shares[Tissue.BACKGROUND] = 0

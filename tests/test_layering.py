@@ -1,10 +1,15 @@
-"""The architecture, kept by a test: imports point down, and nothing in the repository knows the machine it grew on."""
+"""The architecture, kept by a test: ten rooms that import upwards only, and small things in them.
+
+Nothing in the repository knows the machine it grew on.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
 import subprocess
+from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -18,112 +23,88 @@ FILES = sorted(PACKAGE_DIR.rglob("*.py"))
 LAYERS_ABOVE = {"scripts", "monailabel_app", "monailabel"}
 """What stands on the package; the package knows none of it."""
 
-ALLOWED: dict[str, set[str]] = {
-    "__init__": set(),
-    "acceleration": {"network"},
-    "artefacts": {"artefacts_image", "artefacts_kspace", "artefacts_local"},
-    "artefacts_image": set(),
-    "artefacts_kspace": {"artefacts_image"},
-    "artefacts_local": {"artefacts_image"},
-    "bias": set(),
-    "frequency": set(),
-    "lesions": {"scans"},
-    "masking": set(),
-    "metrics": set(),
-    "disturbance": {"masking"},
-    "network": set(),
-    "scans": set(),
-    "discovery": {"scans"},
-    "throughput": set(),
-    "schedule": set(),
-    "threshold": set(),
-    "calibration": set(),
-    "discrimination": set(),
-    "domain": set(),
-    "scan_features": set(),
-    "registration": set(),
-    "brain_extraction": {"scans"},
-    "preprocessing": {"bias", "brain_extraction", "disturbance", "frequency", "masking", "scan_features", "scans"},
-    "refinement": {"masking", "network", "schedule", "threshold"},
-    "detection": {"refinement", "threshold"},
-    "inferer": {"acceleration", "detection", "frequency", "network", "refinement"},
-    "training": {"masking", "network"},
-    "tissues": {"scans"},
-    "contrasts": {"tissues"},
-    "synthesis": {"contrasts", "tissues"},
+ROOMS: dict[str, set[str]] = {
+    "files": set(),
+    "method": set(),
+    "preprocessing": {"files"},
+    "simulation": {"files", "method", "preprocessing"},
+    "training": {"files", "method", "preprocessing", "simulation"},
+    "inference": {"files", "method", "preprocessing"},
+    "reports": {"files", "method", "preprocessing", "inference"},
+    "evaluation": {"files", "method", "preprocessing", "inference"},
+    "workflows": {"files", "method", "preprocessing", "inference", "evaluation"},
+    "cli": {
+        "files",
+        "method",
+        "preprocessing",
+        "simulation",
+        "training",
+        "inference",
+        "reports",
+        "evaluation",
+        "workflows",
+    },
 }
-"""Which of our modules each module may import."""
+"""The rooms from the top row to the lowest, and which others each may import."""
 
-for _module in (
-    "results",
-    "models",
-    "store",
-    "reporting",
-    "cohort",
-    "evaluation",
-    "baselines",
-    "evaluation_run",
-    "evaluation_cases",
-    "evaluation_text",
-    "evaluation_rows",
-    "evaluation_detection",
-    "evaluation_tables",
-    "evaluation_plots",
-    "evaluation_pictures",
-    "evaluation_page",
-    "evaluation_docs",
-    "evaluation_compare",
-    "tuning",
-    "guidance",
-    "segmenter",
-    "dicom",
-    "anatomy",
-    "label_maps",
-    "synthesis_data",
-    "packed",
-    "batches",
-    "report_data",
-    "report_images",
-    "report_plots",
-    "scan_report",
-    "dicom_slices",
-    "dicom_seg",
-    "dicom_out",
-    "journal",
-    "screening",
-    "cluster",
-    "cohort_table",
-    "cohort_report",
-    "stages",
-    "data_check",
-    "own_data",
-    "own_bundle",
-    "own_report",
-):  # the top: each may use all that stands before it
-    ALLOWED[_module] = set(ALLOWED) - {"__init__"}
-
-MODULES = set(ALLOWED) | {path.relative_to(PACKAGE_DIR).with_suffix("").parts[0] for path in FILES}
+MODULE_LINES, FUNCTION_LINES, PUBLIC_METHODS = 400, 50, 10
 
 MACHINE_PATH = re.compile(r"(?<![\w.~})-])/(?:work/|tmp/work)")
 """Absolute paths that exist on one machine only, at the start of a path."""
 
 
-def imported_names(source: str) -> set[str]:
-    """Absolute dotted names of all that a module of the package imports, wherever in the file the import stands."""
+def name_of(path: Path) -> str:
+    """Dotted name of a module below the package; a package's is that of its folder."""
+    parts = path.relative_to(PACKAGE_DIR).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+def imported_names(source: str, package: str = "") -> set[str]:
+    """Absolute dotted names of all that a module of the package imports, wherever in the file the import stands.
+
+    Args:
+        source: of the module.
+        package: dotted name below ours of the folder that it lies in, for relative imports.
+    """
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(part for part in (PACKAGE if node.level else "", node.module) if part)
+            folder = [PACKAGE, *(part for part in package.split(".") if part)]
+            outer = folder[: len(folder) - node.level + 1] if node.level else []
+            base = ".".join(part for part in (*outer, node.module) if part)
             names |= {f"{base}.{alias.name}" for alias in node.names}
     return names
 
 
 def own_modules(names: set[str]) -> set[str]:
-    """Those of our modules that the dotted names lead to; the package itself (version, bundle root) is no module."""
-    parts = [name.split(".") for name in names]
-    return {part[1] for part in parts if part[0] == PACKAGE and len(part) > 1 and part[1] in MODULES}
+    """Those of our modules that the dotted names lead to; the package itself (version, bundle root) is none."""
+    found = set()
+    for name in names:
+        first, *parts = name.split(".")
+        if first == PACKAGE:
+            longest = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in MODULES), 0)
+            found |= {".".join(parts[:longest])} if longest else set()
+    return found
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Dotted names that one of our modules imports."""
+    path = MODULES[module]
+    folder = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return frozenset(imported_names(path.read_text(encoding="utf-8"), folder))
+
+
+def definitions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    """All functions and classes of a module, those inside others too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node
 
 
 def tracked_files() -> list[Path]:
@@ -138,34 +119,80 @@ def tracked_files() -> list[Path]:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("import itermask3d.masking", {"masking"}),
-        ("import itermask3d.masking as m, os", {"masking"}),
-        ("from itermask3d.masking import corrupt", {"masking"}),
-        ("from itermask3d import masking, threshold", {"masking", "threshold"}),
-        ("from . import masking", {"masking"}),
-        ("from .masking import corrupt", {"masking"}),
-        ("def f():\n    from itermask3d.masking import corrupt", {"masking"}),
+        ("import itermask3d.method.masking", {"method.masking"}),
+        ("import itermask3d.method.masking as m, os", {"method.masking"}),
+        ("from itermask3d.method.masking import corrupt", {"method.masking"}),
+        ("from itermask3d.method import masking, threshold", {"method.masking", "method.threshold"}),
+        ("from itermask3d import method", {"method"}),
+        ("from . import masking", {"method.masking"}),
+        ("from .masking import corrupt", {"method.masking"}),
+        ("from ..files.scans import ScanError", {"files.scans"}),
+        ("def f():\n    from itermask3d.method.masking import corrupt", {"method.masking"}),
         ("from itermask3d import BUNDLE_ROOT", set()),
         ("import monai", set()),
     ],
 )
 def test_every_form_of_import_is_seen(source: str, expected: set[str]) -> None:
-    assert own_modules(imported_names(source)) == expected
+    assert own_modules(imported_names(source, "method")) == expected
 
 
-def test_the_map_has_no_cycle() -> None:
-    TopologicalSorter(ALLOWED).prepare()
+def test_the_rooms_are_all_that_lies_in_the_package() -> None:
+    found = {path.name for path in PACKAGE_DIR.iterdir() if not path.name.startswith((".", "__pycache__"))}
+    assert found == {"__init__.py", "py.typed", *ROOMS}
+    assert len(ROOMS) == 10
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE_DIR)))
-def test_imports_point_down(path: Path) -> None:
-    module = path.relative_to(PACKAGE_DIR).with_suffix("").parts[0]
-    assert module in ALLOWED, f"'{module}' has no place yet: add it to ALLOWED in tests/test_layering.py"
-    names = imported_names(path.read_text(encoding="utf-8"))
-    forbidden = own_modules(names) - ALLOWED[module] - {module}
-    assert not forbidden, f"{module} may import {sorted(ALLOWED[module]) or 'nothing of ours'}, not {sorted(forbidden)}"
+def test_a_room_is_allowed_rows_above_it_only() -> None:
+    rows = list(ROOMS)
+    for row, (room, allowed) in enumerate(ROOMS.items()):
+        assert allowed <= set(rows[:row]), f"{room} is allowed {sorted(allowed - set(rows[:row]))}, no rows above it"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_from_the_rooms_that_its_own_is_allowed(module: str) -> None:
+    names = set(imports_of(module))
+    room = module.split(".")[0]
+    reached = {other.split(".")[0] for other in own_modules(names)}
+    forbidden = reached - ROOMS.get(room, set()) - {room}
+    assert not forbidden, f"{module}: {room} may import {sorted(ROOMS.get(room, ()))}, not {sorted(forbidden)}"
     above = {name.split(".")[0] for name in names} & LAYERS_ABOVE
     assert not above, f"{module} imports {sorted(above)}, which stand on the package and not under it"
+
+
+def test_the_table_allows_no_arrow_that_nothing_needs() -> None:
+    reached: dict[str, set[str]] = {room: set() for room in ROOMS}
+    for module in MODULES:
+        if module:
+            reached[module.split(".")[0]] |= {other.split(".")[0] for other in own_modules(set(imports_of(module)))}
+    unused = {room: sorted(allowed - reached[room]) for room, allowed in ROOMS.items() if room != "cli"}
+    assert not any(unused.values()), f"take these arrows out of ROOMS: { {k: v for k, v in unused.items() if v} }"
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    TopologicalSorter({module: own_modules(set(imports_of(module))) - {module} for module in MODULES}).prepare()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=name_of)
+def test_a_room_opens_with_one_sentence_and_imports_nothing(path: Path) -> None:
+    if path.parent == PACKAGE_DIR:
+        return
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    assert len(body) == 1
+    assert isinstance(body[0], ast.Expr)
+    assert isinstance(body[0].value, ast.Constant)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_modules_functions_and_classes_are_small(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MODULE_LINES, f"{path.name} is too long: split it"
+    for node in definitions(path):
+        if isinstance(node, ast.ClassDef):
+            methods = [part.name for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+            public = [name for name in methods if not name.startswith("_")]
+            assert len(public) <= PUBLIC_METHODS, f"{node.name} has {len(public)} public methods: {', '.join(public)}"
+        else:
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= FUNCTION_LINES, f"{node.name} has {lines} lines; expected at most {FUNCTION_LINES}"
 
 
 def test_the_package_was_found() -> None:

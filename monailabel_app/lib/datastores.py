@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import requests
 from dicomweb_client import DICOMwebClient
-from itermask3d.scans import ScanError
+from itermask3d.files.scans import ScanError
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.dicom import dicom_web_download_series, dicom_web_upload_dcm

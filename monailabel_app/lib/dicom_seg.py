@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from itermask3d.dicom_seg import SEGMENT_LABEL, Maker, Segmentation, write_parametric_map, write_segmentation
+from itermask3d.reports.dicom_seg import SEGMENT_LABEL, Maker, Segmentation, write_parametric_map, write_segmentation
 
 __all__ = ["SEGMENT_LABEL", "Maker", "Segmentation", "write_parametric_map", "write_segmentation"]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from itermask3d.preprocessing import load_volume, scan_loader
-from itermask3d.scans import ScanError, require_same_grid
-from itermask3d.segmenter import PreparedScan
+from itermask3d.files.scans import ScanError, require_same_grid
+from itermask3d.inference.segmenter import PreparedScan
+from itermask3d.preprocessing.load import load_volume, scan_loader
 from scipy import ndimage
 
 from lib.errors import RequestError

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from itermask3d.scans import ScanError
+from itermask3d.files.scans import ScanError
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send

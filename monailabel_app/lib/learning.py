@@ -14,9 +14,9 @@ import nibabel as nib
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from itermask3d.cohort import scan_error
-from itermask3d.results import file_digest, write_atomically
-from itermask3d.scans import ScanError
+from itermask3d.files.identity import file_digest
+from itermask3d.files.scans import ScanError, scan_error
+from itermask3d.files.writing import write_atomically
 from monai.bundle import ConfigWorkflow
 from monai.metrics import compute_dice
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag

@@ -15,9 +15,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from filelock import FileLock
-from itermask3d.detection import Findings
-from itermask3d.reporting import save_picture, verdict
-from itermask3d.results import RESEARCH_USE, ScanResult, settle, write_atomically, write_result
+from itermask3d.files.writing import settle, write_atomically
+from itermask3d.inference.picture import save_picture, verdict
+from itermask3d.inference.results import RESEARCH_USE, ScanResult, write_result
+from itermask3d.method.detection import Findings
 from scipy import ndimage
 
 __all__ = ["BANDS", "LABELS", "Results", "banded", "case_name", "describe"]

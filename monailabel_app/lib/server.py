@@ -25,7 +25,7 @@ from fastapi.responses import (
     RedirectResponse,
     Response,
 )
-from itermask3d.preprocessing import load_volume, scan_loader
+from itermask3d.preprocessing.load import load_volume, scan_loader
 from monailabel.config import settings
 from monailabel.endpoints import ohif
 from monailabel.endpoints.datastore import save_label

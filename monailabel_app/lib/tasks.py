@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from itermask3d.brain_extraction import METHODS
-from itermask3d.guidance import Guidance, balls, grown
-from itermask3d.scans import ScanError
-from itermask3d.segmenter import PreparedScan, guided_threshold
+from itermask3d.files.scans import ScanError
+from itermask3d.inference.guidance import Guidance, balls, grown
+from itermask3d.inference.segmenter import PreparedScan, guided_threshold
+from itermask3d.preprocessing.brain_extraction import METHODS
 from monai.data import MetaTensor
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from fastapi import UploadFile
-from itermask3d.preprocessing import load_volume, scan_loader
-from itermask3d.results import save_nifti
+from itermask3d.files.writing import save_nifti
+from itermask3d.preprocessing.load import load_volume, scan_loader
 
 from lib.errors import RequestError
 

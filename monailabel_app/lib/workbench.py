@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from itermask3d.cohort import first_cause
-from itermask3d.guidance import Guidance
-from itermask3d.models import AUTO
-from itermask3d.results import ScanResult
-from itermask3d.scans import ScanError
-from itermask3d.segmenter import PreparedScan, Segmenter, Timings
+from itermask3d.files.scans import ScanError, first_cause
+from itermask3d.inference.guidance import Guidance
+from itermask3d.inference.models import AUTO
+from itermask3d.inference.results import ScanResult
+from itermask3d.inference.segmenter import PreparedScan, Segmenter, Timings
 
 from lib.errors import RequestError
 from lib.monitor import Monitor, Run

@@ -11,7 +11,7 @@ import pytest
 import requests
 import SimpleITK
 import torch
-from itermask3d.results import file_digest
+from itermask3d.files.identity import file_digest
 
 pytest.importorskip("monailabel")
 from monailabel.client import MONAILabelClient

@@ -15,8 +15,8 @@ import pydicom_seg
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from dicom_helpers import ORIENTATIONS, SHAPE, grid, read_by_dcmqi, read_by_simpleitk, require_same_scan
-from itermask3d.dicom import write_mr_series
-from itermask3d.scans import ScanError
+from itermask3d.files.dicom import write_mr_series
+from itermask3d.files.scans import ScanError
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from itermask3d.dicom import MrProtocol, write_mr_series
+from itermask3d.files.dicom import MrProtocol, write_mr_series
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 

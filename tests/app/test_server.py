@@ -21,7 +21,7 @@ pytest.importorskip("monailabel")
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from itermask3d.scans import ScanError
+from itermask3d.files.scans import ScanError
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 
 SHAPE = (4, 5, 6)

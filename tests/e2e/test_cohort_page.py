@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 from helpers import head_phantom
-from itermask3d.cohort_report import write_cohort_report
-from itermask3d.detection import Outcome
-from itermask3d.discovery import FoundScan, SkippedSeries
-from itermask3d.journal import Journal, Record, Status
-from itermask3d.scan_report import write_scan_report
-from itermask3d.throughput import Throughput
+from itermask3d.files.discovery import FoundScan, SkippedSeries
+from itermask3d.method.detection import Outcome
+from itermask3d.reports.scan_report import write_scan_report
+from itermask3d.workflows.screening.cohort_report import Throughput, write_cohort_report
+from itermask3d.workflows.screening.journal import Journal, Record, Status
 from pages import WIDTHS, Opened, require_readable, tab_to
 from PIL import Image
 from report_helpers import finished_scan

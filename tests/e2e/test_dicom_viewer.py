@@ -13,9 +13,9 @@ import pydicom
 import pytest
 from fast_bundle import write_fast_bundle
 from helpers import Phantom
-from itermask3d.dicom_out import DicomFiles, write_dicom
-from itermask3d.dicom_seg import COLOUR_RGB, SEGMENT_LABEL
-from itermask3d.dicom_slices import on_slices, read_slices
+from itermask3d.files.dicom_slices import on_slices, read_slices
+from itermask3d.reports.dicom_out import DicomFiles, write_dicom
+from itermask3d.reports.dicom_seg import COLOUR_RGB, SEGMENT_LABEL
 from report_helpers import dicom_phantom, finished_scan
 
 pytestmark = pytest.mark.e2e

@@ -17,7 +17,7 @@ import requests
 from dicom_helpers import read_by_dcmqi, read_by_simpleitk, require_same_scan
 from fast_bundle import write_fast_bundle
 from helpers import Phantom, axes_of, dice, head_phantom, rotation
-from itermask3d.dicom import MrSeries, write_mr_series
+from itermask3d.files.dicom import MrSeries, write_mr_series
 
 pytestmark = pytest.mark.e2e
 

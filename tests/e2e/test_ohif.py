@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import requests
 from dicom_helpers import read_by_dcmqi, read_by_simpleitk, require_same_scan
-from itermask3d.dicom import MrSeries, write_mr_series
-from itermask3d.lesions import LesionLook, generated_shape, insert_lesion
+from itermask3d.files.dicom import MrSeries, write_mr_series
+from itermask3d.simulation.lesions import LesionLook, generated_shape, insert_lesion
 
 pytestmark = pytest.mark.e2e
 

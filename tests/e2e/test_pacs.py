@@ -15,7 +15,7 @@ import requests
 from dicom_helpers import read_by_dcmqi
 from fast_bundle import write_fast_bundle
 from helpers import Phantom
-from itermask3d.dicom import MrProtocol, MrSeries, write_mr_series
+from itermask3d.files.dicom import MrProtocol, MrSeries, write_mr_series
 from monailabel.client import MONAILabelClient
 
 pytestmark = pytest.mark.e2e

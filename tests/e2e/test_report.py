@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers import head_phantom
-from itermask3d.scan_report import write_scan_report
+from itermask3d.reports.scan_report import write_scan_report
 from pages import WIDTHS, Opened, require_readable, tab_to
 from report_helpers import finished_scan
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 from helpers import head_phantom
-from itermask3d.dicom import write_mr_series
+from itermask3d.files.dicom import write_mr_series
 
 pytestmark = pytest.mark.e2e
 

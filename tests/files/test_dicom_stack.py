@@ -14,7 +14,7 @@ from itermask3d.files.dicom_planes import planes_of
 from itermask3d.files.dicom_stack import arrange
 from itermask3d.files.dicom_volume import read_series
 from itermask3d.files.read import read_volume
-from itermask3d.scans import ScanError
+from itermask3d.files.scans import ScanError
 from pydicom.dataset import Dataset
 
 

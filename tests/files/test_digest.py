@@ -11,7 +11,7 @@ import pytest
 from faulty import mr_slices, nifti_bytes, save
 from itermask3d.files.digest import Identity, describe_difference, identify
 from itermask3d.files.read import read_volume
-from itermask3d.scans import ScanError
+from itermask3d.files.scans import ScanError
 
 
 def test_file_has_its_own_sha256(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from cases_dicom import DICOM_CASES
 from cases_files import FILE_CASES
 from faulty import UPRIGHT, Case, require_phantom, require_warning
 from itermask3d.files.read import read_volume
-from itermask3d.scans import ScanError
+from itermask3d.files.scans import ScanError
 
 CASES = [*DICOM_CASES, *FILE_CASES]
 

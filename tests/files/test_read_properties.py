@@ -32,7 +32,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from itermask3d.files.dicom_volume import read_series
 from itermask3d.files.read import read_volume
-from itermask3d.scans import ScanError
+from itermask3d.files.scans import ScanError
 
 MANY = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 SOME = settings(MANY, max_examples=60)

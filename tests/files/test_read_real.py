@@ -12,8 +12,8 @@ import SimpleITK as sitk  # noqa: N813
 from faulty import OBLIQUE, TO_LPS, VALUES, enhanced, meta_bytes, mr_slices, nrrd_bytes, save
 from itermask3d.files.dicom_files import group_series
 from itermask3d.files.read import read_volume
+from itermask3d.files.scans import ScanError
 from itermask3d.files.volume import Volume
-from itermask3d.scans import ScanError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "dicom_real"
 pytest_real = pytest.mark.skipif(not DATA.is_dir(), reason="the real DICOM series are not beside the repository")

@@ -1,1 +1,1 @@
-"""Where scans come from and results go: paths, formats, DICOM series, and what was read of them."""
+"""Files of scans and of results: paths, lists, formats, DICOM series, what was read, and the one way to write."""

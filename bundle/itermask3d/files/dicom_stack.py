@@ -10,8 +10,8 @@ import numpy as np
 
 from itermask3d.files.dicom_planes import DISTINCT, SHARED, Plane
 from itermask3d.files.dicom_steps import list_places, regular_step, slice_location_mm
+from itermask3d.files.scans import ScanError
 from itermask3d.files.volume import check_affine
-from itermask3d.scans import ScanError
 
 __all__ = ["Stack", "arrange"]
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from itermask3d.files.digest import combine, hash_stream
 from itermask3d.files.nrrd import beside
+from itermask3d.files.scans import ScanError
 from itermask3d.files.streams import Layout, Loaded, open_file, read_voxels, skip
 from itermask3d.files.volume import MEMORY_LIMIT_BYTES, Volume, check_affine, check_memory, one_volume
-from itermask3d.scans import ScanError
 
 __all__ = ["METAIMAGE_SUFFIXES", "read_metaimage"]
 

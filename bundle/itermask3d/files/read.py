@@ -11,8 +11,8 @@ from itermask3d.files.metaimage import METAIMAGE_SUFFIXES, read_metaimage
 from itermask3d.files.mgh import MGH_SUFFIXES, read_mgh
 from itermask3d.files.nifti import NIFTI_SUFFIXES, read_nifti
 from itermask3d.files.nrrd import NRRD_SUFFIXES, read_nrrd
+from itermask3d.files.scans import ScanError
 from itermask3d.files.volume import MEMORY_LIMIT_BYTES, Volume
-from itermask3d.scans import ScanError
 
 __all__ = ["VOLUME_SUFFIXES", "read_volume"]
 

@@ -1,0 +1,1 @@
+"""The command ``itermask3d``: one thin verb a file."""

@@ -1,0 +1,373 @@
+"""Several methods over the same scans, each into its own folder; what is done already is not done again.
+
+A method's folder holds ``results/<case>/`` (what :func:`itermask3d.inference.results.write_result` writes, for every
+method), ``calibration.json`` (its figures on normal calibration scans) and ``method.json`` (what it is).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+from tqdm import tqdm
+
+from itermask3d import BUNDLE_ROOT
+from itermask3d.evaluation.baselines import Baseline, CalibrationMap, decide, threshold_for_share
+from itermask3d.files.identity import file_digest, input_files
+from itermask3d.files.scans import ScanError, scan_error, voxel_volume_ml
+from itermask3d.files.writing import save_nifti, settle, write_atomically
+from itermask3d.inference.models import load_weights
+from itermask3d.inference.postprocessing import inference_postprocessing
+from itermask3d.inference.results import RESEARCH_USE, VOLUMES, versions
+from itermask3d.method.inferer import IterMaskInferer
+
+__all__ = [
+    "BaselineRun",
+    "BundleParts",
+    "normalised_scan",
+    "read_normalised",
+    "require_disjoint",
+    "run_bundle",
+    "weights_digest",
+]
+
+logger = logging.getLogger(__name__)
+
+
+FIGURES = ("score", "flagged_share", "mean_error", "error_p99")
+"""Figures of a scan that need no ground truth; each can serve as its score."""
+
+
+def run_bundle(
+    source: str | Path,
+    method: Path,
+    *,
+    overlays: Sequence[str | Path] = (),
+    calibration: str | Path | None = None,
+    bundle_root: str | Path = BUNDLE_ROOT,
+) -> None:
+    """Run the bundle's ``evaluate`` workflow, changed by overlays, over the scans and over the calibration scans.
+
+    Args:
+        source: list of scans, see :func:`itermask3d.files.scans.list_scans`.
+        method: folder of the method.
+        overlays: JSON files of config ids and values over ``inference.json`` and ``evaluate.json``.
+        calibration: list of normal scans.
+        bundle_root: the bundle's folder.
+
+    Raises:
+        ScanError: if the run could not start.
+    """
+    configs = [f"{bundle_root}/configs/{name}.json" for name in ("inference", "evaluate")]
+    for part, scans in (("results", source), ("calibration", calibration)):
+        if scans is None:
+            continue
+        parser = ConfigParser()
+        parser.read_config([*configs, *map(str, overlays)])
+        parser["bundle_root"], parser["dataset_dir"] = str(bundle_root), str(scans)
+        parser["output_dir"], parser["picture"] = str(method / part), False
+        parser["handlers"] = []  # figures of all methods are taken from disk in the same way, once
+        try:
+            parser.get_parsed_content("segmentation").run()
+        except SystemExit as stop:
+            if stop.code != 1:  # 1: a scan failed, which failures.json records
+                raise ScanError(f"method '{method.name}' could not start, see the error above") from stop
+    done = next(iter(sorted(method.glob("results/*/result.json"))), None)
+    settings = json.loads(done.read_text())["settings"] if done else {}
+    changed = [json.loads(Path(path).read_text()) for path in overlays]
+    _write_json({"kind": "bundle", "overlays": changed, "settings": settings}, method / "method.json")
+    if calibration is not None:
+        found = {path.parent.name: json.loads(path.read_text()) for path in method.glob("calibration/*/result.json")}
+        usable = {case: result for case, result in sorted(found.items()) if result["outcome"] != "fit_failed"}
+        figures = {case: {name: result[name] for name in FIGURES} for case, result in usable.items()}
+        _write_json({"figures": figures}, method / "calibration.json")
+
+
+@dataclass
+class BundleParts:
+    """What a baseline takes from the bundle: its way to the network's grid and back, its network, its cleaning.
+
+    Attributes:
+        preprocessing, inferer, network, device: as the config builds them; weights are not loaded yet.
+        checkpoint: weights file; ``None`` where the model is chosen scan by scan.
+        spacing_mm: edge of a voxel of the network's grid.
+        described: values that describe the preprocessing.
+    """
+
+    preprocessing: Compose
+    inferer: IterMaskInferer
+    network: torch.nn.Module
+    device: torch.device
+    checkpoint: str | None
+    spacing_mm: float
+    described: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, bundle_root: str | Path = BUNDLE_ROOT) -> BundleParts:
+        """Build them from ``configs/inference.json``."""
+        parser = ConfigParser()
+        parser.read_config(f"{bundle_root}/configs/inference.json")
+        parser["bundle_root"], parser["progress"] = str(bundle_root), False
+        get = parser.get_parsed_content
+        return cls(
+            preprocessing=get("preprocessing"),
+            inferer=get("inferer"),
+            network=get("network"),
+            device=get("device"),
+            checkpoint=get("ckpt_path"),
+            spacing_mm=float(get("spacing_mm")),
+            described=get("store").preprocessing,
+        )
+
+    @property
+    def weights(self) -> str:
+        """The weights file.
+
+        Raises:
+            ScanError: if there is none for all scans.
+        """
+        if self.checkpoint is None:
+            raise ScanError("a baseline with the bundle's network needs one model for all scans, got model 'auto'")
+        return self.checkpoint
+
+    @cached_property
+    def trained_network(self) -> torch.nn.Module:
+        """The network with its weights, in evaluation mode."""
+        load_weights(self.network, self.weights)
+        return self.network.eval()
+
+    @cached_property
+    def _way_back(self) -> Compose:
+        return inference_postprocessing(self.preprocessing, None)
+
+    def prepare(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """A scan on the network's grid; a scan that cannot be used raises :class:`ScanError`."""
+        try:
+            return dict(self.preprocessing(dict(item)))
+        except Exception as error:
+            reason = scan_error(error)
+            if reason is None:
+                raise
+            raise reason from error
+
+    def volumes(self, sample: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image and brain mask as a batch of one, ``(1, 1, D, H, W)``."""
+        image, brain = (sample[key].as_tensor()[None].to(self.device) for key in ("image", "brain_mask"))
+        return image, brain
+
+    def to_scan(
+        self, sample: Mapping[str, Any], mask: torch.Tensor, anomaly_map: torch.Tensor, reconstruction: torch.Tensor
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Bring three volumes ``(1, 1, D, H, W)`` and the brain mask to the scan's own grid; also its affine."""
+        predicted = {"mask": mask.float(), "anomaly_map": anomaly_map, "reconstruction": reconstruction}
+        moved = self._way_back({**sample, "pred": {name: volume[0].cpu() for name, volume in predicted.items()}})
+        arrays = {name: moved[name][0].numpy(force=True) for name in VOLUMES}
+        brain = arrays["brain_mask"] > 0.5
+        arrays |= {name: np.where(brain, arrays[name], 0) for name in ("anomaly_map", "reconstruction")}
+        arrays |= {"brain_mask": brain, "mask": (arrays["mask"] > 0.5) & brain}
+        return arrays, moved["mask"].affine.numpy(force=True)
+
+
+def normalised_scan(parts: BundleParts, sample: Mapping[str, Any], path: Path) -> None:
+    """Write the normalised scan, back on its own grid: what a perfect reconstruction would be, for PSNR and SSIM."""
+    image, brain = parts.volumes(sample)
+    arrays, affine = parts.to_scan(sample, brain > 0.5, image, image)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    save_nifti(arrays["reconstruction"].astype(np.float32), affine, partial)
+    os.replace(partial, path)
+
+
+class BaselineRun:
+    """Several baselines over the same scans, each scan prepared once.
+
+    Args:
+        parts: of the bundle.
+        output: folder of the evaluation; a baseline's folder is ``output / "methods" / name``.
+        baselines: by name, made when first needed.
+        about: by name, what a result depends on beside scan and threshold (a digest of weights, for one).
+    """
+
+    def __init__(
+        self,
+        parts: BundleParts,
+        output: Path,
+        baselines: Mapping[str, Callable[[], Baseline]],
+        about: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self.parts = parts
+        self.output = output
+        self.factories = dict(baselines)
+        self.about = {name: self._about(about[name]) for name in baselines}
+        self._made: dict[str, Baseline] = {}
+
+    def folder(self, name: str) -> Path:
+        """Of one baseline."""
+        return self.output / "methods" / name
+
+    def calibrate(self, items: Sequence[Mapping[str, Any]], *, share: float) -> None:
+        """Set every threshold so that this share of normal brain is flagged; write ``calibration.json``.
+
+        Raises:
+            ScanError: if a calibration scan cannot be used.
+        """
+        wanted = {"share": share, "inputs": {item["case"]: input_files(item) for item in items}}
+        wanted = json.loads(json.dumps(wanted))
+        missing = [name for name in self.factories if not self._is_calibrated(name, wanted)]
+        maps: dict[str, list[CalibrationMap]] = {name: [] for name in missing}
+        for item in tqdm(items if missing else [], desc="calibrating baselines", unit="scan"):
+            image, brain = self.parts.volumes(self.parts.prepare(item))
+            for name in missing:
+                maps[name].append(CalibrationMap.of(self._baseline(name)(image, brain).anomaly_map, brain))
+        for name in missing:
+            threshold = threshold_for_share(maps[name], share=share, **self._cleaning)
+            found = [one.decide(threshold, **self._cleaning) for one in maps[name]]
+            figures = {
+                item["case"]: {figure: getattr(one, figure) for figure in FIGURES}
+                for item, one in zip(items, found, strict=True)
+            }
+            values = wanted | {"about": self.about[name], "threshold": threshold, "figures": figures}
+            _write_json({"kind": "baseline", "share": share, **self.about[name]}, self.folder(name) / "method.json")
+            _write_json(values, self.folder(name) / "calibration.json")
+
+    def run(self, items: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """Write the results of every baseline; also the normalised scans. Returns a sentence for a scan that failed."""
+        failures = {}
+        settings = {name: self.about[name] | {"threshold": self._threshold(name)} for name in self.factories}
+        for item in tqdm(items, desc="baselines", unit="scan"):
+            normalised = self.output / "scans" / f"{item['case']}.nii.gz"
+            missing = [name for name in settings if not _is_done(self.folder(name), item, settings[name])]
+            if not missing and normalised.exists():
+                continue
+            try:
+                sample = self.parts.prepare(item)
+            except ScanError as error:
+                logger.error("%s: %s", item["case"], error)
+                failures[item["case"]] = str(error)
+                continue
+            normalised_scan(self.parts, sample, normalised)
+            for name in missing:
+                self._run_one(name, item, sample, settings[name])
+        for name in settings:
+            _write_json(failures, self.folder(name) / "results" / "failures.json")
+        return failures
+
+    @property
+    def _cleaning(self) -> dict[str, Any]:
+        return {"min_volume_ml": self.parts.inferer.min_volume_ml, "spacing_mm": (self.parts.spacing_mm,) * 3}
+
+    def _about(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        plain = {**values, "preprocessing": self.parts.described, "min_volume_ml": self.parts.inferer.min_volume_ml}
+        return dict(json.loads(json.dumps(plain)))
+
+    def _baseline(self, name: str) -> Baseline:
+        if name not in self._made:
+            self._made[name] = self.factories[name]()
+        return self._made[name]
+
+    def _is_calibrated(self, name: str, wanted: Mapping[str, Any]) -> bool:
+        path = self.folder(name) / "calibration.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        return all(known.get(key) == value for key, value in {**wanted, "about": self.about[name]}.items())
+
+    def _threshold(self, name: str) -> float:
+        return float(json.loads((self.folder(name) / "calibration.json").read_text())["threshold"])
+
+    def _run_one(
+        self, name: str, item: Mapping[str, Any], sample: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> None:
+        image, brain = self.parts.volumes(sample)
+        prediction = self._baseline(name)(image, brain)
+        found = decide(prediction, brain, threshold=settings["threshold"], **self._cleaning)
+        expected = torch.zeros_like(image) if prediction.reconstruction is None else prediction.reconstruction
+        arrays, affine = self.parts.to_scan(sample, found.mask, prediction.anomaly_map, expected)
+        unit = {key: float(value) for key, value in sample["normalisation"].items()}
+        arrays["reconstruction"] = np.where(
+            arrays["brain_mask"], arrays["reconstruction"] * unit["scale"] + unit["median"], 0
+        )
+        voxel_ml = voxel_volume_ml(affine)
+        values = {
+            "note": RESEARCH_USE,
+            "case": item["case"],
+            "scan": str(item["image"]),
+            "outcome": "anomaly" if found.flagged_share > 0 else "no_anomaly",
+            **{figure: getattr(found, figure) for figure in FIGURES},
+            "threshold": settings["threshold"],
+            "has_reconstruction": prediction.reconstruction is not None,
+            "percentile_among_normals": None,
+            "volumes_ml": {
+                "brain": float(arrays["brain_mask"].sum()) * voxel_ml,
+                "anomaly": float(arrays["mask"].sum()) * voxel_ml,
+            },
+            "curve": [],
+            "preprocessing": {"brain_extraction": str(sample["brain_extraction"]), **unit},
+            "settings": settings,
+            "inputs": input_files(item),
+            "versions": versions(),
+        }
+        _write_folder(values, arrays, affine, self.folder(name) / "results" / item["case"])
+
+
+def require_disjoint(items: Sequence[Mapping[str, Any]], normals: Sequence[Mapping[str, Any]], what: str) -> None:
+    """Refuse a list of normals that shares a case, subject or file with the scans to be reported.
+
+    Raises:
+        ScanError: naming the first one.
+    """
+    for key in ("case", "subject", "image"):
+        shared = {str(item[key]) for item in items if item.get(key)} & {str(n[key]) for n in normals if n.get(key)}
+        if shared:
+            raise ScanError(f"the {what} and the scans to be reported share {key} '{min(shared)}'; expected none")
+    other = [item for item in normals if item.get("group", "normal") != "normal"]
+    if other:
+        raise ScanError(f"'{other[0]['case']}' of the {what} is of group '{other[0]['group']}'; expected normal scans")
+
+
+def weights_digest(path: str | Path) -> dict[str, str]:
+    """For ``about``."""
+    return {"weights_sha256": file_digest(path)}
+
+
+def _is_done(folder: Path, item: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    case = folder / "results" / item["case"]
+    settle(case)
+    path = case / "result.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    plain = json.loads(json.dumps(settings))
+    return known.get("settings") == plain and known.get("inputs") == input_files(item)
+
+
+def _write_folder(
+    values: Mapping[str, Any], arrays: Mapping[str, np.ndarray], affine: np.ndarray, folder: Path
+) -> None:
+    """All files of one scan, or none."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, dtype in VOLUMES.items():
+        save_nifti(arrays[name].astype(dtype), affine, partial / f"{folder.name}_{name}.nii.gz")
+    (partial / "result.json").write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def _write_json(values: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(json.dumps(values, indent=1, allow_nan=False) + "\n", path)
+
+
+def read_normalised(path: Path) -> np.ndarray | None:
+    """What :func:`normalised_scan` wrote; ``None`` where there is nothing."""
+    return nib.Nifti1Image.from_filename(path).get_fdata(dtype=np.float32) if path.exists() else None

@@ -1,0 +1,261 @@
+"""Finding scans, naming them, and the one kind of error that a scan can cause."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "SCAN_SUFFIXES",
+    "ScanError",
+    "first_cause",
+    "list_scans",
+    "require_same_grid",
+    "require_scans",
+    "scan_error",
+    "split_scans",
+    "voxel_volume_ml",
+]
+
+GRID_TOLERANCE_VOXELS = 0.1
+
+SCAN_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".mha", ".mhd", ".img")
+"""File endings taken for scans when a folder is listed; a DICOM series is named by its folder."""
+
+
+class ScanError(ValueError):
+    """A scan cannot be used; the message says in one sentence what was found and what was expected."""
+
+
+def list_scans(
+    source: str | Path | Sequence[str | Path],
+    *,
+    brain_mask_dir: str | Path | None = None,
+    label_dir: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Turn one scan, a folder or a list file into MONAI dictionary items.
+
+    Args:
+        source: a scan file; a folder of scans, searched recursively; a folder of DICOM files; a ``.txt`` list with one
+            path a line; a ``.json`` list of paths or of items (``{"image": …, "brain_mask": …, "label": …}``); or a
+            sequence of paths. Relative paths in a list are relative to the list's folder.
+        brain_mask_dir: folder with a brain mask of the same file name for every scan.
+        label_dir: folder with a ground-truth lesion mask of the same file name for every scan.
+
+    Returns:
+        Items with ``image`` (path), ``case`` (unique name for outputs) and, where given, ``brain_mask``, ``label``.
+
+    Raises:
+        ScanError: if nothing is found, a listed file or a companion is missing, or two scans have one name.
+    """
+    items = _named([_item(entry) for entry in _entries(source)])
+    for key, folder in (("brain_mask", brain_mask_dir), ("label", label_dir)):
+        if folder:
+            items = [item | {key: str(_companion(item, Path(folder), key))} for item in items]
+    return items
+
+
+def split_scans(items: Sequence[dict[str, Any]], split_file: str | Path | None, subset: str) -> list[dict[str, Any]]:
+    """Keep the items whose case is listed under ``subset`` in a committed split file.
+
+    Without a file, about one scan in six is for ``validation`` and the rest for ``train``, in an order that depends on
+    the names alone.
+
+    Args:
+        items: from :func:`list_scans`.
+        split_file: JSON object that maps a subset's name to a list of cases; ``None`` for a split by name.
+        subset: which to keep, in the order of the file.
+
+    Raises:
+        ScanError: if the subset is unknown or none of its cases is among the items.
+    """
+    splits = _read_splits(Path(split_file)) if split_file else _split_by_name(items)
+    if subset not in splits:
+        raise ScanError(f"split file {split_file} has no subset '{subset}', only {', '.join(map(str, splits))}")
+    by_case = {item["case"]: item for item in items}
+    chosen = [by_case[case] for case in splits[subset] if case in by_case]
+    if not chosen:
+        raise ScanError(
+            f"none of the {len(splits[subset])} cases of subset '{subset}' is among the {len(items)} scans; "
+            "name your own split_file, or null for a split by name"
+        )
+    return chosen
+
+
+def require_scans(
+    source: str | Path | Sequence[str | Path],
+    *,
+    brain_mask_dir: str | Path | None = None,
+    split_file: str | Path | None = None,
+    subsets: Sequence[str] = ("train", "validation"),
+) -> None:
+    """Stop a training that lacks its scans with one sentence, which a config would bury in tracebacks.
+
+    Args:
+        source, brain_mask_dir: see :func:`list_scans`.
+        split_file: see :func:`split_scans`.
+        subsets: those that the training needs.
+
+    Raises:
+        SystemExit: with that sentence, so that the process ends with status 1.
+    """
+    try:
+        items = list_scans(source, brain_mask_dir=brain_mask_dir)
+        for subset in subsets:
+            split_scans(items, split_file, subset)
+    except ScanError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def _read_splits(path: Path) -> dict[str, list[str]]:
+    try:
+        splits = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ScanError(f"split file '{path}' cannot be read ({error}); expected a JSON object of lists") from error
+    if not isinstance(splits, dict):
+        raise ScanError(f"split file '{path}' holds no object; expected lists of cases by subset")
+    return splits
+
+
+def _split_by_name(items: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    if len(items) < 2:
+        raise ScanError(f"training needs at least two scans, one of them for validation, got {len(items)}")
+    cases = sorted((item["case"] for item in items), key=lambda case: hashlib.sha256(case.encode()).digest())
+    n_validation = max(1, round(len(cases) / 6))
+    return {"validation": cases[:n_validation], "train": cases[n_validation:]}
+
+
+def require_same_grid(
+    name: str, shape: Sequence[int], affine: np.ndarray, *, scan_shape: Sequence[int], scan_affine: np.ndarray
+) -> None:
+    """Refuse a mask whose corners lie elsewhere than the scan's, by more than a tenth of a voxel.
+
+    Raises:
+        ScanError: naming the mask and what differs.
+    """
+    if tuple(shape) != tuple(scan_shape):
+        raise ScanError(f"the {name} has shape {tuple(shape)} and the scan {tuple(scan_shape)}; expected the same grid")
+    corners = np.array(list(product(*((0, size - 1) for size in shape))))
+    moved = np.linalg.inv(scan_affine) @ affine @ np.c_[corners, np.ones(len(corners))].T
+    apart = float(np.abs(moved[:3].T - corners).max())
+    if not apart <= GRID_TOLERANCE_VOXELS:
+        raise ScanError(f"the {name} lies up to {apart:.1f} voxels beside the scan; expected the same affine")
+
+
+def voxel_volume_ml(affine: np.ndarray) -> float:
+    """Volume of one voxel, from voxel-to-millimetre axes ``(4, 4)``."""
+    return float(abs(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3]))) / 1000
+
+
+def _entries(source: str | Path | Sequence[str | Path]) -> list[Any]:
+    if not isinstance(source, (str, Path)):
+        return list(source)
+    path = Path(source)
+    if not path.exists():
+        raise ScanError(f"'{path}' does not exist; expected a scan, a folder of scans or a list file")
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix == ".txt":
+        lines = [line.strip() for line in path.read_text().splitlines()]
+        return [path.parent / line for line in lines if line and not line.startswith("#")]
+    if path.suffix == ".json":
+        return _json_list(path)
+    return [path]
+
+
+def _folder(path: Path) -> list[Path]:
+    visible = [file for file in path.rglob("*") if file.is_file() and not _is_hidden_or_result(file, path)]
+    found = sorted(file for file in visible if file.name.lower().endswith(SCAN_SUFFIXES))
+    if found:
+        return found
+    folders = sorted({file.parent for file in visible if _is_dicom(file)})
+    if not folders:
+        raise ScanError(f"folder '{path}' holds no scan; expected {', '.join(SCAN_SUFFIXES)} or DICOM files")
+    return folders
+
+
+def _is_hidden_or_result(file: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    return hidden or (file.parent / "result.json").exists()
+
+
+def _is_dicom(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _json_list(path: Path) -> list[Any]:
+    try:
+        entries = json.loads(path.read_text())
+    except ValueError as error:
+        raise ScanError(f"'{path}' is no JSON ({error}); expected a list of paths or items") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, (str, dict)) for entry in entries):
+        raise ScanError(f"'{path}' holds no list of scans; expected a JSON list of paths or items")
+    return [_relative_to(entry, path.parent) for entry in entries]
+
+
+def _relative_to(entry: Any, folder: Path) -> Any:
+    if isinstance(entry, str):
+        return folder / entry
+    item = {key: value for key, value in entry.items() if value is not None}
+    for key in item.keys() & {"image", "brain_mask", "label"}:
+        if not isinstance(item[key], str):
+            raise ScanError(f"a listed item has {key} = {item[key]!r}; expected a path")
+        item[key] = str(folder / item[key])
+    return item
+
+
+def _item(entry: Any) -> dict[str, Any]:
+    item = dict(entry) if isinstance(entry, dict) else {"image": str(entry)}
+    if "image" not in item:
+        raise ScanError(f"a listed item has the keys {sorted(item)}, expected at least 'image'")
+    return item
+
+
+def _named(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not items:
+        raise ScanError("the list of scans is empty; expected at least one")
+    taken: dict[str, str] = {}
+    for item in items:
+        case = item["case"] = str(item.get("case") or _stem(Path(item["image"])))
+        if Path(case).name != case or case in (".", ".."):
+            raise ScanError(f"the case '{case}' cannot name a folder; expected a name without '/'")
+        if case in taken:
+            raise ScanError(f"'{taken[case]}' and '{item['image']}' share the name '{case}'; give each its own 'case'")
+        taken[case] = item["image"]
+    return items
+
+
+def _stem(path: Path) -> str:
+    for suffix in SCAN_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.resolve().name if path.name in ("", "..") else path.name
+
+
+def _companion(item: dict[str, Any], folder: Path, key: str) -> Path:
+    candidates = [folder / Path(item["image"]).name, *(folder / (item["case"] + suffix) for suffix in SCAN_SUFFIXES)]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise ScanError(f"scan '{item['case']}' has no {key} in '{folder}'; expected '{candidates[0].name}' there")
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What others wrapped: the exception at the start of the chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def scan_error(error: BaseException | None) -> ScanError | None:
+    """Find the :class:`ScanError` behind an exception; MONAI wraps what a transform raises."""
+    while error is not None and not isinstance(error, ScanError):
+        error = error.__cause__
+    return error

@@ -1,0 +1,209 @@
+"""Many scans through one pipeline: a bad scan is listed and the others go on; finished scans are not done again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.engines import Evaluator, PrepareBatchExtraInput
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import nn
+from torch.utils.data import IterableDataset, get_worker_info
+
+from itermask3d.files.identity import input_files
+from itermask3d.files.scans import ScanError, list_scans, scan_error
+from itermask3d.files.writing import settle, write_atomically
+from itermask3d.inference.choice import ChooseModeld, ChosenModels
+from itermask3d.inference.models import Networks, load_weights
+from itermask3d.inference.results import RESEARCH_USE, foreign_files
+from itermask3d.inference.store import ResultStore
+
+__all__ = ["ScanStream", "SegmentationRun"]
+
+logger = logging.getLogger(__name__)
+
+
+class ScanStream(IterableDataset[Any]):
+    """Items one by one through a transform; a scan that cannot be used is recorded and left out.
+
+    Args:
+        source: see :func:`itermask3d.files.scans.list_scans`; read when the iteration starts.
+        transform: from item to network input.
+        store: scans that are done there are not processed again.
+        brain_mask_dir, label_dir: see :func:`itermask3d.files.scans.list_scans`.
+
+    Attributes:
+        failures: sentence by case, of the scans that could not be used.
+        finished: cases that were done before.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Sequence[str | Path],
+        transform: Callable[[dict[str, Any]], Any],
+        *,
+        store: ResultStore | None = None,
+        brain_mask_dir: str | Path | None = None,
+        label_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.transform = transform
+        self.source = source
+        self.store = store
+        self.brain_mask_dir = brain_mask_dir
+        self.label_dir = label_dir
+        self.failures: dict[str, str] = {}
+        self.finished: list[str] = []
+
+    def items(self) -> list[dict[str, Any]]:
+        """The listed scans.
+
+        Raises:
+            ScanError: see :func:`itermask3d.files.scans.list_scans`.
+        """
+        return list_scans(self.source, brain_mask_dir=self.brain_mask_dir, label_dir=self.label_dir)
+
+    def __iter__(self) -> Iterator[Any]:
+        if get_worker_info() is not None:
+            raise ValueError("a stream of scans needs a loader without workers, got num_workers above 0")
+        items = self.items()
+        for number, item in enumerate(items, start=1):
+            case = item["case"]
+            if self.store is not None and self.store.is_done(item):
+                logger.info("scan %d of %d, %s: done before", number, len(items), case)
+                self.finished.append(case)
+                continue
+            logger.info("scan %d of %d, %s", number, len(items), case)
+            try:
+                yield self.transform(item | {"inputs": json.dumps(input_files(item))})
+            except Exception as error:
+                reason = scan_error(error)
+                if reason is None:
+                    raise
+                logger.error("%s: %s", case, reason)
+                self.failures[case] = str(reason)
+
+
+class SegmentationRun:
+    """The whole run behind ``python -m monai.bundle run`` and ``scripts/segment.py``.
+
+    Args:
+        evaluator: MONAI engine over a loader of ``dataset``.
+        dataset: the scans.
+        store: where results go.
+        network, checkpoint: weights are loaded strictly before the first scan. Without a checkpoint the model is chosen
+            scan by scan; weights of others than the preferred model are loaded when the first scan needs them.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        dataset: ScanStream,
+        store: ResultStore,
+        network: nn.Module,
+        checkpoint: str | Path | None,
+    ) -> None:
+        self.evaluator = evaluator
+        self.dataset = dataset
+        self.store = store
+        self.network = network
+        self.checkpoint = checkpoint
+        self.console = Console(soft_wrap=True)
+
+    def run(self) -> None:
+        """Process every scan, write ``failures.json`` where there are any, print a summary.
+
+        Raises:
+            SystemExit: with status 1 if a scan failed, 2 if nothing could start; the reason is printed.
+        """
+        try:
+            cases = [item["case"] for item in self.dataset.items()]
+            if self.checkpoint is None:
+                self._choose_models()
+            else:
+                load_weights(self.network, self.checkpoint)
+            self._prepare_folder(cases)
+        except ScanError as error:
+            self.console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+            raise SystemExit(2) from error
+        try:
+            self.evaluator.run()
+        finally:
+            self._record_failures()
+        self._summarise(cases)
+        if self.dataset.failures:
+            raise SystemExit(1)
+
+    def _choose_models(self) -> None:
+        """Put the choice behind the preprocessing, and the networks behind the inferer."""
+        if self.store.models is None:
+            raise ValueError("a run without weights needs a table of models to choose from")
+        networks = Networks(self.network, self.store.models)
+        networks[self.store.models.names[0]]
+        prepare = self.dataset.transform
+        choose = ChooseModeld(prepare, networks)
+        self.dataset.transform = lambda item: choose(prepare(item))
+        self.evaluator.inferer = ChosenModels(self.evaluator.inferer, networks)  # type: ignore[attr-defined]
+        self.evaluator.prepare_batch = PrepareBatchExtraInput({"brain_mask": "brain_mask", "model": "model"})
+
+    def _prepare_folder(self, cases: Sequence[str]) -> None:
+        for case in cases:
+            folder = self.store.folder(case)
+            foreign = foreign_files(folder, case)
+            if foreign:
+                raise ScanError(
+                    f"'{folder}' holds files of others ({foreign[0]} …); expected a folder for results only"
+                )
+        try:
+            self.store.directory.mkdir(parents=True, exist_ok=True)
+            write_atomically("", self.store.directory / ".probe")
+            (self.store.directory / ".probe").unlink()
+        except OSError as error:
+            raise ScanError(f"results cannot be written to '{self.store.directory}' ({error.strerror})") from error
+        for case in cases:
+            settle(self.store.folder(case))
+
+    def _record_failures(self) -> None:
+        path = self.store.directory / "failures.json"
+        if not self.dataset.failures:
+            path.unlink(missing_ok=True)
+            return
+        write_atomically(json.dumps(self.dataset.failures, indent=1) + "\n", path)
+        for case, reason in self.dataset.failures.items():
+            self.console.print(f"[red]failed:[/red] {escape(f'{case}: {reason}')}", highlight=False)
+
+    def _summarise(self, cases: Sequence[str]) -> None:
+        table = Table(title="IterMask3D", caption=RESEARCH_USE)
+        for name, justify in (("scan", "left"), ("outcome", "left"), ("flagged ml", "right"), ("score", "right")):
+            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        for name in ("above % of normals", "p"):
+            table.add_column(name, justify="right")
+        done = [case for case in cases if case not in self.dataset.failures]
+        for case in done:
+            result = self.store.read(case)
+            if result is not None:
+                percentile, p_value = result["percentile_among_normals"], result.get("p_value")
+                table.add_row(
+                    escape(case),
+                    result["outcome"] if result.get("in_domain") is not False else f"{result['outcome']} *",
+                    f"{result['volumes_ml']['anomaly']:.2f}",
+                    f"{result['score']:.4f}",
+                    "-" if percentile is None else f"{percentile:.0f}",
+                    "-" if p_value is None else f"{p_value:.2g}",
+                )
+        if done:
+            self.console.print(table)
+            if any((self.store.read(case) or {}).get("in_domain") is False for case in done):
+                self.console.print("* outside the training domain, see the warnings in its result.json: not comparable")
+            self.console.print(f"{len(done)} of {len(cases)} scans done, {escape(self._used())}")
+            self.console.print(f"results in {escape(str(self.store.directory))}")
+
+    def _used(self) -> str:
+        if self.checkpoint is None and self.store.models is not None:
+            return f"model chosen of {', '.join(model.name for model in self.store.models.known)}"
+        return f"weights {self.checkpoint}"

@@ -1,0 +1,305 @@
+"""The models of a bundle: their files by name, which one a scan gets, and their weights, loaded when first needed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from itermask3d.files.identity import file_digest
+from itermask3d.files.scans import ScanError
+from itermask3d.inference.domain import Domain
+from itermask3d.method.settings import RefinementSettings
+
+__all__ = ["AUTO", "NAMES", "Choice", "Model", "ModelTable", "Networks", "domain_digests", "load_weights", "model_file"]
+
+AUTO = "auto"
+"""Asks for the model to be chosen for each scan."""
+
+NAMES = ("t1", "any")
+"""Models of the shipped bundle, the preferred first, the widest last."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model: weights, and what was measured for them. The files need not exist.
+
+    Attributes:
+        name: such as ``t1``.
+        weights: state dict.
+        domain: of ``scripts/fit_domain.py``.
+        calibration: of ``scripts/calibrate.py``.
+        preferred: whether it is the first of its bundle.
+    """
+
+    name: str
+    weights: Path
+    domain: Path
+    calibration: Path
+    preferred: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which model a scan gets, and why.
+
+    Attributes:
+        name: of the model; ``None`` where weights were named instead.
+        requested: ``auto``, or a model's name; ``None`` where weights were named instead.
+        reason: one sentence.
+        candidates: digests of the domain files that were looked at, by model; empty where nothing was chosen.
+    """
+
+    name: str | None
+    requested: str | None
+    reason: str
+    candidates: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Choice:
+        """Inverse of :meth:`to_json`."""
+        return cls(data["name"], data["requested"], data["reason"], dict(data["candidates"]))
+
+    @classmethod
+    def of_weights(cls) -> Choice:
+        """What is said where somebody named weights and no model."""
+        return cls(None, None, "Weights were named instead of a model.")
+
+
+def model_file(folder: str | Path, kind: str, name: str, names: Sequence[str] = NAMES) -> Path:
+    """Where a file of a model lies: the first model's files carry no name.
+
+    Args:
+        folder: of the bundle's models.
+        kind: ``model.pt``, ``domain.json`` or ``calibration.json``.
+        name: of the model.
+        names: of all models, in order.
+
+    >>> str(model_file("models", "domain.json", "any"))
+    'models/domain_any.json'
+    """
+    path = Path(folder) / kind
+    return path if name == names[0] else path.with_name(f"{path.stem}_{name}{path.suffix}")
+
+
+class ModelTable:
+    """The models whose weights lie in a folder, and the rule that picks one.
+
+    Args:
+        folder: ``models`` of a bundle.
+        requested: a name, or ``auto``.
+        names: the preferred model first, the widest last.
+        settings: by model, the fields of :class:`itermask3d.method.settings.RefinementSettings` in which it differs
+            from the settings of the config, such as the noise that it was trained with.
+
+    Raises:
+        ValueError: if the request is none of these, ``auto`` has to choose without a domain to choose by, or settings
+            are of no model or no setting.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        requested: str = NAMES[0],
+        names: Sequence[str] = NAMES,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.names = tuple(names)
+        self.settings = {name: dict(values) for name, values in (settings or {}).items()}
+        known = {setting.name for setting in fields(RefinementSettings)}
+        for name, values in self.settings.items():
+            if name not in self.names or not known.issuperset(values):
+                raise ValueError(
+                    f"models::settings has '{name}': {values}; expected a model of {', '.join(self.names)} and fields "
+                    "of RefinementSettings"
+                )
+        self.requested = self.checked(requested)
+
+    def checked(self, requested: str) -> str:
+        """A request as it is.
+
+        Raises:
+            ValueError: if it is no model and not ``auto``, or there is nothing to choose by.
+        """
+        if requested not in (AUTO, *self.names):
+            raise ValueError(f"model must be one of {', '.join((AUTO, *self.names))}, got '{requested}'")
+        first = self[self.names[0]]
+        if self._chooses(requested) and not first.domain.is_file():
+            raise ValueError(
+                f"model 'auto' has nothing to choose by, because '{first.domain}' does not exist; fit it, or name one "
+                f"of {', '.join(self.names)}"
+            )
+        return requested
+
+    def __getitem__(self, name: str) -> Model:
+        weights, domain, calibration = (model_file(self.folder, kind, name, self.names) for kind in _KINDS)
+        return Model(name, weights, domain, calibration, preferred=name == self.names[0])
+
+    def adapted(self, settings: RefinementSettings, name: str | None = None) -> RefinementSettings:
+        """The settings as a model needs them.
+
+        Args:
+            settings: of the config.
+            name: of the model; ``None`` for the one of every scan, where there is one.
+
+        Raises:
+            ValueError: if a value is outside its range.
+        """
+        if name is None:
+            name = None if self.only is None else self.only.name
+        return settings if name is None else replace(settings, **self.settings.get(name, {}))
+
+    @property
+    def known(self) -> tuple[Model, ...]:
+        """The models whose weights are there, in order."""
+        return tuple(model for model in map(self.__getitem__, self.names) if model.weights.is_file())
+
+    def _chooses(self, requested: str) -> bool:
+        """Whether scans may get different models: ``auto``, and more than one to choose from."""
+        return requested == AUTO and len(self.known) > 1
+
+    @property
+    def only(self) -> Model | None:
+        """The model of every scan; ``None`` where that is chosen scan by scan."""
+        return self.fixed(self.requested)
+
+    def fixed(self, requested: str) -> Model | None:
+        """The one model that a request means; ``None`` where it has to be chosen for each scan."""
+        if requested != AUTO:
+            return self[requested]
+        return None if self._chooses(requested) else self[self.names[0]]
+
+    @property
+    def weights(self) -> str | None:
+        """Weights of every scan, for a config; ``None`` where that is chosen scan by scan.
+
+        Raises:
+            ValueError: if a model was asked for that is not there.
+        """
+        if self.only is not None and not self.only.preferred and not self.only.weights.is_file():
+            there = ", ".join(model.name for model in self.known) or "none"
+            raise ValueError(f"model '{self.only.name}' lacks its weights '{self.only.weights}'; there are: {there}")
+        return None if self.only is None else str(self.only.weights)
+
+    @property
+    def domain(self) -> str | None:
+        """Domain of every scan, likewise."""
+        return None if self.only is None else str(self.only.domain)
+
+    @property
+    def calibration(self) -> str | None:
+        """Calibration of every scan, likewise."""
+        return None if self.only is None else str(self.only.calibration)
+
+    def named(self, requested: str) -> Choice:
+        """The choice where there is nothing to choose."""
+        model = self.fixed(requested)
+        if model is None:
+            raise ValueError("model 'auto' has to look at the scan first")
+        if requested == AUTO:
+            return Choice(model.name, AUTO, f"There is no other model than {model.name}.")
+        return Choice(model.name, requested, f"The model {model.name} was set; no scan was asked.")
+
+    def choose(self, figures: Mapping[str, float], preprocessing: Mapping[str, Any]) -> Choice:
+        """Pick the first model in whose domain a scan lies, the last where it lies in none.
+
+        Args:
+            figures: from :mod:`itermask3d.preprocessing.scan_features`, all that the domains look at.
+            preprocessing: ``spacing_mm`` and ``bias_correction`` of the grid that they were measured on.
+
+        Raises:
+            ValueError: if a domain file is none.
+        """
+        told: list[str] = []
+        for model in self.known:
+            obstacle = _obstacle(model, figures, preprocessing)
+            told.append(obstacle or f"inside the training domain of {model.name}")
+            if obstacle is None:
+                break
+        else:
+            told.append(f"{model.name} is the widest model")
+        reason = "; ".join(told)
+        return Choice(model.name, AUTO, f"{reason[0].upper()}{reason[1:]}.", domain_digests(self.known))
+
+
+def domain_digests(models: Iterable[Model]) -> dict[str, str]:
+    """Digests of the domains among which is chosen, by model."""
+    return {model.name: file_digest(model.domain) for model in models}
+
+
+_KINDS = ("model.pt", "domain.json", "calibration.json")
+
+
+def _obstacle(model: Model, figures: Mapping[str, float], preprocessing: Mapping[str, Any]) -> str | None:
+    """Why a model is not simply taken; ``None`` where the scan lies in its domain."""
+    if not model.domain.is_file():
+        return f"{model.name} has no measured domain"
+    domain = Domain.read(model.domain)
+    if any(domain.settings[key] != preprocessing[key] for key in domain.settings):
+        return f"the domain of {model.name} is for another preprocessing"
+    check = domain.check(figures)
+    return None if check.in_domain else f"outside the training domain of {model.name} ({', '.join(check.groups)})"
+
+
+class Networks:
+    """Networks with the weights of a table's models, each loaded when it is first asked for.
+
+    Args:
+        template: network of the right shape; the first model's weights go into it, others into a copy.
+        table: of the models.
+    """
+
+    def __init__(self, template: nn.Module, table: ModelTable) -> None:
+        self.table = table
+        self.digests: dict[str, str] = {}
+        self._template = template
+        self._loaded: dict[str, nn.Module] = {}
+
+    def __getitem__(self, name: str) -> nn.Module:
+        """The network of a model, in evaluation mode.
+
+        Raises:
+            ScanError: if its weights are missing, damaged or of another network.
+        """
+        if name not in self._loaded:
+            network = copy.deepcopy(self._template) if self._loaded else self._template
+            weights = self.table[name].weights
+            digest = file_digest(weights)  # of the weights that run, whatever becomes of the file
+            load_weights(network, weights)
+            self._loaded[name], self.digests[name] = network.eval(), digest
+        return self._loaded[name]
+
+    def __len__(self) -> int:
+        return len(self._loaded)
+
+
+def load_weights(network: nn.Module, checkpoint: str | Path) -> None:
+    """Load a plain state dict strictly, in place.
+
+    Raises:
+        ScanError: if the file is missing, unreadable or belongs to another network.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise ScanError(f"weights '{path}' do not exist; expected a state dict such as models/model.pt")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ScanError(f"weights '{path}' cannot be read; expected a plain PyTorch state dict") from error
+    try:
+        network.load_state_dict(state, strict=True)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ScanError(
+            f"weights '{path}' do not fit the network; expected a state dict of ReconstructionUNet with the "
+            "configured channels"
+        ) from error

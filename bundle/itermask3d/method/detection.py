@@ -1,0 +1,186 @@
+"""From a refinement to what is said about one scan: an outcome, a score, and the figures behind them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from itermask3d.method.refinement import Refinement
+from itermask3d.method.threshold import CurveFit, SlopeSource, ThresholdEstimate, ThresholdStatus
+
+__all__ = ["Findings", "Outcome", "find", "percentile_among", "remove_small_components"]
+
+
+class Outcome(str, Enum):
+    """What the algorithm says about a scan."""
+
+    ANOMALY = "anomaly"
+    """A threshold was found and the final mask holds voxels."""
+    NO_ANOMALY = "no_anomaly"
+    """Nothing is marked: the slope never exceeded gamma, or no voxel stayed above the threshold."""
+    FIT_FAILED = "fit_failed"
+    """The error curve was unusable, so nothing can be said; the mask is empty."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything one run found about one scan on the network's grid. JSON-ready through :meth:`to_json`.
+
+    Attributes:
+        outcome: see :class:`Outcome`.
+        score: mean over the brain of the anomaly map inside the final mask, in the unit of the map. It grows
+            with the extent and with the strength of an anomaly, and neither with head size nor with padding.
+        flagged_share: share of the brain that the final mask covers, 0 to 1.
+        mean_error: mean of the anomaly map over the brain.
+        error_p99: its 99th percentile.
+        threshold: error above which a voxel was masked; ``None`` where there is none.
+        estimate: how the threshold was found.
+        curve: error quantile at each step of the sweep.
+        iterations: iterations of the shrink.
+        converged: whether its stop rule was met.
+        percentile_among_normals: share in percent of calibration scans with a lower score; ``None`` if uncalibrated.
+    """
+
+    outcome: Outcome
+    score: float
+    flagged_share: float
+    mean_error: float
+    error_p99: float
+    threshold: float | None
+    estimate: ThresholdEstimate
+    curve: tuple[float, ...]
+    iterations: int
+    converged: bool
+    percentile_among_normals: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only; NaN and infinity become ``None``."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Findings:
+        """Inverse of :meth:`to_json`."""
+        estimate = dict(data["estimate"])
+        fit = estimate.pop("fit")
+        threshold = estimate.pop("threshold")
+        return cls(
+            outcome=Outcome(data["outcome"]),
+            curve=tuple(_nan(value) for value in data["curve"]),
+            score=_nan(data["score"]),
+            flagged_share=_nan(data["flagged_share"]),
+            mean_error=_nan(data["mean_error"]),
+            error_p99=_nan(data["error_p99"]),
+            threshold=data["threshold"],
+            iterations=data["iterations"],
+            converged=data["converged"],
+            percentile_among_normals=data["percentile_among_normals"],
+            estimate=ThresholdEstimate(
+                status=ThresholdStatus(estimate["status"]),
+                threshold=float("inf") if threshold is None else threshold,
+                step=estimate["step"],
+                slope_source=SlopeSource(estimate["slope_source"]),
+                slope=tuple(_nan(value) for value in estimate["slope"]),
+                fit=CurveFit(_nan(fit["a"]), _nan(fit["b"]), _nan(fit["r_squared"]), fit["n_points"]),
+            ),
+        )
+
+
+def find(refinement: Refinement, brain_mask: torch.Tensor) -> list[Findings]:
+    """Summarise each scan of a batch.
+
+    Args:
+        refinement: from :func:`itermask3d.method.refinement.refine`, its mask possibly cleaned.
+        brain_mask: ``(B, 1, D, H, W)``, above 0.5 in the brain.
+
+    Returns:
+        One :class:`Findings` per scan.
+    """
+    return [_find_one(refinement, index, brain_mask[index] > 0.5) for index in range(len(brain_mask))]
+
+
+def percentile_among(score: float, normal_scores: Sequence[float]) -> float | None:
+    """Share in percent of the normal scores that lie below ``score``; ties count half; ``None`` without any.
+
+    >>> percentile_among(3.0, [1.0, 2.0, 3.0, 4.0])
+    62.5
+    """
+    if len(normal_scores) == 0:
+        return None
+    normal = np.asarray(normal_scores, dtype=float)
+    return float(100 * (np.sum(normal < score) + 0.5 * np.sum(normal == score)) / normal.size)
+
+
+def remove_small_components(mask: torch.Tensor, *, min_volume_ml: float, spacing_mm: Sequence[float]) -> torch.Tensor:
+    """Drop connected components (26 neighbours) below a volume.
+
+    Args:
+        mask: boolean ``(B, 1, D, H, W)``.
+        min_volume_ml: smallest volume kept; 0 keeps everything.
+        spacing_mm: voxel size.
+
+    Returns:
+        Boolean tensor of the same shape and device.
+    """
+    min_voxels = math.ceil(min_volume_ml * 1000 / float(np.prod(spacing_mm)) - 1e-6)
+    if min_voxels <= 1:
+        return mask
+    cleaned = np.stack([_large_components(scan.numpy(force=True), min_voxels) for scan in mask[:, 0]])
+    return torch.from_numpy(cleaned)[:, None].to(mask.device)
+
+
+def _large_components(mask: np.ndarray, min_voxels: int) -> np.ndarray:
+    # Not MONAI's RemoveSmallObjects: from scikit-image 0.26 on it warns at every call, and its bound is off by one.
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    keep = np.bincount(labels.ravel()) >= min_voxels
+    keep[0] = False
+    return np.asarray(keep[labels])
+
+
+def _find_one(refinement: Refinement, index: int, brain: torch.Tensor) -> Findings:
+    mask = refinement.mask[index] & brain
+    errors = refinement.anomaly_map[index][brain].double()
+    n_brain = int(brain.sum())
+    estimate = refinement.estimates[index]
+    score = float(refinement.anomaly_map[index][mask].double().sum()) / n_brain
+    threshold = refinement.thresholds[index]
+    return Findings(
+        outcome=_outcome(estimate, bool(mask.any())),
+        score=score,
+        flagged_share=int(mask.sum()) / n_brain,
+        mean_error=float(errors.mean()),
+        error_p99=float(np.percentile(errors.numpy(force=True), 99)),
+        threshold=threshold if math.isfinite(threshold) else None,
+        estimate=estimate,
+        curve=tuple(refinement.curves[index].tolist()),
+        iterations=refinement.iterations[index],
+        converged=refinement.converged[index],
+    )
+
+
+def _outcome(estimate: ThresholdEstimate, anything_marked: bool) -> Outcome:
+    if estimate.status is ThresholdStatus.UNUSABLE_CURVE:
+        return Outcome.FIT_FAILED
+    return Outcome.ANOMALY if anything_marked else Outcome.NO_ANOMALY
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

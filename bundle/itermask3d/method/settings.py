@@ -1,0 +1,127 @@
+"""What the refinement loop does: its settings, and when a bound holds the threshold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from itermask3d.method.threshold import (
+    SLOPE_TOLERANCE,
+    ThresholdEstimate,
+    ThresholdStatus,
+)
+
+__all__ = ["SCHEDULES", "RefinementSettings"]
+
+SCHEDULES = ("exact", "fast")
+"""``exact``: every step, as published; ``fast``: as few as decide the threshold, see :data:`SWEEPS`."""
+
+HELD_TOLERANCE = 0.15
+"""How far the threshold of a fine sweep may be from the exact one, as chosen with the second weights; with the third it
+is lower by up to a quarter on validation scans, so 3 of 30 are held at a floor that the exact one exceeds by 1 to 7 %.
+"""
+
+COARSE_TOLERANCE = 0.4
+"""The same of a coarse sweep. It finds lower ones, by a third on validation scans where that matters; 1 of 30 is held
+at a floor that the exact one exceeds by 6 %."""
+
+
+@dataclass(frozen=True)
+class RefinementSettings:
+    """What the loop does; the defaults of the first block are the published ones.
+
+    Attributes:
+        gamma: slope of the curve, in the unit of the error per percent of the brain, at which the threshold is
+            taken.
+        n_steps: steps of the sweep; each leaves ``1 / n_steps`` less of the brain masked.
+        fit_limit, min_r_squared: see :func:`itermask3d.method.threshold.estimate_threshold`.
+        stop_ratio: the shrink stops when an iteration removes less than this share of the mask.
+        max_iterations: bound on the shrink; hitting it is recorded.
+        nested: a voxel once unmasked stays unmasked. Published: no, voxels can come back.
+        relative_error: divide the squared error by the one that the network expected there when the whole brain was
+            masked, which needs a network with two output channels (:func:`itermask3d.method.network.split_prediction`).
+            The error is then near 1 on any normal tissue, and thresholds mean the same on every scan. Published: no.
+        expected_error_floor: added to the error that the network expected, in squared normalised intensity: so that a
+            network which is too sure of itself makes no anomaly of a small error. For ``relative_error``.
+        error_saturation: with a window, a voxel's error :math:`e` counts as :math:`e / (1 + e / c)`, and the mean is
+            brought back: so that the strong error of a lesion does not mark the tissue beside it. Published: none.
+        error_window: edge of the cube in voxels over which the error of a masked voxel is averaged with that of its
+            masked neighbours; odd; above 1 only with ``nested``. Published: 1, no averaging.
+        interpolate: take the threshold where the slope crosses gamma between two steps instead of at the step after.
+            Published: no.
+        threshold_floor, threshold_ceiling: the threshold is held between these: the error that normal brains show
+            anyway, and one that no normal brain shows. Published: 0 and none. With a ceiling, a scan whose slope never
+            exceeds gamma is held to it.
+        noise: standard deviation of what the network is shown in place of the masked voxels; must be that of the
+            training. Published: 1, standard normal noise. With 0 they are shown as zeros.
+        seed: of the noise, drawn once per scan.
+        schedule: ``"exact"`` takes every step of the sweep. ``"fast"`` leaves most out
+            (:func:`itermask3d.method.sweep.sweep_steps`), first nearly all, then fewer, and falls back to every step
+            where
+            no curve can tell which threshold the exact one gives: unless that is plainly one of the two bounds, or
+            plainly one step.
+    """
+
+    gamma: float = 0.01
+    n_steps: int = 100
+    fit_limit: float = 10.0
+    min_r_squared: float = 0.85
+    stop_ratio: float = 0.01
+    max_iterations: int = 50
+    nested: bool = False
+    relative_error: bool = False
+    expected_error_floor: float = 0.0
+    error_saturation: float | None = None
+    error_window: int = 1
+    interpolate: bool = False
+    threshold_floor: float = 0.0
+    threshold_ceiling: float | None = None
+    noise: float = 1.0
+    seed: int = 0
+    schedule: str = "exact"
+
+    def __post_init__(self) -> None:
+        requirements = {
+            "gamma": self.gamma > 0,
+            "n_steps": self.n_steps >= 1,
+            "stop_ratio": 0 < self.stop_ratio < 1,
+            "max_iterations": self.max_iterations >= 1,
+            "expected_error_floor": self.expected_error_floor >= 0,
+            "error_saturation": self.error_saturation is None or self.error_saturation > 0,
+            "error_window": self.error_window >= 1
+            and self.error_window % 2 == 1
+            and (self.error_window == 1 or self.nested),
+            "threshold_floor": self.threshold_floor >= 0,
+            "threshold_ceiling": self.threshold_ceiling is None
+            or self.threshold_ceiling >= max(self.threshold_floor, 1e-9),
+            "noise": self.noise >= 0,
+            "schedule": self.schedule in SCHEDULES,
+        }
+        for name, fulfilled in requirements.items():
+            if not fulfilled:
+                raise ValueError(f"{name} = {getattr(self, name)} is outside its range, see RefinementSettings")
+
+    def hold(self, estimate: ThresholdEstimate) -> float:
+        """The threshold to apply: the estimate between floor and ceiling; infinite where the curve is unusable."""
+        if estimate.status is ThresholdStatus.UNUSABLE_CURVE:
+            return math.inf
+        ceiling = math.inf if self.threshold_ceiling is None else self.threshold_ceiling
+        return min(max(estimate.threshold, self.threshold_floor), ceiling)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether a bound can hold the threshold."""
+        return self.threshold_floor > 0 or self.threshold_ceiling is not None
+
+    def is_held(self, estimate: ThresholdEstimate, tolerance: float = HELD_TOLERANCE) -> bool:
+        """Whether the same bound would be applied if the estimate were a little different.
+
+        Args:
+            estimate: of a curve that may not be exact.
+            tolerance: relative change of its threshold that must not matter. Where the steepest slope is near gamma,
+                a small change makes a crossing appear or vanish, and with it the other bound.
+        """
+        if abs(max(estimate.slope, default=0.0) - self.gamma) < SLOPE_TOLERANCE * self.gamma:
+            return False
+        lower, upper = (replace(estimate, threshold=estimate.threshold * (1 + sign * tolerance)) for sign in (-1, 1))
+        return self.hold(lower) == self.hold(upper)

@@ -1,0 +1,164 @@
+"""Loading a scan and its masks, and refusing what is no scan of a head."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor, NibabelReader
+from monai.transforms import (
+    LoadImage,
+    MapTransform,
+)
+
+from itermask3d.files.scans import ScanError, require_same_grid
+
+__all__ = ["LoadScand", "check_scan", "load_volume", "scan_loader"]
+
+READERS = ("PydicomReader", "ITKReader", "NibabelReader")
+"""MONAI's readers, the first to be asked last."""
+
+NIBABEL_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+"""Read by nibabel alone: ITK fills the missing part of a truncated file with zeros, without an error."""
+
+MIN_SIZE_VOXELS = 16
+MIN_SLICES = 8
+MIN_EXTENT_MM = 60.0
+MAX_LABEL_VALUES = 20
+MAX_EQUAL_NEIGHBOURS = 0.5
+"""Scans measured here, 8-bit ones included, have at most 0.18 of neighbours equal; label maps at least 0.77."""
+
+
+def check_scan(image: torch.Tensor, affine: np.ndarray, name: str) -> None:
+    """Refuse what cannot be a 3D MR scan of a head.
+
+    Args:
+        image: the voxels as loaded, without channel axis.
+        affine: voxel to millimetres, ``(4, 4)``.
+        name: how the message calls the scan.
+
+    Raises:
+        ScanError: for another number of axes than three, NaN or infinite voxels, a constant image, a label map, a
+            singular or non-finite affine, fewer than 16 voxels on an axis (8 where voxels are thick) or a field of
+            view below 60 mm.
+    """
+    shape = tuple(image.shape)
+    if image.ndim != 3 or min(shape) < 2:
+        raise ScanError(f"'{name}' has shape {shape}; expected one 3D volume")
+    linear = np.asarray(affine, dtype=float)[:3, :3]
+    if not np.isfinite(affine).all() or abs(np.linalg.det(linear)) < 1e-6:
+        raise ScanError(f"'{name}' has no usable affine; expected finite voxel axes that span a volume")
+    extent = np.linalg.norm(linear, axis=0) * shape
+    if extent.min() < MIN_EXTENT_MM or min(shape) < MIN_SLICES or sorted(shape)[1] < MIN_SIZE_VOXELS:
+        raise ScanError(
+            f"'{name}' has {' x '.join(map(str, shape))} voxels over {' x '.join(f'{v:.0f}' for v in extent)} mm; "
+            f"expected a whole head (at least {MIN_EXTENT_MM:.0f} mm and {MIN_SIZE_VOXELS} voxels)"
+        )
+    bad = int((~torch.isfinite(image)).sum())
+    if bad:
+        raise ScanError(f"'{name}' holds {bad} NaN or infinite voxels; expected finite intensities")
+    _check_values(image, name)
+
+
+def _check_values(image: torch.Tensor, name: str) -> None:
+    values, counts = torch.unique(image, return_counts=True)
+    if len(values) == 1:
+        raise ScanError(f"'{name}' is constant ({float(values[0]):g} everywhere); expected an MR scan")
+    if len(values) <= MAX_LABEL_VALUES:
+        raise ScanError(f"'{name}' holds only {len(values)} different values; expected an MR scan, not a label map")
+    before, after = image[:-1], image[1:]
+    inside = (before != values[counts.argmax()]) & (after != values[counts.argmax()])
+    equal = float((before == after)[inside].float().mean())
+    if equal > MAX_EQUAL_NEIGHBOURS:
+        raise ScanError(f"'{name}' has {equal:.0%} of neighbouring voxels equal; expected an MR scan, not a label map")
+
+
+def scan_loader() -> LoadImage:
+    """MONAI's loader over :data:`READERS`, without its warning about a GPU decoder that nothing here needs."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+        return LoadImage(reader=READERS, image_only=True, dtype=np.float32)
+
+
+def load_volume(path: str | Path, loader: LoadImage) -> MetaTensor:
+    """Load one volume ``(D, H, W)`` with its affine; trailing axes of one element are dropped.
+
+    Args:
+        path: a file, or a folder with one DICOM series.
+        loader: from :func:`scan_loader`.
+
+    Raises:
+        ScanError: if it is missing, truncated or of no known format.
+    """
+    if not Path(path).exists():
+        raise ScanError(f"'{path}' does not exist; expected a file or a folder with one DICOM series")
+    try:
+        image = loader(path, reader=NibabelReader() if str(path).lower().endswith(NIBABEL_SUFFIXES) else None)
+    except MemoryError:
+        raise
+    except Exception as error:  # every reader raises its own kinds for a damaged file
+        raise ScanError(
+            f"'{path}' cannot be read ({_last_line(error)}); expected a complete NIfTI, MGH, NRRD, MetaImage "
+            "or DICOM file"
+        ) from error
+    while image.ndim > 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    return cast(MetaTensor, image)
+
+
+class LoadScand(MapTransform):
+    """Load and check the image, and its brain mask and label where the item names them.
+
+    Each becomes a float32 :class:`monai.data.MetaTensor` ``(1, D, H, W)`` with its affine. Any format that MONAI's
+    readers take: NIfTI, MGH, NRRD, MetaImage, a folder with one DICOM series.
+
+    Args:
+        keys: the scan; checked by :func:`check_scan`.
+        companion_keys: masks to load when the item holds a path for them.
+
+    Raises:
+        ScanError: if a file is missing, truncated or of no known format, the scan fails a check, or a mask lies on
+            another grid than the scan.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", companion_keys: Sequence[str] = ("brain_mask", "label")) -> None:
+        super().__init__(keys)
+        self.companion_keys = tuple(companion_keys)
+        self.loader = scan_loader()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        sample = dict(data)
+        for key in self.keys:
+            if not sample.get(key):
+                raise ScanError(f"an item names no '{key}'; expected the path of a scan")
+            image = load_volume(sample[key], self.loader)
+            check_scan(image.as_tensor(), np.asarray(image.affine), str(sample[key]))
+            sample["path"] = str(sample[key])
+            sample[key] = _channel_first(image)
+        for key in self.companion_keys:
+            if sample.get(key) is not None:
+                mask, image = load_volume(sample[key], self.loader), sample[self.keys[0]]
+                require_same_grid(
+                    key.replace("_", " "),
+                    mask.shape,
+                    np.asarray(mask.affine),
+                    scan_shape=image.shape[1:],
+                    scan_affine=np.asarray(image.affine),
+                )
+                sample[key] = _channel_first(mask)
+        return sample
+
+
+def _channel_first(image: MetaTensor) -> MetaTensor:
+    # The affine is all that is kept of the header: scans of different formats must fit into one batch.
+    return MetaTensor(image.as_tensor()[None].float(), affine=image.affine)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:160]

@@ -1,0 +1,1 @@
+"""A result for a reader: HTML, JSON, DICOM."""

@@ -1,0 +1,1 @@
+"""Everything artificial: parameters are drawn first, then applied."""

@@ -1,0 +1,1 @@
+"""Simulated acquisition faults over a scale of severity."""

@@ -1,0 +1,1 @@
+"""Brain scans of any contrast, generated from label maps."""

@@ -1,0 +1,1 @@
+"""Losses, handlers, data sets and augmentation of a training."""

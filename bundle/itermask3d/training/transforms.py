@@ -1,0 +1,126 @@
+"""Prepared scan to training sample: augmentation, disturbances, guide and training mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.transforms import (
+    AsDiscreted,
+    Compose,
+    MapTransform,
+    RandAdjustContrastd,
+    RandAffined,
+    RandFlipd,
+    RandHistogramShiftd,
+    SelectItemsd,
+)
+
+from itermask3d.method.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, HighFrequencyd
+from itermask3d.method.masking import MaskMixture, RandMaskd
+from itermask3d.preprocessing.normalise import RobustNormalized
+from itermask3d.preprocessing.pipeline import inference_transforms
+from itermask3d.simulation.disturbance import Disturbances, RandDisturbd
+
+__all__ = ["disturbance_transforms", "sample_transforms", "training_transforms"]
+
+SAMPLE_KEYS = ("image", "brain_mask")
+"""What training keeps of a prepared scan."""
+
+
+def training_transforms(
+    *,
+    spacing_mm: float = 2.0,
+    spatial_size: Sequence[int] = (80, 96, 80),
+    brain_extraction: str = "auto",
+    bias_correction: str = "none",
+    radius_cycles_per_mm: float = PUBLISHED_RADIUS_CYCLES_PER_MM,
+    clip: float = 5.0,
+    augment: bool = True,
+    mixture: MaskMixture | None = None,
+    disturbances: Disturbances | None = None,
+) -> Compose:
+    """Compose raw scan to training sample: ``image``, ``brain_mask``, ``high_frequency``, ``mask``.
+
+    Everything before the first random transform can be cached, and is what :mod:`itermask3d.training.packed` keeps.
+
+    Args:
+        spacing_mm: see :func:`inference_transforms`.
+        spatial_size: grid of a training sample; the little that a large brain has outside is cropped.
+        brain_extraction, bias_correction: see :func:`inference_transforms`.
+        radius_cycles_per_mm, clip, augment, mixture, disturbances: see :func:`sample_transforms`.
+    """
+    return Compose(
+        [
+            inference_transforms(
+                spacing_mm=spacing_mm,
+                spatial_size=spatial_size,
+                brain_extraction=brain_extraction,
+                bias_correction=bias_correction,
+                clip=clip,
+                check_fit=False,
+            ),
+            SelectItemsd(SAMPLE_KEYS),
+            sample_transforms(
+                spacing_mm=spacing_mm,
+                radius_cycles_per_mm=radius_cycles_per_mm,
+                clip=clip,
+                augment=augment,
+                mixture=mixture,
+                disturbances=disturbances,
+            ),
+        ]
+    ).flatten()
+
+
+def sample_transforms(
+    *,
+    spacing_mm: float = 2.0,
+    radius_cycles_per_mm: float = PUBLISHED_RADIUS_CYCLES_PER_MM,
+    clip: float = 5.0,
+    augment: bool = True,
+    mixture: MaskMixture | None = None,
+    disturbances: Disturbances | None = None,
+) -> Compose:
+    """Compose a prepared scan, ``image`` and ``brain_mask``, to a training sample, on the device that it lies on.
+
+    With ``augment``: left-right flips, small rotations and scalings, and monotone changes of contrast, after which the
+    scan is normalised again as a real one would be.
+
+    Args:
+        spacing_mm: edge of a voxel.
+        radius_cycles_per_mm: radius of the guide.
+        clip: see :class:`RobustNormalized`.
+        augment: off for validation.
+        mixture: training masks; ``None`` hides the whole brain (the fixed task of validation).
+        disturbances: what the network shall not paint back, see :mod:`itermask3d.simulation.disturbance`; then the
+            sample has ``target`` and ``disturbed`` as well. ``None`` disturbs nothing, as published.
+    """
+    keys = list(SAMPLE_KEYS)
+    augmentation = [
+        RandFlipd(keys, spatial_axis=0, prob=0.5),
+        RandAffined(
+            keys, prob=0.5, rotate_range=[0.15] * 3, scale_range=[0.1] * 3, mode="bilinear", padding_mode="zeros"
+        ),
+        AsDiscreted("brain_mask", threshold=0.5),
+        RandAdjustContrastd("image", prob=0.3, gamma=(0.75, 1.35)),
+        RandHistogramShiftd("image", prob=0.2, num_control_points=(6, 10)),
+        RobustNormalized("image", clip=clip),
+    ]
+    disturbing = disturbances is not None and disturbances.probability > 0
+    return Compose(
+        [
+            *(augmentation if augment else []),
+            *(disturbance_transforms(spacing_mm, disturbances, clip) if disturbances and disturbing else []),
+            HighFrequencyd("image", spacing_mm=spacing_mm, radius_cycles_per_mm=radius_cycles_per_mm),
+            RandMaskd("brain_mask", spacing_mm=spacing_mm, mixture=mixture or MaskMixture(blob=0, field=0, full=1)),
+            SelectItemsd([*keys, "high_frequency", "mask", *(("target", "disturbed") if disturbing else ())]),
+        ]
+    )
+
+
+def disturbance_transforms(spacing_mm: float, disturbances: Disturbances, clip: float = 5.0) -> list[MapTransform]:
+    """Disturb a normalised scan, then normalise it again, and its target with it, as a scan with a lesion would be."""
+    return [
+        RandDisturbd("image", spacing_mm, disturbances),
+        RobustNormalized(("image", "target"), clip=clip),
+    ]

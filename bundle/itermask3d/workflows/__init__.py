@@ -1,0 +1,1 @@
+"""Long runs over many scans, which go on where they were interrupted."""

@@ -1,0 +1,1 @@
+"""Screening a cohort: one scan after the other, on one machine or on many."""

@@ -1,0 +1,1 @@
+"""Training and adapting on a site's own scans."""

@@ -1,0 +1,139 @@
+"""One scan kept ready: the same answer as the bundle's workflow, and what a person says on the scan's own grid."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from fast_bundle import write_fast_bundle
+from helpers import axes_of, dice, head_phantom
+from itermask3d.files.scans import ScanError, list_scans
+from itermask3d.inference.guidance import Guidance, balls
+from itermask3d.inference.segmenter import Segmenter, guided_threshold
+from monai.bundle import ConfigWorkflow
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    return write_fast_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="module")
+def segmenter(bundle) -> Segmenter:
+    return Segmenter(bundle)
+
+
+@pytest.fixture(scope="module")
+def sagittal():
+    """Voxel axes that run otherwise than the network's, and voxels of another size."""
+    return head_phantom(axes=axes_of("PIR"), spacing_mm=(1.8, 2.2, 2.6))
+
+
+@pytest.fixture(scope="module")
+def scan(segmenter, sagittal, tmp_path_factory):
+    item = sagittal.save(tmp_path_factory.mktemp("scan"), keys=("image",))
+    return segmenter.prepare({"image": item["image"], "case": "scan"})
+
+
+@pytest.fixture(scope="module")
+def automatic(segmenter, scan):
+    return segmenter.segment(scan)[0]
+
+
+def test_answer_equals_that_of_the_bundles_workflow(bundle, phantom, tmp_path):
+    phantom.save(tmp_path, keys=("image",))
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / "inference.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="infer",
+        bundle_root=str(bundle),
+        dataset_dir=str(tmp_path),
+        output_dir=str(tmp_path / "out"),
+        picture=False,
+        progress=False,
+    )
+    workflow.initialize()
+    workflow.run()
+    segmenter = Segmenter(bundle)
+    item = list_scans(tmp_path / "scan_image.nii.gz")[0]
+    result, _ = segmenter.segment(segmenter.prepare(item))
+    written = tmp_path / "out" / item["case"]
+    expected = json.loads((written / "result.json").read_text())
+    found = json.loads(json.dumps(result.to_json()))
+    assert found.pop("settings") == expected.pop("settings")
+    assert found == expected
+    assert np.array_equal(np.asarray(nib.load(written / f"{item['case']}_mask.nii.gz").dataobj) > 0, result.mask)
+
+
+def test_progress_names_the_phases_in_order(segmenter, phantom, tmp_path):
+    seen = []
+    item = phantom.save(tmp_path, keys=("image",))
+    prepared = segmenter.prepare({"image": item["image"], "case": "a"}, lambda *state: seen.append(state[0]))
+    segmenter.segment(prepared, progress=lambda *state: seen.append(state[0]))
+    assert list(dict.fromkeys(seen)) == ["reading", "brain extraction", "sweep", "shrink", "writing"]
+
+
+def test_lesion_is_found_on_the_scans_own_grid(automatic, sagittal):
+    assert automatic.mask.shape == sagittal.label.shape
+    assert dice(automatic.mask, sagittal.label) > 0.6
+
+
+def test_region_suspicious_and_normal_hold_to_the_voxel(segmenter, scan, automatic, sagittal):
+    inside = np.argwhere(sagittal.brain_mask & ~sagittal.label)[3000]
+    suspicious = balls([inside], sagittal.label.shape, sagittal.affine, radius_mm=3)
+    region = np.zeros_like(sagittal.label)
+    region[: sagittal.label.shape[0] // 2] = True
+    normal = automatic.mask & region & (np.indices(region.shape)[1] % 2 == 0)
+    guidance = Guidance(region=region | suspicious, suspicious=suspicious, normal=normal)
+    guided, _ = segmenter.segment(scan, guidance=guidance, earlier=automatic.findings, min_volume_ml=0.0)
+    assert guided.mask[suspicious & sagittal.brain_mask & ~normal].all()
+    assert not guided.mask[normal].any()
+    assert not guided.mask[~region & ~suspicious].any()
+    assert guided.findings.percentile_among_normals is None
+
+
+def test_earlier_findings_save_the_sweep_and_keep_the_threshold(segmenter, scan, automatic):
+    phases = set()
+    again, _ = segmenter.segment(scan, earlier=automatic.findings, progress=lambda phase, *_: phases.add(phase))
+    assert phases == {"shrink", "writing"}
+    assert again.findings.threshold == automatic.findings.threshold
+    assert np.array_equal(again.mask, automatic.mask)
+
+
+def test_threshold_of_a_person_is_used(segmenter, scan, automatic):
+    everything = Guidance(threshold=1e-9)
+    guided, _ = segmenter.segment(scan, guidance=everything, earlier=automatic.findings, min_volume_ml=0.0)
+    assert guided.mask.sum() > 0.9 * guided.brain_mask.sum()
+
+
+def test_scan_without_threshold_is_judged_by_the_stated_quantile(automatic):
+    findings = replace(automatic.findings, threshold=None, curve=tuple(range(101)))
+    assert guided_threshold(findings) == 95
+    assert guided_threshold(automatic.findings) == automatic.findings.threshold
+    assert guided_threshold(replace(findings, curve=())) == float("inf")
+
+
+def test_settings_of_one_run_do_not_stay(segmenter, scan, automatic):
+    changed, _ = segmenter.segment(scan, settings={"gamma": 5.0}, min_volume_ml=0.0)
+    assert changed.settings["gamma"] == 5.0
+    again, _ = segmenter.segment(scan)
+    assert again.settings == automatic.settings
+    with pytest.raises(ValueError, match="gamma"):
+        segmenter.segment(scan, settings={"gamma": -1.0})
+
+
+def test_mask_of_another_grid_is_refused(segmenter, scan):
+    with pytest.raises(ValueError, match="expected the scan's"):
+        segmenter.to_network(np.ones((2, 3, 4), dtype=bool), scan)
+
+
+def test_unusable_scan_and_missing_weights_are_named(segmenter, bundle, tmp_path):
+    with pytest.raises(ScanError, match="does not exist"):
+        segmenter.prepare({"image": str(tmp_path / "nothing.nii.gz"), "case": "nothing"})
+    with pytest.raises(ScanError, match="weights"):
+        Segmenter(bundle, {"ckpt_path": str(tmp_path / "nothing.pt")})
