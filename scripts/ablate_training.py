@@ -28,7 +28,7 @@ from bench_report import table
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.discrimination import voxel_discrimination
 from itermask3d.evaluation.docs import fill_blocks
-from itermask3d.files.scans import ScanError, list_scans, scan_error
+from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.models import load_weights
 from itermask3d.inference.results import RESEARCH_USE
@@ -173,12 +173,12 @@ def usable(dataset: PersistentDataset, items: Sequence[Mapping[str, str]], name:
     """The prepared scans of a list; one that cannot be used is named and left out."""
     for number, item in enumerate(tqdm(items, desc=name)):
         try:
-            yield dataset[number]
-        except RuntimeError as error:
-            reason = scan_error(error)
-            if reason is None:
-                raise
+            with bare_scan_errors():
+                sample = dataset[number]
+        except ScanError as reason:
             tqdm.write(f"left out: {item['case']}: {reason}")
+        else:
+            yield sample
 
 
 def one_pass(

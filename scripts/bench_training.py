@@ -7,7 +7,7 @@ Every recipe runs through its own config: the cache is filled first, then each p
 reference's recipe is run at the bundle's grid and widths; with ``--full`` as published, at 1 mm and full width, too.
 With ``--packed`` scans come from scripts/pack_scans.py, lie on the device, and whole batches are drawn at once
 (configs/packed.json; here none ahead, so that each part has a time of its own).
-OUT/training.json keeps the figures; with ``--write`` the table goes into docs/operations.md between its markers.
+OUT/training.json keeps the figures; with ``--write`` the table goes into docs/how-to/train.md between its markers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from bench_report import table
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.docs import fill_blocks
-from itermask3d.files.scans import ScanError, first_cause
+from itermask3d.files.scans import ScanError, bare_scan_errors
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.frequency import HighFrequencyd
@@ -42,7 +42,7 @@ from monai.utils import set_determinism
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "operations.md"
+PAGE = ROOT / "docs" / "how-to" / "train.md"
 REFERENCE = ("reference_recipe.json",)
 RECIPES: dict[str, tuple[str, ...]] = {
     "the bundle's recipe": (),
@@ -73,11 +73,9 @@ def main() -> None:
     for name in list(RECIPES)[: 3 if arguments.full else 2]:
         overlays = (*RECIPES[name], "packed.json") if arguments.packed else RECIPES[name]
         try:
-            measured[name] = measure(overlays, arguments, output)
-        except (RuntimeError, SystemExit) as error:
-            reason = error if isinstance(error, SystemExit) else first_cause(error)
-            if not isinstance(reason, (SystemExit, ScanError)):
-                raise
+            with bare_scan_errors():
+                measured[name] = measure(overlays, arguments, output)
+        except (ScanError, SystemExit) as reason:
             sys.exit(str(reason))
         write_atomically(json.dumps(measured, indent=1) + "\n", path)
     text = training_table(measured)
@@ -100,7 +98,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--full", action="store_true", help="the reference's recipe as published too; needs much memory"
     )
-    parser.add_argument("--write", action="store_true", help="write the table into docs/operations.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/how-to/train.md")
     parser.add_argument(
         "--override", default="{}", help="JSON of config ids for every recipe, e.g. '{\"spacing_mm\": 8}'"
     )

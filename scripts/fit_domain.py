@@ -3,7 +3,7 @@
     python scripts/fit_domain.py LIST --split-file split.json --split train --held-out validation [--output domain.json]
     python scripts/fit_domain.py LIST --check domain.json [--split-file split.json --split test]
 
-LIST names normal scans as for segment.py. The first form fits the ranges on the scans of ``--split``, as wide as those
+LIST names normal scans as for segment. The first form fits the ranges on the scans of ``--split``, as wide as those
 of ``--held-out`` need; the second prints a line a scan and the share outside. Measured figures are kept in ``--cache``.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.files.scans import ScanError, first_cause, list_scans, split_scans
+from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans, split_scans
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.calibration import false_alarm_interval
 from itermask3d.inference.domain import Domain, fit_domain
@@ -128,11 +128,9 @@ def measure(items: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> d
         case = item["case"]
         if case not in known:
             try:
-                _, known[case] = figures_of(item, prepare)
-            except Exception as error:
-                reason = first_cause(error)
-                if not isinstance(reason, ScanError):
-                    raise
+                with bare_scan_errors():
+                    _, known[case] = figures_of(item, prepare)
+            except ScanError as reason:
                 tqdm.write(f"left out: {case}: {reason}")
                 continue
             if cache:

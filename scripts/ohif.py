@@ -8,7 +8,6 @@ Ctrl-C stops both. Neither answers other machines.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import signal
 import sys
@@ -20,6 +19,7 @@ import requests
 from itermask3d.cli.demo_run import packaged_scan, prepare
 from itermask3d.files.dicom import write_mr_series
 from itermask3d.files.scans import ScanError
+from itermask3d.files.writing import replaced_folder
 from itermask3d.inference.results import RESEARCH_USE
 from rich.console import Console
 from services import (
@@ -108,13 +108,12 @@ def load(orthanc: Service, arguments: argparse.Namespace, output: Path) -> list[
 
 def make_demo(folder: Path) -> None:
     """Write the demo's scan with its simulated lesion as DICOM files into ``folder/series``, all or none."""
-    inputs, partial = folder / "nifti", folder / "series.partial"
+    inputs = folder / "nifti"
     inputs.mkdir(parents=True, exist_ok=True)
     prepare(nib.load(packaged_scan()), inputs)
     scan = nib.load(inputs / "with_lesion.nii.gz")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_mr_series(scan.get_fdata(), scan.affine, partial, description="T1 template, simulated lesion")
-    os.replace(partial, folder / "series")
+    with replaced_folder(folder / "series") as partial:
+        write_mr_series(scan.get_fdata(), scan.affine, partial, description="T1 template, simulated lesion")
 
 
 def announce(server: Service, studies: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.files.scans import ScanError, list_scans, scan_error
+from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.preprocessing.pipeline import BIAS_CORRECTIONS
 from itermask3d.simulation.generator.label_maps import label_items, tissue_transforms
@@ -79,14 +79,12 @@ def pack_all(
     for item in tqdm(items, unit="scan"):
         path = output / f"{item['case']}{SUFFIX}"
         try:
-            if path.exists():
-                PackedDataset([{"packed": str(path), "case": item["case"]}], volume=volume, **kept).prepared(0)
-            else:
-                pack(prepare(item), path, **kept)
-        except (ScanError, RuntimeError) as error:
-            reason = error if isinstance(error, ScanError) else scan_error(error)
-            if reason is None:
-                raise
+            with bare_scan_errors():
+                if path.exists():
+                    PackedDataset([{"packed": str(path), "case": item["case"]}], volume=volume, **kept).prepared(0)
+                else:
+                    pack(prepare(item), path, **kept)
+        except ScanError as reason:
             failures += 1
             tqdm.write(f"failed: {item['case']}: {reason}")
     return failures

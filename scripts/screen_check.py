@@ -1,6 +1,6 @@
 """Check that screening keeps its promises on a cohort: one worker, two of which one is killed, and once more.
 
-    python scripts/screen_check.py COHORT OUT [--scans 40] [-- OPTIONS OF screen.py]
+    python scripts/screen_check.py COHORT OUT [--scans 40] [-- OPTIONS OF screen]
 
 COHORT is a list such as scripts/simulate_cohort.py writes. It is screened (a) by one worker into OUT/one, (b) by two
 into OUT/two, one of which is killed when half of the scans are done, and both again (c), which must skip every scan and
@@ -39,7 +39,7 @@ from itermask3d.workflows.screening.cohort_report import Throughput, duration
 SCREEN = ("-m", "itermask3d", "screen")
 COST_SCANS, COST_WORKERS = 10_000, (1, 2, 8, 32)
 SCAN_DONE = re.compile(r"\d+/\d+ |failed: ")
-"""How a line of screen.py begins that tells the end of a scan."""
+"""How a line of `itermask3d screen` begins that tells the end of a scan."""
 
 TIMED = ("seconds", "finished")
 """Columns of scans.tsv that differ from run to run."""
@@ -47,7 +47,7 @@ TIMED = ("seconds", "finished")
 
 @dataclass(frozen=True)
 class Run:
-    """One call of screen.py.
+    """One call of `itermask3d screen`.
 
     Attributes:
         name: of the run, and of its folder.
@@ -93,7 +93,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("cohort", metavar="COHORT", help=".json list of scans")
     parser.add_argument("output", metavar="OUT")
     parser.add_argument("--scans", type=int, help="only so many of them, at least 3 (default: all)")
-    parser.add_argument("options", nargs="*", metavar="OPTION", help="after --: handed on to every call of screen.py")
+    parser.add_argument(
+        "options", nargs="*", metavar="OPTION", help="after --: handed on to every call of `itermask3d screen`"
+    )
     return parser.parse_args()
 
 
@@ -145,7 +147,7 @@ def earlier(path: Path) -> Run | None:
 def screen(
     cohort: Path, folder: Path, *, workers: int, kill_after: int | None = None, options: Sequence[str] = ()
 ) -> Run:
-    """Call screen.py, and kill one of its workers once so many scans are done."""
+    """Call `itermask3d screen`, and kill one of its workers once so many scans are done."""
     command = [sys.executable, *SCREEN, str(cohort), str(folder), "--workers", str(workers), *options]
     print(f"== {' '.join(command[1:])}", flush=True)
     told: list[str] = []

@@ -3,7 +3,7 @@
     python scripts/simulate_contrasts.py OUT --labels FOLDER --scans FOLDER [--subset test] [--contrasts t2 flair pd]
 
 Writes OUT/images, OUT/labels, OUT/brain_masks, one list a contrast (OUT/t2.json, …) and OUT/scans.json with all of
-them, as scripts/evaluate.py reads them: group "normal" or "t2 lesion", subject the label map. OUT/recipes.json says how
+them, as the verb evaluate reads them: group "normal" or "t2 lesion", subject the label map. OUT/recipes.json says how
 each scan was made. Neither brain nor contrast nor lesion is a patient's: call them generated wherever results are
 shown. Label maps must be of people whom training never saw; their T1 scans refine them.
 """

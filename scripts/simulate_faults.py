@@ -6,7 +6,8 @@
 
 Of a list that names groups the normal scans alone are taken. Writes OUT/<fault>_<severity>/ with images, brain_masks,
 labels (none for a fault of the whole image), scans.json, which inference and evaluation take as it is, and
-records.json, from which every fault can be made again; OUT/simulation.json says by which command. `evaluate.py --faults
+records.json, from which every fault can be made again; OUT/simulation.json says by which command.
+`itermask3d evaluate --faults
 OUT` takes all of it: every fault at two severities in five subjects makes 170 scans. With --sheet a picture of the
 first scan with all faults is drawn instead.
 """

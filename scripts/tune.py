@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.tuning import Grid, TuningRow, choose, evaluate_grid, summarise_rows
-from itermask3d.files.scans import ScanError, list_scans, scan_error
+from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
 from itermask3d.files.writing import write_atomically, write_table
 from itermask3d.inference.models import load_weights
 from itermask3d.inference.results import RESEARCH_USE
@@ -55,11 +55,9 @@ def main() -> None:
     rows: list[TuningRow] = []
     for item in tqdm(items, unit="scan"):
         try:
-            sample = transform(item)
-        except RuntimeError as error:
-            reason = scan_error(error)
-            if reason is None:
-                raise
+            with bare_scan_errors():
+                sample = transform(item)
+        except ScanError as reason:
             tqdm.write(f"left out: {item['case']}: {reason}")
             continue
         image, brain, label = (sample[key].as_tensor()[None] for key in ("image", "brain_mask", "label"))

@@ -1,7 +1,7 @@
 """IterMask3D: unsupervised anomaly segmentation of 3D brain MR, for research use only.
 
 Importing this package has no side effects and loads neither torch nor MONAI: a public name is imported when it is
-first asked for. Each module is one idea (see ``docs/method.md``).
+first asked for. Each module is one idea (see ``docs/explanation/method.md``).
 
 >>> import itermask3d
 >>> result = itermask3d.segment("scan.nii.gz")  # doctest: +SKIP

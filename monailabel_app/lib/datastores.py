@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,8 @@ import numpy as np
 import requests
 from dicomweb_client import DICOMwebClient
 from itermask3d.files.scans import ScanError
+from itermask3d.files.writing import replaced_folder
+from itermask3d.reports.dicom_seg import Maker, write_segmentation
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.dicom import dicom_web_download_series, dicom_web_upload_dcm
@@ -24,7 +24,6 @@ from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
 from lib.contrast import Acquisition, guess_contrast
-from lib.dicom_seg import Maker, write_segmentation
 from lib.errors import RequestError
 from lib.series import Series, choose, from_dicomweb, suitability
 from lib.uploads import safe_name
@@ -289,19 +288,15 @@ class DicomStore(_Kept, DICOMWebDatastore):
         if cached and cached >= series.instances:
             return
         folder.with_name(f"{image_id}.nii.gz").unlink(missing_ok=True)  # of a part of the series
-        partial = folder.with_name(f".{image_id}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
         try:
-            dicom_web_download_series(series.study, image_id, str(partial), self._client, self._fetch_by_frame)
-            arrived = sum(1 for _ in partial.iterdir())
-            if arrived < series.instances:
-                raise RequestError(503, f"the PACS sent {arrived} of {series.instances} images of series {image_id}")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
+            with replaced_folder(folder) as partial:
+                dicom_web_download_series(series.study, image_id, str(partial), self._client, self._fetch_by_frame)
+                arrived = sum(1 for _ in partial.iterdir())
+                if arrived < series.instances:
+                    told = f"the PACS sent {arrived} of {series.instances} images of series {image_id}"
+                    raise RequestError(503, told)
         except requests.RequestException as error:
             raise RequestError(503, f"the PACS did not send series {image_id} ({_last(error)})") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def _ask(self, query: Mapping[str, str]) -> list[Dataset]:
         try:

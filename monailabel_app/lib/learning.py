@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,9 +95,7 @@ class NormalTrainer(TrainTask):
             raise RequestError(422, f"training is not possible: {scan_error(error) or error}") from error
         best = self.directory / "best.pt"
         self.weights.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.weights.with_suffix(".partial")
-        partial.write_bytes(best.read_bytes())
-        os.replace(partial, self.weights)
+        write_atomically(best.read_bytes(), self.weights)
         (self.directory / "last.pt").unlink(missing_ok=True)  # it ended: the next training starts anew
         self._note(ended=True, scans=len(scans), weights_sha256=file_digest(self.weights))
         return {"scans": len(scans), "weights": self.weights.name, **self.stats()}

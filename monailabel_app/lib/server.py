@@ -26,6 +26,7 @@ from fastapi.responses import (
     Response,
 )
 from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.reports.dicom_seg import Maker, write_segmentation
 from monailabel.config import settings
 from monailabel.endpoints import ohif
 from monailabel.endpoints.datastore import save_label
@@ -34,7 +35,6 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.utils.others.generic import remove_file
 from starlette.middleware import Middleware
 
-from lib.dicom_seg import Maker, write_segmentation
 from lib.errors import RequestError
 from lib.guard import HANDLED, LoopbackGuard, NameCheck, answer_error
 from lib.page import draw_curve, render_report

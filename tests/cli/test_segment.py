@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import Phantom, run_command
-from itermask3d.inference import cohort
 from itermask3d.method.network import ReconstructionUNet
 
 
@@ -123,10 +122,3 @@ def test_a_wrong_gamma_is_named(segment, phantom, tmp_path):
     assert status == 2
     assert "gamma" in printed
     assert "Traceback" not in printed
-
-
-def test_scan_error_is_found_behind_what_monai_wraps():
-    wrapped = RuntimeError("applying transform")
-    wrapped.__cause__ = cohort.ScanError("the reason")
-    assert str(cohort.scan_error(wrapped)) == "the reason"
-    assert cohort.scan_error(RuntimeError("another")) is None

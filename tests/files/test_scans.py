@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from itermask3d.files.scans import SCAN_SUFFIXES, ScanError, list_scans, split_scans
+from itermask3d.files.scans import (
+    SCAN_SUFFIXES,
+    ScanError,
+    bare_scan_errors,
+    first_cause,
+    list_scans,
+    scan_error,
+    split_scans,
+)
 
 
 def _touch(*paths: Path) -> None:
@@ -193,3 +201,32 @@ def test_null_in_a_list_is_as_if_absent(tmp_path):
     path.write_text(json.dumps([{"image": 5}]))
     with pytest.raises(ScanError, match="expected a path"):
         list_scans(path)
+
+
+def test_scan_error_is_found_behind_what_monai_wraps():
+    wrapped = RuntimeError("applying transform")
+    wrapped.__cause__ = ScanError("the reason")
+    assert str(scan_error(wrapped)) == "the reason"
+    assert scan_error(RuntimeError("another")) is None
+
+
+def test_a_wrapped_scan_error_comes_out_bare_with_its_own_cause():
+    cause = OSError("half a file")
+
+    def wrapping() -> None:
+        try:
+            raise ScanError("the reason") from cause
+        except ScanError as error:
+            raise RuntimeError("applying transform") from error
+
+    with pytest.raises(ScanError, match="the reason") as raised, bare_scan_errors():
+        wrapping()
+    assert raised.value.__cause__ is cause
+    assert first_cause(raised.value) is cause
+
+
+def test_other_errors_pass_as_they_are():
+    error = RuntimeError("another")
+    with pytest.raises(RuntimeError) as raised, bare_scan_errors():
+        raise error
+    assert raised.value is error

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from itermask3d.files.identity import input_files
 from itermask3d.files.scans import ScanError, split_scans
-from itermask3d.inference import cohort
 from itermask3d.inference.cohort import ScanStream
 from itermask3d.inference.store import ResultStore
 from itermask3d.method.inferer import IterMaskInferer
@@ -35,7 +35,7 @@ def store(tmp_path: Path, gamma: float = 0.1, *, overwrite: bool = False) -> Res
 def finish(results: ResultStore, item: dict) -> None:
     folder = results.folder(item["case"])
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({"settings": results.settings, "inputs": cohort.input_files(item)}))
+    (folder / "result.json").write_text(json.dumps({"settings": results.settings, "inputs": input_files(item)}))
 
 
 def test_a_bad_scan_is_recorded_and_the_others_go_on(scans):

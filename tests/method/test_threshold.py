@@ -7,13 +7,10 @@ import math
 import numpy as np
 import pytest
 from itermask3d.method.threshold import (
-    CurveFit,
     SlopeSource,
-    ThresholdEstimate,
     ThresholdStatus,
     estimate_threshold,
     fit_curve,
-    is_decided,
 )
 
 STEPS = np.arange(1, 101, dtype=float)
@@ -131,32 +128,6 @@ def test_half_the_steps_give_the_same_slope_and_nearly_the_same_threshold():
     coarse = estimate_threshold(tangent(0.2, 0.015)[1::2], gamma=0.01)
     np.testing.assert_allclose(coarse.slope, fine.slope[1::2], rtol=1e-3)
     assert coarse.step == math.ceil(fine.step / 2)
-
-
-def _estimate(slope, *, gamma=0.1, r_squared=0.95):
-    step = next((index + 1 for index, value in enumerate(slope) if value > gamma), None)
-    status = ThresholdStatus.NO_CROSSING if step is None else ThresholdStatus.FOUND
-    fit = CurveFit(1.0, 0.01, r_squared, 100)
-    return ThresholdEstimate(status, 1.0, step, SlopeSource.FIT, tuple(slope), fit)
-
-
-@pytest.mark.parametrize(
-    ("slope", "r_squared", "decided"),
-    [
-        ((0.05, 0.08, 0.13), 0.95, True),
-        ((0.05, 0.08, 0.102), 0.95, False),
-        ((0.05, 0.098, 0.13), 0.95, False),
-        ((0.098, 0.05, 0.13), 0.95, False),
-        ((0.05, 0.06, 0.07), 0.95, True),
-        ((0.05, 0.06, 0.098), 0.95, False),
-        ((0.13,), 0.95, True),
-        ((0.05, 0.08, 0.13), 0.86, False),
-        ((0.05, 0.08, 0.13), float("nan"), True),
-        ((), float("nan"), True),
-    ],
-)
-def test_a_choice_that_a_small_change_would_alter_is_undecided(slope, r_squared, decided):
-    assert is_decided(_estimate(slope, r_squared=r_squared), gamma=0.1) is decided
 
 
 def test_interpolated_threshold_moves_continuously_with_gamma():

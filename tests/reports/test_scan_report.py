@@ -93,7 +93,7 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("name", ["ink", "soft", "accent", "blue"])
 @pytest.mark.parametrize("paper", ["#ffffff", "#fdf3e3"])
 def test_words_stand_out_from_the_paper(name: str, paper: str) -> None:
-    style = (ROOT / "bundle" / "itermask3d" / "templates" / "report.css").read_text()
+    style = (ROOT / "bundle" / "itermask3d" / "reports" / "templates" / "report.css").read_text()
     colour = re.search(rf"--{name}: (#[0-9a-f]{{6}})", style)
     assert colour is not None
     light, dark = sorted((luminance(paper), luminance(colour[1])), reverse=True)

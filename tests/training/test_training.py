@@ -16,10 +16,9 @@ from ignite.handlers import EMAHandler
 from itermask3d.method.frequency import HighFrequencyd
 from itermask3d.method.masking import MaskMixture, RandMaskd
 from itermask3d.method.network import ReconstructionUNet
-from itermask3d.training import handlers as training
-from itermask3d.training.handlers import Checkpoints, EpochSeed
+from itermask3d.training.handlers import Checkpoints, EpochSeed, FrozenNorm, GradientClipping
 from itermask3d.training.losses import BrainMSELoss, ExpectedErrorLoss
-from itermask3d.training.prepare import AutocastInferer, PrepareReconstruction
+from itermask3d.training.prepare import AutocastInferer, PrepareReconstruction, warm_start
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import IgniteMetricHandler, LrScheduleHandler, ValidationHandler, from_engine
@@ -181,7 +180,7 @@ def test_norm_is_frozen_from_its_epoch_on_though_the_trainer_trains():
     network = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.BatchNorm1d(1))
     trainer = _trainer(network, 4, seen)
     statistics = []
-    training.FrozenNorm(network, from_epoch=3).attach(trainer)
+    FrozenNorm(network, from_epoch=3).attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: statistics.append(network[1].running_mean.item()))
     trainer.run()
     assert seen == [True, True, False, False]
@@ -192,7 +191,7 @@ def test_norm_is_never_frozen_for_epoch_zero():
     seen: list[bool] = []
     network = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.BatchNorm1d(1))
     trainer = _trainer(network, 2, seen)
-    training.FrozenNorm(network, from_epoch=0).attach(trainer)
+    FrozenNorm(network, from_epoch=0).attach(trainer)
     trainer.run()
     assert seen == [True, True]
 
@@ -201,7 +200,7 @@ def test_gradients_are_clipped_before_the_step():
     network = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.BatchNorm1d(1))
     before = [parameter.detach().clone() for parameter in network.parameters()]
     trainer = _trainer(network, 1, [])
-    training.GradientClipping(network, max_norm=1e-3).attach(trainer)
+    GradientClipping(network, max_norm=1e-3).attach(trainer)
     trainer.run()
     moved = sum((a - b).square().sum() for a, b in zip(before, network.parameters(), strict=True)).sqrt().item()
     assert 0 < moved <= 0.1 * 1e-3 * 1.001
@@ -213,7 +212,7 @@ SMALL = (4, 4, 8, 8, 8)
 def test_warm_start_takes_a_network_with_one_output_into_one_with_two(tmp_path):
     old, new = ReconstructionUNet(channels=SMALL), ReconstructionUNet(channels=SMALL, out_channels=2)
     torch.save(old.state_dict(), tmp_path / "old.pt")
-    assert training.warm_start(new, tmp_path / "old.pt") is new
+    assert warm_start(new, tmp_path / "old.pt") is new
     scan = _rand(1, 2, 32, 32, 32)
     with torch.no_grad():
         wanted, found = old.eval()(scan), new.eval()(scan)
@@ -224,14 +223,14 @@ def test_warm_start_takes_a_network_with_one_output_into_one_with_two(tmp_path):
 def test_warm_start_without_a_file_changes_nothing():
     network = ReconstructionUNet(channels=SMALL)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    training.warm_start(network, None)
+    warm_start(network, None)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
 def test_warm_start_refuses_the_weights_of_another_network(tmp_path):
     torch.save(ReconstructionUNet(channels=SMALL).state_dict(), tmp_path / "small.pt")
     with pytest.raises(ValueError, match="holds weights of another network"):
-        training.warm_start(ReconstructionUNet(channels=(8, 8, 8, 8, 8)), tmp_path / "small.pt")
+        warm_start(ReconstructionUNet(channels=(8, 8, 8, 8, 8)), tmp_path / "small.pt")
 
 
 def test_loss_of_an_empty_brain_is_zero_and_has_a_gradient():
@@ -486,7 +485,7 @@ def test_failed_write_keeps_the_old_checkpoint_and_leaves_no_part(checkpoints, m
         Path(path).write_bytes(b"half of")
         raise error
 
-    monkeypatch.setattr(training.torch, "save", failing)
+    monkeypatch.setattr(torch, "save", failing)
     with pytest.raises(type(error)):
         checkpoints._save_best(_validated(0.1))
     assert (checkpoints.directory / "best.pt").read_bytes() == written

@@ -113,22 +113,22 @@ def test_script_screens_lists_failures_and_skips_what_is_done(screen, tmp_path):
 
 
 def test_script_stops_at_a_full_disk_keeps_what_is_done_and_goes_on(screen, tmp_path, monkeypatch):
-    from itermask3d.workflows.screening import screener as screening
+    from itermask3d.workflows.screening import screener
 
     source, output = write_scans(tmp_path / "in", ["a", "b", "c"]), tmp_path / "out"
-    write = screening.write_result
+    write = screener.write_result
 
     def full(result, folder, **options):
         if result.case == "b":
             raise OSError(28, "No space left on device")
         return write(result, folder, **options)
 
-    monkeypatch.setattr(screening, "write_result", full)
+    monkeypatch.setattr(screener, "write_result", full)
     status, printed = screen(source, output)
     assert status == 3
     assert "make room" in printed
     assert (output / "a" / "result.json").exists()
-    monkeypatch.setattr(screening, "write_result", write)
+    monkeypatch.setattr(screener, "write_result", write)
     status, printed = screen(source, output)
     assert (status, "3 of 3 scans done" in printed) == (0, True)
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import numpy as np
@@ -27,12 +28,17 @@ def demonstrate(source: Path | None, output: Path) -> int:
     """
     inputs = output / "input"
     inputs.mkdir(parents=True, exist_ok=True)
-    prepare(nib.load(source or packaged_scan()), inputs)
+    prepare(volume(source or packaged_scan()), inputs)
     command = [sys.executable, "-m", "itermask3d", "segment", str(inputs / "scans.json"), str(output / "results")]
     status = subprocess.run([*command, "--overwrite"], check=False).returncode
     if status == 0:
         show(output, packaged=source is None)
     return status
+
+
+def volume(path: Path) -> nib.Nifti1Image:
+    """What nibabel reads there; all its images with voxels have what is used here of NIfTI."""
+    return cast(nib.Nifti1Image, nib.load(path))
 
 
 def packaged_scan() -> Path:
@@ -61,8 +67,8 @@ def prepare(scan: nib.Nifti1Image, folder: Path) -> None:
 
 def show(output: Path, *, packaged: bool) -> None:
     """Print what was found, whether the lesion was hit, and where the files are."""
-    lesion = nib.load(output / "input" / "lesion.nii.gz").get_fdata() > 0
-    mask = nib.load(output / "results" / "with_lesion" / "with_lesion_mask.nii.gz").get_fdata() > 0
+    lesion = volume(output / "input" / "lesion.nii.gz").get_fdata() > 0
+    mask = volume(output / "results" / "with_lesion" / "with_lesion_mask.nii.gz").get_fdata() > 0
     dice = 2 * np.sum(lesion & mask) / max(1, lesion.sum() + mask.sum())
     print(f"\nA simulated dark lesion of {LESION_ML:.0f} ml was put into the second scan.")
     print(f"The mask covers {100 * np.mean(mask[lesion]):.0f} % of it (Dice of the whole mask {dice:.2f}).")

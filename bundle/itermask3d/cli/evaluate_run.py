@@ -175,12 +175,13 @@ def baseline(
     name: str, parts: BundleParts, arguments: Options, items: Sequence[dict], normals: Sequence[dict]
 ) -> tuple[Callable[[], Baseline], dict[str, Any]]:
     """How to make a baseline, and what its results depend on."""
+    about: dict[str, Any]
     if name == "one_shot":
         about = {"baseline": "one pass with the whole brain hidden", **weights_digest(parts.weights)}
         return lambda: OneShot(parts.inferer, parts.trained_network), about
     if name == "autoencoder":
         if not arguments.autoencoder:
-            raise ScanError("the auto-encoder needs --autoencoder with its weights; see docs/evaluation.md")
+            raise ScanError("the auto-encoder needs --autoencoder with its weights; see docs/how-to/evaluate.md")
         network = Autoencoder(arguments.autoencoder_channels)
         load_weights(network, arguments.autoencoder)
         about = {"baseline": "denoising auto-encoder", **weights_digest(arguments.autoencoder)}

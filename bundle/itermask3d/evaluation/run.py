@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,8 +24,8 @@ from tqdm import tqdm
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.baselines import Baseline, CalibrationMap, decide, threshold_for_share
 from itermask3d.files.identity import file_digest, input_files
-from itermask3d.files.scans import ScanError, scan_error, voxel_volume_ml
-from itermask3d.files.writing import save_nifti, settle, write_atomically
+from itermask3d.files.scans import ScanError, bare_scan_errors, voxel_volume_ml
+from itermask3d.files.writing import replaced_folder, save_nifti, settle, write_atomically
 from itermask3d.inference.models import load_weights
 from itermask3d.inference.postprocessing import inference_postprocessing
 from itermask3d.inference.results import RESEARCH_USE, VOLUMES, versions
@@ -154,13 +152,8 @@ class BundleParts:
 
     def prepare(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """A scan on the network's grid; a scan that cannot be used raises :class:`ScanError`."""
-        try:
+        with bare_scan_errors():
             return dict(self.preprocessing(dict(item)))
-        except Exception as error:
-            reason = scan_error(error)
-            if reason is None:
-                raise
-            raise reason from error
 
     def volumes(self, sample: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Image and brain mask as a batch of one, ``(1, 1, D, H, W)``."""
@@ -185,9 +178,7 @@ def normalised_scan(parts: BundleParts, sample: Mapping[str, Any], path: Path) -
     image, brain = parts.volumes(sample)
     arrays, affine = parts.to_scan(sample, brain > 0.5, image, image)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    save_nifti(arrays["reconstruction"].astype(np.float32), affine, partial)
-    os.replace(partial, path)
+    save_nifti(arrays["reconstruction"].astype(np.float32), affine, path)
 
 
 class BaselineRun:
@@ -353,14 +344,10 @@ def _write_folder(
     values: Mapping[str, Any], arrays: Mapping[str, np.ndarray], affine: np.ndarray, folder: Path
 ) -> None:
     """All files of one scan, or none."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, dtype in VOLUMES.items():
-        save_nifti(arrays[name].astype(dtype), affine, partial / f"{folder.name}_{name}.nii.gz")
-    (partial / "result.json").write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with replaced_folder(folder) as partial:
+        for name, dtype in VOLUMES.items():
+            save_nifti(arrays[name].astype(dtype), affine, partial / f"{folder.name}_{name}.nii.gz")
+        (partial / "result.json").write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def _write_json(values: Any, path: Path) -> None:

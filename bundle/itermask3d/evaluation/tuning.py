@@ -92,8 +92,7 @@ def evaluate_grid(
         error: dict[str, Any] = {"error_window": window, "expected_error_floor": least, "error_saturation": most}
         widened = replace(base, **error, nested=True)  # nesting is the shrink's business, not the task's
         task = RefinementTask.from_settings(image, brain_mask, high_frequency, reconstructor, widened)
-        sweep = "fine" if base.schedule == "fast" else "exact"
-        curve = run_to_end(Sweep(task, base.n_steps, sweep=sweep)).curves()[0].numpy()
+        curve = run_to_end(Sweep(task, base.n_steps, schedule=base.schedule)).curves()[0].numpy()
         for settings, threshold, shrink in _shrunk(task, curve, grid, widened):
             for min_volume_ml in grid.min_volume_ml:
                 mask = remove_small_components(shrink.mask, min_volume_ml=min_volume_ml, spacing_mm=spacing_mm)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 __all__ = [
     "SCAN_SUFFIXES",
     "ScanError",
+    "bare_scan_errors",
     "first_cause",
     "list_scans",
     "require_same_grid",
@@ -259,3 +261,15 @@ def scan_error(error: BaseException | None) -> ScanError | None:
     while error is not None and not isinstance(error, ScanError):
         error = error.__cause__
     return error
+
+
+@contextmanager
+def bare_scan_errors() -> Iterator[None]:
+    """Let a block raise the :class:`ScanError` itself where MONAI wrapped one; any other exception passes as it is."""
+    try:
+        yield
+    except Exception as error:
+        reason = scan_error(error)
+        if reason is None or reason is error:
+            raise
+        raise reason from reason.__cause__

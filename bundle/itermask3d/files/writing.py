@@ -1,4 +1,8 @@
-"""The one way to write: a file or folder appears whole or not at all."""
+"""The one way to write: a file or folder appears whole or not at all.
+
+Everything is written to the side first, under a name that begins with a full stop, on the same disk, and then moved to
+its place. Nothing else in the repository moves files over others.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +19,89 @@ import nibabel as nib
 import numpy as np
 import torch
 
-__all__ = ["save_nifti", "settle", "write_atomically", "write_table"]
+__all__ = [
+    "publish_folder",
+    "replaced",
+    "replaced_folder",
+    "save_atomically",
+    "save_nifti",
+    "settle",
+    "write_atomically",
+    "write_table",
+]
 
 
-def save_atomically(state: Any, path: Path) -> None:
-    """``torch.save`` to the side, then rename over ``path``."""
-    partial = path.with_name(f".{path.name}.partial")
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A path to the side of a file, with the same ending, for whoever writes it.
+
+    What lies there takes the file's place when the block ends; if the block raises, the file stays as it was.
+    """
+    partial = path.with_name(f".partial.{path.name}")
     try:
-        torch.save(state, partial)
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to the side, which takes the place of ``folder`` when the block ends.
+
+    If the block raises, or the move fails, the older folder stays, or comes back.
+    """
+    partial = _side(folder, "partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        publish_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def publish_folder(new: Path, folder: Path) -> None:
+    """Move a whole folder to its place on the same disk; an older one gives way, and comes back if that fails."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    old = _side(folder, "old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    finally:
+        settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Clear what an interrupted writer left beside ``folder``; a complete older one comes back."""
+    partial, old = _side(folder, "partial"), _side(folder, "old")
+    shutil.rmtree(partial, ignore_errors=True)
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_atomically(content: str | bytes, path: Path) -> None:
+    """Write text or bytes as a file."""
+    with replaced(path) as partial:
+        partial.write_bytes(content) if isinstance(content, bytes) else partial.write_text(content)
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
+    """Write a CSV table with a header."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(table.getvalue(), path)
+
+
+def save_atomically(state: Any, path: Path) -> None:
+    """:func:`torch.save` a state."""
+    with replaced(path) as partial:
+        torch.save(state, partial)
 
 
 def save_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
@@ -36,47 +113,9 @@ def save_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner", strip_shears=True)
-    nib.save(image, path)
+    with replaced(path) as partial:
+        nib.save(image, partial)
 
 
-def settle(folder: Path) -> None:
-    """Clear what an interrupted :func:`write_result` left beside ``folder``; a complete older result comes back."""
-    partial, old = side(folder, "partial"), side(folder, "old")
-    shutil.rmtree(partial, ignore_errors=True)
-    if old.exists() and not folder.exists():
-        os.replace(old, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_atomically(content: str | bytes, path: Path) -> None:
-    """Write a file to the side, then rename it over ``path``."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content) if isinstance(content, bytes) else partial.write_text(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Write a CSV table with a header, whole or not at all."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(table.getvalue(), path)
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    old = side(folder, "old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    try:
-        os.replace(new, folder)
-    finally:
-        settle(folder)
-
-
-def side(folder: Path, kind: str) -> Path:
+def _side(folder: Path, kind: str) -> Path:
     return folder.with_name(f".{folder.name}.{kind}")

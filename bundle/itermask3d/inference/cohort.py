@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
 from itermask3d.files.identity import input_files
-from itermask3d.files.scans import ScanError, list_scans, scan_error
+from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
 from itermask3d.files.writing import settle, write_atomically
 from itermask3d.inference.choice import ChooseModeld, ChosenModels
 from itermask3d.inference.models import Networks, load_weights
@@ -80,13 +80,13 @@ class ScanStream(IterableDataset[Any]):
                 continue
             logger.info("scan %d of %d, %s", number, len(items), case)
             try:
-                yield self.transform(item | {"inputs": json.dumps(input_files(item))})
-            except Exception as error:
-                reason = scan_error(error)
-                if reason is None:
-                    raise
+                with bare_scan_errors():
+                    prepared = self.transform(item | {"inputs": json.dumps(input_files(item))})
+            except ScanError as reason:
                 logger.error("%s: %s", case, reason)
                 self.failures[case] = str(reason)
+            else:
+                yield prepared
 
 
 class SegmentationRun:

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import platform
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -19,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from itermask3d.files.scans import voxel_volume_ml
-from itermask3d.files.writing import replace_folder, save_nifti, side
+from itermask3d.files.writing import replaced_folder, save_nifti
 from itermask3d.inference.domain import DomainCheck
 from itermask3d.method.detection import Findings
 
@@ -177,19 +176,13 @@ def write_result(result: ScanResult, folder: Path, *, draw: Callable[[ScanResult
     Returns:
         ``folder``.
     """
-    partial = side(folder, "partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replaced_folder(folder) as partial:
         for name, dtype in VOLUMES.items():
             voxels = np.asarray(getattr(result, name), dtype=dtype)
             save_nifti(voxels, result.affine, partial / f"{result.case}_{name}.nii.gz")
         (partial / "result.json").write_text(json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
         if draw is not None:
             draw(result, partial / "picture.png")
-        replace_folder(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

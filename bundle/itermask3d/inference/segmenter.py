@@ -17,7 +17,7 @@ from monai.transforms import SpatialResample
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.files.identity import file_digest, input_files
-from itermask3d.files.scans import scan_error
+from itermask3d.files.scans import bare_scan_errors
 from itermask3d.inference.choice import ChooseModeld
 from itermask3d.inference.guidance import Guidance, apply_guidance
 from itermask3d.inference.models import Choice, ModelTable, Networks, load_weights
@@ -134,7 +134,8 @@ class Segmenter:
                 shape, affine = tuple(sample["image"].shape[1:]), np.asarray(sample["image"].affine, dtype=float)
                 report("brain extraction", 0, 1)
             start = time.perf_counter()
-            sample = _apply(transform, sample)
+            with bare_scan_errors():
+                sample = transform(sample)
             timings.add("brain_extraction" if brain_extraction else "reading", start)
         return PreparedScan(sample, shape, affine, timings)
 
@@ -301,16 +302,6 @@ def guided_threshold(earlier: Findings) -> float:
         return earlier.threshold
     finite = [value for value in earlier.curve if np.isfinite(value)]
     return float(np.quantile(finite, FALLBACK_SHARE)) if finite else float("inf")
-
-
-def _apply(transform: Any, sample: Any) -> Any:
-    try:
-        return transform(sample)
-    except Exception as error:
-        reason = scan_error(error)
-        if reason is None or reason is error:
-            raise
-        raise reason from error
 
 
 def _silent(phase: str, done: int, total: int) -> None:

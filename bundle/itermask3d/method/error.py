@@ -33,7 +33,8 @@ class RefinementTask:
         reconstructor: see :data:`Reconstructor`.
         seed: of the noise; each scan of the batch gets the same draw, whatever the batch size.
         noise: its standard deviation.
-        relative_error, expected_error_floor, error_saturation, error_window: see :class:`RefinementSettings`.
+        relative_error, expected_error_floor, error_saturation, error_window, error_level: see
+            :class:`RefinementSettings`.
 
     Raises:
         ValueError: if the shapes differ, a brain mask is empty, or ``relative_error`` is asked of a reconstructor that
@@ -53,6 +54,7 @@ class RefinementTask:
         expected_error_floor: float = 0.0,
         error_saturation: float | None = None,
         error_window: int = 1,
+        error_level: float | None = None,
     ) -> None:
         _check_shapes(image, brain_mask, high_frequency)
         self.image = image
@@ -71,8 +73,12 @@ class RefinementTask:
             raise ValueError("relative_error needs a network that foretells its error (two output channels), got one")
         self.error_saturation = error_saturation
         self._expected = None
+        self.levels = torch.ones(len(image), dtype=image.dtype, device=image.device)
         if relative_error and log_error is not None:
             self._expected = log_error.exp() + expected_error_floor
+            if error_level is not None:
+                self.levels = (self._median_error() / error_level).clamp_(min=1)
+                self._expected = self._expected * as_voxels(self.levels)
 
     @classmethod
     def from_settings(
@@ -95,7 +101,12 @@ class RefinementTask:
             expected_error_floor=settings.expected_error_floor,
             error_saturation=settings.error_saturation,
             error_window=settings.error_window,
+            error_level=settings.error_level,
         )
+
+    def _median_error(self) -> torch.Tensor:
+        """Median over each brain of the error of the first reconstruction, ``(B,)``."""
+        return self.quantile(self._voxel_error(self._from_nothing, ...), 0.5)
 
     def reconstruct(self, mask: torch.Tensor) -> torch.Tensor:
         """Fill in the masked voxels; ``(B, 1, D, H, W)``. The whole brain masked is done once and kept."""

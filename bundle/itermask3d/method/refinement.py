@@ -13,14 +13,10 @@ from typing import TypeVar
 import torch
 
 from itermask3d.method.error import Reconstructor, RefinementTask
-from itermask3d.method.settings import COARSE_TOLERANCE, RefinementSettings
+from itermask3d.method.settings import RefinementSettings
 from itermask3d.method.shrink import Constraints, Shrink
-from itermask3d.method.sweep import SWEEPS, Sweep
-from itermask3d.method.threshold import (
-    ThresholdEstimate,
-    estimate_threshold,
-    is_decided,
-)
+from itermask3d.method.sweep import Sweep
+from itermask3d.method.threshold import ThresholdEstimate, estimate_threshold
 
 __all__ = ["IterationCallback", "Refinement", "Thresholding", "find_thresholds", "refine", "run_to_end"]
 
@@ -124,32 +120,10 @@ def find_thresholds(
     task: RefinementTask, settings: RefinementSettings, iter_callback: IterationCallback | None = None
 ) -> Thresholding:
     """Sweep, then take the threshold of each scan from its curve."""
-    curves, estimates = _swept(task, settings, iter_callback)
-    return Thresholding(curves, estimates, tuple(settings.hold(estimate) for estimate in estimates))
-
-
-def _swept(
-    task: RefinementTask, settings: RefinementSettings, iter_callback: IterationCallback | None
-) -> tuple[torch.Tensor, tuple[ThresholdEstimate, ...]]:
-    """Curves and estimates of the first sweep that decides the threshold of every scan."""
     rule = {name: getattr(settings, name) for name in ("gamma", "fit_limit", "min_r_squared", "interpolate")}
-    sweeps = SWEEPS[settings.schedule]
-    for sweep in sweeps if settings.is_bounded else sweeps[-2:]:
-        curves = run_to_end(Sweep(task, settings.n_steps, sweep=sweep), iter_callback).curves()
-        estimates = tuple(estimate_threshold(curve.numpy(), **rule) for curve in curves)
-        if all(_is_decided(estimate, settings, sweep) for estimate in estimates):
-            break
-    return curves, estimates
-
-
-def _is_decided(estimate: ThresholdEstimate, settings: RefinementSettings, sweep: str) -> bool:
-    """Whether the sweep with every step would lead to the same threshold, as far as its curve can tell."""
-    if sweep == "coarse":
-        return settings.is_held(estimate, COARSE_TOLERANCE)
-    if settings.is_held(estimate):
-        return True
-    rule = {"gamma": settings.gamma, "min_r_squared": settings.min_r_squared}
-    return not settings.interpolate and is_decided(estimate, **rule)
+    curves = run_to_end(Sweep(task, settings.n_steps, schedule=settings.schedule), iter_callback).curves()
+    estimates = tuple(estimate_threshold(curve.numpy(), **rule) for curve in curves)
+    return Thresholding(curves, estimates, tuple(settings.hold(estimate) for estimate in estimates))
 
 
 def run_to_end(loop: Loop, iter_callback: IterationCallback | None = None) -> Loop:

@@ -1,29 +1,16 @@
-"""What the refinement loop does: its settings, and when a bound holds the threshold."""
+"""What the refinement loop does: its settings."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from itermask3d.method.threshold import (
-    SLOPE_TOLERANCE,
-    ThresholdEstimate,
-    ThresholdStatus,
-)
+from itermask3d.method.threshold import ThresholdEstimate, ThresholdStatus
 
 __all__ = ["SCHEDULES", "RefinementSettings"]
 
 SCHEDULES = ("exact", "fast")
-"""``exact``: every step, as published; ``fast``: as few as decide the threshold, see :data:`SWEEPS`."""
-
-HELD_TOLERANCE = 0.15
-"""How far the threshold of a fine sweep may be from the exact one, as chosen with the second weights; with the third it
-is lower by up to a quarter on validation scans, so 3 of 30 are held at a floor that the exact one exceeds by 1 to 7 %.
-"""
-
-COARSE_TOLERANCE = 0.4
-"""The same of a coarse sweep. It finds lower ones, by a third on validation scans where that matters; 1 of 30 is held
-at a floor that the exact one exceeds by 6 %."""
+"""``exact``: every step, as published; ``fast``: about a sixth of them, the same for every scan."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +34,10 @@ class RefinementSettings:
             brought back: so that the strong error of a lesion does not mark the tissue beside it. Published: none.
         error_window: edge of the cube in voxels over which the error of a masked voxel is averaged with that of its
             masked neighbours; odd; above 1 only with ``nested``. Published: 1, no averaging.
+        error_level: median of the relative error of the first reconstruction over the brains of the training's kind. A
+            scan in which it is higher, as on another scanner, has all that the network expected scaled up by the ratio,
+            so that its own normal tissue sets the measure. A scan in which it is lower is left alone. For
+            ``relative_error``. Published: none.
         interpolate: take the threshold where the slope crosses gamma between two steps instead of at the step after.
             Published: no.
         threshold_floor, threshold_ceiling: the threshold is held between these: the error that normal brains show
@@ -55,11 +46,8 @@ class RefinementSettings:
         noise: standard deviation of what the network is shown in place of the masked voxels; must be that of the
             training. Published: 1, standard normal noise. With 0 they are shown as zeros.
         seed: of the noise, drawn once per scan.
-        schedule: ``"exact"`` takes every step of the sweep. ``"fast"`` leaves most out
-            (:func:`itermask3d.method.sweep.sweep_steps`), first nearly all, then fewer, and falls back to every step
-            where
-            no curve can tell which threshold the exact one gives: unless that is plainly one of the two bounds, or
-            plainly one step.
+        schedule: ``"exact"`` takes every step of the sweep, as published; ``"fast"`` those of
+            :func:`itermask3d.method.sweep.sweep_steps`, the same for every scan.
     """
 
     gamma: float = 0.01
@@ -73,6 +61,7 @@ class RefinementSettings:
     expected_error_floor: float = 0.0
     error_saturation: float | None = None
     error_window: int = 1
+    error_level: float | None = None
     interpolate: bool = False
     threshold_floor: float = 0.0
     threshold_ceiling: float | None = None
@@ -91,6 +80,7 @@ class RefinementSettings:
             "error_window": self.error_window >= 1
             and self.error_window % 2 == 1
             and (self.error_window == 1 or self.nested),
+            "error_level": self.error_level is None or (self.error_level > 0 and self.relative_error),
             "threshold_floor": self.threshold_floor >= 0,
             "threshold_ceiling": self.threshold_ceiling is None
             or self.threshold_ceiling >= max(self.threshold_floor, 1e-9),
@@ -107,21 +97,3 @@ class RefinementSettings:
             return math.inf
         ceiling = math.inf if self.threshold_ceiling is None else self.threshold_ceiling
         return min(max(estimate.threshold, self.threshold_floor), ceiling)
-
-    @property
-    def is_bounded(self) -> bool:
-        """Whether a bound can hold the threshold."""
-        return self.threshold_floor > 0 or self.threshold_ceiling is not None
-
-    def is_held(self, estimate: ThresholdEstimate, tolerance: float = HELD_TOLERANCE) -> bool:
-        """Whether the same bound would be applied if the estimate were a little different.
-
-        Args:
-            estimate: of a curve that may not be exact.
-            tolerance: relative change of its threshold that must not matter. Where the steepest slope is near gamma,
-                a small change makes a crossing appear or vanish, and with it the other bound.
-        """
-        if abs(max(estimate.slope, default=0.0) - self.gamma) < SLOPE_TOLERANCE * self.gamma:
-            return False
-        lower, upper = (replace(estimate, threshold=estimate.threshold * (1 + sign * tolerance)) for sign in (-1, 1))
-        return self.hold(lower) == self.hold(upper)

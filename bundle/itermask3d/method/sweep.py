@@ -2,59 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from scipy.interpolate import PchipInterpolator
 
 from itermask3d.method.error import RefinementTask, as_voxels
+from itermask3d.method.settings import SCHEDULES
 
-__all__ = ["SWEEPS", "Sweep", "fill_curve", "sweep_steps"]
+__all__ = ["Sweep", "fill_curve", "sweep_steps"]
 
-SWEEPS: Mapping[str, tuple[str, ...]] = MappingProxyType({"exact": ("exact",), "fast": ("coarse", "fine", "exact")})
-"""The sweeps that each schedule makes in turn, until one decides."""
+_GAP_DIVISOR = 4
+"""A gap of the fast sweep is this part of the share that is still masked."""
 
-_COARSE = (0.0, 0.4, 0.73, 0.88, 0.95)
-"""Parts of the sweep: where the steps of the coarse one lie, beside the last."""
-
-_GAP_DIVISOR = 3
-"""A fine gap is this part of the share that is still masked. Eleven steps of 100."""
-
-_FIRST_GAP, _SMALLEST_GAP = 0.1, 0.03
-"""Of the sweep: the curve bends a little at its beginning too; near its end it is beyond any threshold."""
+_FIRST_GAP, _LARGEST_GAP = 0.1, 0.2
+"""Of the sweep: the curve bends a little at its beginning too."""
 
 
-def sweep_steps(n_steps: int, sweep: str = "exact") -> tuple[int, ...]:
+def sweep_steps(n_steps: int, schedule: str = "exact") -> tuple[int, ...]:
     """Steps of which the mask is reconstructed, from 0 (the whole brain masked).
 
-    The threshold is taken late in the sweep, where the curve bends. So a fine sweep leaves out most early steps and two
-    of three later ones, a coarse one all but a few; both end with the very last.
+    The threshold is taken late in the sweep, where the curve bends. So the fast sweep leaves out most early steps and
+    none of the last ones. It is a definition of the curve of its own, the same for every scan, and not a guess at that
+    of every step.
 
     Args:
         n_steps: steps from the whole brain masked to nothing masked.
-        sweep: ``"coarse"``, ``"fine"`` or ``"exact"``.
+        schedule: ``"exact"``, every step, as published, or ``"fast"``.
 
     Raises:
-        ValueError: if the sweep is unknown.
+        ValueError: if the schedule is unknown.
 
-    >>> sweep_steps(100, "coarse")
-    (0, 40, 73, 88, 95, 99)
-    >>> sweep_steps(100, "fine")
-    (0, 10, 40, 60, 73, 82, 88, 92, 95, 98, 99)
+    >>> sweep_steps(100, "fast")
+    (0, 10, 30, 47, 60, 70, 77, 82, 86, 89, 91, 93, 94, 95, 96, 97, 98, 99)
     """
-    if sweep not in SWEEPS["fast"]:
-        raise ValueError(f"sweep must be one of {', '.join(SWEEPS['fast'])}, got '{sweep}'")
-    if sweep == "exact":
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got '{schedule}'")
+    if schedule == "exact":
         return tuple(range(n_steps))
-    if sweep == "coarse":
-        return tuple(sorted({*(min(round(share * n_steps), n_steps - 1) for share in _COARSE), n_steps - 1}))
-    smallest = max(1, round(_SMALLEST_GAP * n_steps))
-    steps = [0, max(1, round(_FIRST_GAP * n_steps))]
-    while steps[-1] < n_steps:
-        steps.append(steps[-1] + max(smallest, (n_steps - steps[-1]) // _GAP_DIVISOR))
-    return tuple(sorted({*(step for step in steps if step < n_steps), n_steps - 1}))
+    largest = max(1, round(_LARGEST_GAP * n_steps))
+    steps = [0] if n_steps == 1 else [0, max(1, round(_FIRST_GAP * n_steps))]
+    while steps[-1] < n_steps - 1:
+        steps.append(steps[-1] + min(largest, max(1, (n_steps - steps[-1]) // _GAP_DIVISOR)))
+    return tuple(steps)
 
 
 def fill_curve(steps: Sequence[int], values: np.ndarray, n_steps: int) -> np.ndarray:
@@ -96,15 +87,15 @@ class Sweep:
     Args:
         task: the scans.
         n_steps: steps from the whole brain masked to nothing masked.
-        sweep: which of them are taken, see :func:`itermask3d.method.sweep.sweep_steps`.
+        schedule: which of them are taken, see :func:`itermask3d.method.sweep.sweep_steps`.
     """
 
     phase = "sweep"
 
-    def __init__(self, task: RefinementTask, n_steps: int = 100, *, sweep: str = "exact") -> None:
+    def __init__(self, task: RefinementTask, n_steps: int = 100, *, schedule: str = "exact") -> None:
         self.task = task
         self.n_steps = n_steps
-        self.steps = sweep_steps(n_steps, sweep)
+        self.steps = sweep_steps(n_steps, schedule)
         self.mask = task.brain
         self._quantiles: list[torch.Tensor] = []
 

@@ -22,16 +22,11 @@ __all__ = [
     "ThresholdStatus",
     "estimate_threshold",
     "fit_curve",
-    "is_decided",
 ]
 
 FIT_START = (1.0, 0.01)
 DETERMINATION_SHARE = 0.8
 SMOOTHING_WINDOW = 5
-
-SLOPE_TOLERANCE = 0.15
-R_SQUARED_TOLERANCE = 0.05
-"""How far the fast sweep's figures may be from the exact ones: wide on purpose, beyond it every step is taken."""
 
 
 class ThresholdStatus(str, Enum):
@@ -152,28 +147,6 @@ def estimate_threshold(
         part = (gamma - slope[index - 1]) / (slope[index] - slope[index - 1])
         threshold = float(values[index - 1] + part * (values[index] - values[index - 1]))
     return ThresholdEstimate(ThresholdStatus.FOUND, threshold, index + 1, source, tuple(slope.tolist()), fit)
-
-
-def is_decided(
-    estimate: ThresholdEstimate,
-    *,
-    gamma: float,
-    min_r_squared: float = 0.85,
-    slope_tolerance: float = SLOPE_TOLERANCE,
-    r_squared_tolerance: float = R_SQUARED_TOLERANCE,
-) -> bool:
-    """Whether the same step would be chosen if the slopes and the quality of the fit were a little different.
-
-    Args:
-        estimate: from :func:`estimate_threshold` with the same ``gamma`` and ``min_r_squared``.
-        slope_tolerance: relative change of the slopes that must not matter.
-        r_squared_tolerance: change of the coefficient of determination that must not matter.
-    """
-    if abs(estimate.fit.r_squared - min_r_squared) < r_squared_tolerance:
-        return False
-    before = estimate.slope if estimate.step is None else estimate.slope[: estimate.step - 1]
-    reached = estimate.step is None or estimate.slope[estimate.step - 1] > gamma * (1 + slope_tolerance)
-    return reached and max(before, default=0.0) <= gamma * (1 - slope_tolerance)
 
 
 def fit_curve(curve: np.ndarray, *, fit_limit: float = 10.0) -> CurveFit:

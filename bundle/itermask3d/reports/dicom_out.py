@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -20,6 +18,7 @@ from pydicom.uid import generate_uid
 
 from itermask3d.files.dicom_slices import read_slices
 from itermask3d.files.scans import ScanError
+from itermask3d.files.writing import replaced_folder
 from itermask3d.inference.picture import save_picture
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.reports.data import FinishedScan, read_finished, report_data
@@ -91,16 +90,9 @@ def write_dicom(folder: str | Path, *, scan: str | Path | None = None) -> DicomF
         raise ScanError(f"the scan '{finished.scan}' is no folder with a DICOM series, so no DICOM can refer to it")
     data = report_data(finished)
     target = finished.folder / DICOM_FOLDER
-    partial = Path(tempfile.mkdtemp(prefix=f".{DICOM_FOLDER}.", dir=finished.folder))
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="(?s).*person name.*")  # kept as the scan has it
-            _write_all(finished, data, partial)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        target.chmod(0o755)  # a temporary folder is closed to others
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with replaced_folder(target) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s).*person name.*")  # kept as the scan has it
+        _write_all(finished, data, partial)
     return DicomFiles(*(target / f"{name}.dcm" for name in DicomFiles._fields))
 
 

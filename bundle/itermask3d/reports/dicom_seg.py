@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from itermask3d.files.dicom_slices import on_slices, read_slices
 from itermask3d.files.scans import ScanError
+from itermask3d.files.writing import replaced
 
 if TYPE_CHECKING:  # an extra of the package: imported where it is used
     import highdicom as hd
@@ -228,11 +228,7 @@ def _short(text: str) -> str:
 
 def save_dataset(data: Dataset, path: Path) -> Path:
     """Write an uncompressed object, whole or not at all; returns its path."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        data.file_meta.TransferSyntaxUID = UID(ExplicitVRLittleEndian)
+    data.file_meta.TransferSyntaxUID = UID(ExplicitVRLittleEndian)
+    with replaced(path) as partial:
         data.save_as(partial, write_like_original=False)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path

@@ -23,6 +23,7 @@ from itermask3d.method.masking import MaskMixture
 from itermask3d.simulation.disturbance import Disturbances, RandDisturbd
 from itermask3d.simulation.generator.synthesis import Ingredients, SynthesizeBraind
 from itermask3d.training.packed import PackedDataset
+from itermask3d.training.variation import Variation, displaced_grid, vary
 
 __all__ = ["Augmentation", "DrawnBatches", "normalised"]
 
@@ -48,6 +49,10 @@ class Augmentation:
     histogram_probability = 0.2
     control_points = (6, 10)
 
+    def __init__(self, variation: Variation | None = None, spacing_mm: float = 2.0) -> None:
+        self.variation = variation
+        self.spacing_mm = spacing_mm
+
     def __call__(
         self, image: torch.Tensor, brain: torch.Tensor, rng: np.random.RandomState
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,7 +67,12 @@ class Augmentation:
             New image, to be normalised again, and new boolean brain.
         """
         image, brain = self._move(image, brain, rng)
-        return torch.stack([self._contrast(scan, rng) for scan in image]), brain
+        if self.variation is None:
+            return torch.stack([self._contrast(scan, rng) for scan in image]), brain
+        scans = zip(image[:, 0], brain[:, 0], strict=True)
+        varied = [vary(scan, mask, self.variation, rng, spacing_mm=self.spacing_mm) for scan, mask in scans]
+        images, masks = (torch.stack(volumes)[:, None] for volumes in zip(*varied, strict=True))
+        return images, masks
 
     def _move(
         self, image: torch.Tensor, brain: torch.Tensor, rng: np.random.RandomState
@@ -73,6 +83,8 @@ class Augmentation:
         theta = np.zeros((len(image), 3, 4))
         theta[:, :, :3] = unit[:, ::-1, ::-1]  # torch counts axes from the last one
         grid = affine_grid(torch.from_numpy(theta).to(image), list(image.shape), align_corners=True)
+        if self.variation is not None:
+            grid = displaced_grid(grid, brain, self.variation, rng, spacing_mm=self.spacing_mm)
         moved = grid_sample(torch.cat((image, brain.to(image)), dim=1), grid, mode="bilinear", align_corners=True)
         return moved[:, :1], moved[:, 1:] > 0.5
 
@@ -141,6 +153,8 @@ class DrawnBatches(Randomizable):
         ahead: batches drawn while the network learns, in a thread of their own; 0 draws each when it is asked for. On
             a CPU both would share the same cores, so there it is always 0.
         augment: change real scans by :class:`Augmentation`; generated ones have changes of their own.
+        variation: of head, brain mask and acquisition, in place of the changes of contrast; ``None`` varies nothing.
+        evenly_by_site: draw from each site, the folder of a packed scan, as often as from any other.
 
     Raises:
         ValueError: if there are fewer scans than a batch holds.
@@ -161,6 +175,8 @@ class DrawnBatches(Randomizable):
         generated_share: float = 0.0,
         ahead: int = 2,
         augment: bool = True,
+        variation: Variation | None = None,
+        evenly_by_site: bool = False,
     ) -> None:
         if not 1 <= batch_size <= len(scans) * repeats:
             raise ValueError(f"batch_size = {batch_size}; expected 1 to {len(scans) * repeats}, the scans of an epoch")
@@ -170,7 +186,8 @@ class DrawnBatches(Randomizable):
         self.spacing_mm, self.radius_cycles_per_mm = float(spacing_mm), radius_cycles_per_mm
         self.mixture = mixture or MaskMixture(blob=0, field=0, full=1)
         self.generated, self.generated_share = generated, generated_share
-        self.augmentation = Augmentation() if augment else None
+        self.augmentation = Augmentation(variation, float(spacing_mm)) if augment else None
+        self.evenly_by_site = evenly_by_site
         disturbing = disturbances is not None and disturbances.probability > 0
         self._disturb = RandDisturbd("image", spacing_mm, disturbances) if disturbances and disturbing else None
         self._synthesize = SynthesizeBraind("tissues", spacing_mm, ingredients) if ingredients else None
@@ -190,10 +207,24 @@ class DrawnBatches(Randomizable):
         return self
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        order = np.concatenate([self.R.permutation(len(self.scans)) for _ in range(self.repeats)])
+        order = self._order()
         batches = order[: len(self) * self.batch_size].reshape(len(self), self.batch_size).tolist()
         drawn = (self.draw(indices) for indices in batches)
         return drawn if self._stream is None else _drawn_ahead(drawn, self._stream, self.ahead)
+
+    def _order(self) -> np.ndarray:
+        """Scans of an epoch in random order: each as often as any other, or each site as often as any other."""
+        if not self.evenly_by_site:
+            return np.concatenate([self.R.permutation(len(self.scans)) for _ in range(self.repeats)])
+        sites: dict[str, list[int]] = {}
+        for index, item in enumerate(self.scans.data):
+            sites.setdefault(item["site"], []).append(index)
+        share = -(-len(self.scans) * self.repeats // len(sites))
+        drawn = [
+            np.concatenate([self.R.permutation(members) for _ in range(-(-share // len(members)))])[:share]
+            for members in sites.values()
+        ]
+        return self.R.permutation(np.concatenate(drawn))
 
     @torch.no_grad()
     def draw(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:

@@ -96,15 +96,15 @@ def unpack(
 
 
 def list_packed(folder: str | Path) -> list[dict[str, Any]]:
-    """Items of the packed scans of a folder: ``packed``, the path, and ``case``, the file's name.
+    """Items of the packed scans below a folder: ``packed``, the path, ``case``, its name, and ``site``, its folder's.
 
     Raises:
         ScanError: if there is none.
     """
-    paths = sorted(Path(folder).glob(f"*{SUFFIX}"))
+    paths = sorted(Path(folder).rglob(f"*{SUFFIX}"))
     if not paths:
         raise ScanError(f"'{folder}' holds no packed scan; expected files that scripts/pack_scans.py wrote")
-    return [{"packed": str(path), "case": path.name.removesuffix(SUFFIX)} for path in paths]
+    return [{"packed": str(path), "case": path.name.removesuffix(SUFFIX), "site": path.parent.name} for path in paths]
 
 
 def require_packed(

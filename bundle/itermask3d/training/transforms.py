@@ -20,6 +20,7 @@ from itermask3d.method.masking import MaskMixture, RandMaskd
 from itermask3d.preprocessing.normalise import RobustNormalized
 from itermask3d.preprocessing.pipeline import inference_transforms
 from itermask3d.simulation.disturbance import Disturbances, RandDisturbd
+from itermask3d.training.variation import RandVaryd, Variation
 
 __all__ = ["disturbance_transforms", "sample_transforms", "training_transforms"]
 
@@ -38,6 +39,7 @@ def training_transforms(
     augment: bool = True,
     mixture: MaskMixture | None = None,
     disturbances: Disturbances | None = None,
+    variation: Variation | None = None,
 ) -> Compose:
     """Compose raw scan to training sample: ``image``, ``brain_mask``, ``high_frequency``, ``mask``.
 
@@ -47,7 +49,7 @@ def training_transforms(
         spacing_mm: see :func:`inference_transforms`.
         spatial_size: grid of a training sample; the little that a large brain has outside is cropped.
         brain_extraction, bias_correction: see :func:`inference_transforms`.
-        radius_cycles_per_mm, clip, augment, mixture, disturbances: see :func:`sample_transforms`.
+        radius_cycles_per_mm, clip, augment, mixture, disturbances, variation: see :func:`sample_transforms`.
     """
     return Compose(
         [
@@ -67,6 +69,7 @@ def training_transforms(
                 augment=augment,
                 mixture=mixture,
                 disturbances=disturbances,
+                variation=variation,
             ),
         ]
     ).flatten()
@@ -80,6 +83,7 @@ def sample_transforms(
     augment: bool = True,
     mixture: MaskMixture | None = None,
     disturbances: Disturbances | None = None,
+    variation: Variation | None = None,
 ) -> Compose:
     """Compose a prepared scan, ``image`` and ``brain_mask``, to a training sample, on the device that it lies on.
 
@@ -94,16 +98,20 @@ def sample_transforms(
         mixture: training masks; ``None`` hides the whole brain (the fixed task of validation).
         disturbances: what the network shall not paint back, see :mod:`itermask3d.simulation.disturbance`; then the
             sample has ``target`` and ``disturbed`` as well. ``None`` disturbs nothing, as published.
+        variation: of head, brain mask and acquisition, in place of the changes of contrast; ``None`` varies nothing.
     """
     keys = list(SAMPLE_KEYS)
+    contrast = [
+        RandAdjustContrastd("image", prob=0.3, gamma=(0.75, 1.35)),
+        RandHistogramShiftd("image", prob=0.2, num_control_points=(6, 10)),
+    ]
     augmentation = [
         RandFlipd(keys, spatial_axis=0, prob=0.5),
         RandAffined(
             keys, prob=0.5, rotate_range=[0.15] * 3, scale_range=[0.1] * 3, mode="bilinear", padding_mode="zeros"
         ),
         AsDiscreted("brain_mask", threshold=0.5),
-        RandAdjustContrastd("image", prob=0.3, gamma=(0.75, 1.35)),
-        RandHistogramShiftd("image", prob=0.2, num_control_points=(6, 10)),
+        *([RandVaryd("image", spacing_mm, variation)] if variation else contrast),
         RobustNormalized("image", clip=clip),
     ]
     disturbing = disturbances is not None and disturbances.probability > 0

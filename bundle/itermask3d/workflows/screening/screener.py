@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import logging
-import os
 import shutil
 import tempfile
 import threading
@@ -22,7 +21,7 @@ from typing import Any
 from itermask3d.files.discovery import Discovery, FoundScan
 from itermask3d.files.identity import input_files
 from itermask3d.files.scans import ScanError, first_cause, scan_error
-from itermask3d.files.writing import settle, write_atomically
+from itermask3d.files.writing import publish_folder, settle, write_atomically
 from itermask3d.inference.picture import save_picture
 from itermask3d.inference.results import RESEARCH_USE, ScanResult, foreign_files, write_result
 from itermask3d.inference.segmenter import Segmenter
@@ -183,7 +182,7 @@ class Screener:
                     self._segment(scan), staging / scan.case, draw=save_picture if self.picture else None
                 )
                 self._write_report(folder)
-                _publish(folder, final)
+                publish_folder(folder, final)
         elif self.lacks_report(scan, output):
             self._write_report(final)
 
@@ -288,19 +287,6 @@ def _staged(output: Path) -> Iterator[Path]:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _publish(folder: Path, final: Path) -> None:
-    """Move a whole result to its place; an older one gives way and comes back if that fails."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    settle(final)
-    old = final.with_name(f".{final.name}.old")
-    if final.exists():
-        os.replace(final, old)
-    try:
-        os.replace(folder, final)
-    finally:
-        settle(final)
 
 
 @contextmanager

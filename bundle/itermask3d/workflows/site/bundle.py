@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT, __version__
-from itermask3d.files.writing import write_atomically
+from itermask3d.files.writing import replaced_folder, write_atomically
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.network import SIZE_DIVISOR
 from itermask3d.method.settings import RefinementSettings
@@ -112,21 +111,18 @@ def write_bundle(folder: Path, recipe: Recipe, splits: Mapping[str, Sequence[str
         recipe: enters both configs and the metadata.
         splits: cases by subset, kept as ``configs/split.json``.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(BUNDLE_ROOT, partial, ignore=shutil.ignore_patterns(*NOT_COPIED))
-    if not (partial / PACKAGE.name).is_dir():  # a wheel's bundle lies inside its package
-        shutil.copytree(PACKAGE, partial / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "_bundle"))
-    for name in ("models", "docs"):
-        (partial / name).mkdir()
-    configs = partial / "configs"
-    _set(configs / "train.json", recipe.for_training())
-    _set(configs / "inference.json", recipe.for_inference())
-    _set(configs / "metadata.json", _metadata(recipe, {subset: len(cases) for subset, cases in splits.items()}))
-    write_atomically(json.dumps({**splits}, indent=1) + "\n", configs / "split.json")
-    write_atomically(DATA_LICENCE, partial / "docs" / "data_license.txt")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with replaced_folder(folder) as partial:
+        shutil.copytree(BUNDLE_ROOT, partial, ignore=shutil.ignore_patterns(*NOT_COPIED), dirs_exist_ok=True)
+        if not (partial / PACKAGE.name).is_dir():  # a wheel's bundle lies inside its package
+            shutil.copytree(PACKAGE, partial / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "_bundle"))
+        for name in ("models", "docs"):
+            (partial / name).mkdir()
+        configs = partial / "configs"
+        _set(configs / "train.json", recipe.for_training())
+        _set(configs / "inference.json", recipe.for_inference())
+        _set(configs / "metadata.json", _metadata(recipe, {subset: len(cases) for subset, cases in splits.items()}))
+        write_atomically(json.dumps({**splits}, indent=1) + "\n", configs / "split.json")
+        write_atomically(DATA_LICENCE, partial / "docs" / "data_license.txt")
 
 
 _OF_LOOP = {field.name for field in fields(RefinementSettings)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ from monai.transforms import Compose
 
 from itermask3d.files.discovery import FoundScan
 from itermask3d.files.identity import input_files
-from itermask3d.files.scans import ScanError, scan_error, voxel_volume_ml
-from itermask3d.files.writing import save_nifti
+from itermask3d.files.scans import ScanError, bare_scan_errors, voxel_volume_ml
+from itermask3d.files.writing import replaced, save_nifti
 from itermask3d.preprocessing.brain_extraction import BrainMaskd, is_skull_stripped
 from itermask3d.preprocessing.load import NIBABEL_SUFFIXES, LoadScand
 from itermask3d.preprocessing.measure import measured_figures
@@ -97,11 +96,9 @@ class Measurement:
         try:
             if scan.files:
                 raise ScanError(f"'{scan.image}' holds several DICOM series; expected one series a folder")
-            return self._kept(scan) or self._keep(scan)
-        except Exception as error:
-            reason = scan_error(error)
-            if reason is None:
-                raise
+            with bare_scan_errors():
+                return self._kept(scan) or self._keep(scan)
+        except ScanError as reason:
             return Finding("unusable", Level.UNUSABLE, str(reason), case=scan.case)
 
     def _inputs(self, scan: FoundScan) -> dict[str, Any]:
@@ -145,9 +142,8 @@ class Measurement:
         }
         found["extra"]["mask_sha256"] = _digest_of_files(mask)
         thumbnail = torch.nn.functional.adaptive_avg_pool3d(sample["image"].as_tensor(), THUMBNAIL)[0].numpy()
-        partial = record.with_name(f".{record.stem}.partial.npz")
-        np.savez_compressed(partial, record=json.dumps(found), thumbnail=thumbnail.astype(np.float16))
-        os.replace(partial, record)
+        with replaced(record) as partial:
+            np.savez_compressed(partial, record=json.dumps(found), thumbnail=thumbnail.astype(np.float16))
         kept = self._kept(scan)
         if kept is None:
             raise RuntimeError(f"the record of '{scan.case}' in '{record}' is not what was just written there")
@@ -170,9 +166,7 @@ def keep_brain_mask(item: Mapping[Any, Any], method: str, target: Path) -> None:
     """
     sample = BrainMaskd(method=method)(LoadScand()({**item}))
     mask = sample["brain_mask"]
-    partial = target.with_name(f".partial_{target.name}")
-    save_nifti(np.asarray(mask[0] > 0.5).astype(np.uint8), np.asarray(mask.affine, dtype=float), partial)
-    os.replace(partial, target)
+    save_nifti(np.asarray(mask[0] > 0.5).astype(np.uint8), np.asarray(mask.affine, dtype=float), target)
 
 
 def figures_of(item: Mapping[str, Any], prepare: Compose) -> tuple[dict[Hashable, Any], dict[str, float]]:

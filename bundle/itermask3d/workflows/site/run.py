@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -139,9 +138,7 @@ class Run:
                 (weights.parent / leftover).unlink(missing_ok=True)
             if not (folder / "best.pt").is_file():
                 raise StageError(f"the training wrote no best.pt in '{folder}': no validation error was finite")
-            partial = weights.with_name(".model.pt.partial")
-            shutil.copyfile(folder / "best.pt", partial)
-            os.replace(partial, weights)
+            write_atomically((folder / "best.pt").read_bytes(), weights)
 
         self._stage("training", {"recipe": asdict(recipe)}, action, [weights])
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pydicom
-import pydicom_seg
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from dicom_helpers import ORIENTATIONS, SHAPE, grid, read_by_dcmqi, read_by_simpleitk, require_same_scan
 from itermask3d.files.dicom import write_mr_series
 from itermask3d.files.scans import ScanError
+from itermask3d.reports.dicom_seg import Maker, write_parametric_map, write_segmentation
 
-
-@pytest.fixture(scope="module")
-def lib() -> ModuleType:
-    return importlib.import_module("lib.dicom_seg")
+pydicom_seg = pytest.importorskip("pydicom_seg", reason="the second reader comes with monailabel")
 
 
 @pytest.fixture
@@ -60,13 +55,11 @@ def edit(series: Path, **changes: Any) -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.0, 1.0], ids=["some", "empty", "all"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS, ids=lambda name: name.replace(" ", "-"))
-def test_mask_lies_on_its_series(
-    lib: ModuleType, volume: np.ndarray, orientation: str, share: float, tmp_path: Path
-) -> None:
+def test_mask_lies_on_its_series(volume: np.ndarray, orientation: str, share: float, tmp_path: Path) -> None:
     written = write_mr_series(volume, grid(ORIENTATIONS[orientation]), tmp_path / "series", description="T1")
     scan, affine = read_by_simpleitk(written.folder, tmp_path / "scan.nii.gz")
     mask = np.random.default_rng(1).random(scan.shape) < share
-    found = lib.write_segmentation(mask, affine, written.folder, tmp_path / "seg.dcm", maker=lib.Maker("1.0"))
+    found = write_segmentation(mask, affine, written.folder, tmp_path / "seg.dcm", maker=Maker("1.0"))
     assert found.empty == (share == 0)
     for read in (read_by_dcmqi, read_by_pydicom_seg):
         require_same_scan(mask, affine, *read(found.path, tmp_path))
@@ -74,7 +67,7 @@ def test_mask_lies_on_its_series(
 
 @pytest.mark.parametrize("flips", [(2,), (0,), (0, 1, 2)])
 def test_voxels_find_their_slices_whatever_their_order(
-    lib: ModuleType, series: Path, scan: tuple[np.ndarray, np.ndarray], flips: tuple[int, ...], tmp_path: Path
+    series: Path, scan: tuple[np.ndarray, np.ndarray], flips: tuple[int, ...], tmp_path: Path
 ) -> None:
     mask, affine = scan[0] % 5 == 0, scan[1]
     turned = nib.Nifti1Image(mask.astype(np.uint8), affine)
@@ -82,16 +75,12 @@ def test_voxels_find_their_slices_whatever_their_order(
     for axis in flips:
         orientation[axis][1] = -1
     turned = turned.as_reoriented(np.array(orientation))
-    found = lib.write_segmentation(
-        turned.get_fdata(), turned.affine, series, tmp_path / "seg.dcm", maker=lib.Maker("1.0")
-    )
+    found = write_segmentation(turned.get_fdata(), turned.affine, series, tmp_path / "seg.dcm", maker=Maker("1.0"))
     require_same_scan(mask, affine, *read_by_dcmqi(found.path, tmp_path))
 
 
-def test_every_frame_names_its_source_image(
-    lib: ModuleType, series: Path, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path
-) -> None:
-    found = lib.write_segmentation(scan[0] % 5 == 0, scan[1], series, tmp_path / "seg.dcm", maker=lib.Maker("1.0"))
+def test_every_frame_names_its_source_image(series: Path, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    found = write_segmentation(scan[0] % 5 == 0, scan[1], series, tmp_path / "seg.dcm", maker=Maker("1.0"))
     data = pydicom.dcmread(found.path)
     sources = {str(h.SOPInstanceUID): h for h in map(pydicom.dcmread, series.glob("*.dcm"))}
     assert data.NumberOfFrames == len(sources) == SHAPE[2]
@@ -112,7 +101,6 @@ def test_every_frame_names_its_source_image(
     ],
 )
 def test_header_says_what_was_found_and_by_whom(
-    lib: ModuleType,
     series: Path,
     scan: tuple[np.ndarray, np.ndarray],
     corrected: bool,
@@ -121,9 +109,9 @@ def test_header_says_what_was_found_and_by_whom(
     description: str,
     tmp_path: Path,
 ) -> None:
-    maker = lib.Maker("1.0", weights="abc123", corrected=corrected, user="reader one")
+    maker = Maker("1.0", weights="abc123", corrected=corrected, user="reader one")
     mask = np.zeros(SHAPE) if empty else scan[0] % 5 == 0
-    found = lib.write_segmentation(mask, scan[1], series, tmp_path / "seg.dcm", maker=maker)
+    found = write_segmentation(mask, scan[1], series, tmp_path / "seg.dcm", maker=maker)
     data = pydicom.dcmread(found.path)
     segment = data.SegmentSequence[0]
     assert len(data.SegmentSequence) == 1
@@ -141,11 +129,9 @@ def test_header_says_what_was_found_and_by_whom(
     assert data.PatientName == "ITERMASK3D^DEMO"
 
 
-def test_two_saves_are_two_series(
-    lib: ModuleType, series: Path, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path
-) -> None:
+def test_two_saves_are_two_series(series: Path, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     first, second = (
-        lib.write_segmentation(scan[0] > 9, scan[1], series, tmp_path / name, maker=lib.Maker("1.0"))
+        write_segmentation(scan[0] > 9, scan[1], series, tmp_path / name, maker=Maker("1.0"))
         for name in ("a.dcm", "b.dcm")
     )
     assert first.series_uid != second.series_uid
@@ -153,10 +139,10 @@ def test_two_saves_are_two_series(
 
 @pytest.mark.parametrize("user", ["", "a^b=c\\d", "x" * 200, "Ünal\n", "^"])
 def test_any_login_can_be_the_creator(
-    lib: ModuleType, series: Path, scan: tuple[np.ndarray, np.ndarray], user: str, tmp_path: Path
+    series: Path, scan: tuple[np.ndarray, np.ndarray], user: str, tmp_path: Path
 ) -> None:
-    found = lib.write_segmentation(
-        scan[0] > 9, scan[1], series, tmp_path / "seg.dcm", maker=lib.Maker("", corrected=True, user=user)
+    found = write_segmentation(
+        scan[0] > 9, scan[1], series, tmp_path / "seg.dcm", maker=Maker("", corrected=True, user=user)
     )
     name = str(pydicom.dcmread(found.path).ContentCreatorName or "")
     assert len(name) <= 64
@@ -174,11 +160,11 @@ def test_any_login_can_be_the_creator(
     ],
 )
 def test_sloppy_headers_do_not_move_the_mask(
-    lib: ModuleType, series: Path, scan: tuple[np.ndarray, np.ndarray], changes: dict[str, Any], tmp_path: Path
+    series: Path, scan: tuple[np.ndarray, np.ndarray], changes: dict[str, Any], tmp_path: Path
 ) -> None:
     edit(series, **changes)
     mask = scan[0] % 5 == 0
-    found = lib.write_segmentation(mask, scan[1], series, tmp_path / "seg.dcm", maker=lib.Maker("1.0"))
+    found = write_segmentation(mask, scan[1], series, tmp_path / "seg.dcm", maker=Maker("1.0"))
     for read in (read_by_dcmqi, read_by_pydicom_seg):
         require_same_scan(mask, scan[1], *read(found.path, tmp_path))
 
@@ -193,7 +179,6 @@ def test_sloppy_headers_do_not_move_the_mask(
     ],
 )
 def test_unusable_series_is_named(
-    lib: ModuleType,
     series: Path,
     scan: tuple[np.ndarray, np.ndarray],
     changes: dict[str, Any],
@@ -202,7 +187,7 @@ def test_unusable_series_is_named(
 ) -> None:
     edit(series, **changes)
     with pytest.raises(ScanError, match=message):
-        lib.write_segmentation(scan[0] > 9, scan[1], series, tmp_path / "seg.dcm", maker=lib.Maker("1.0"))
+        write_segmentation(scan[0] > 9, scan[1], series, tmp_path / "seg.dcm", maker=Maker("1.0"))
     assert not list(tmp_path.glob("*seg.dcm*"))
 
 
@@ -217,7 +202,6 @@ def shifted(affine: np.ndarray, voxels: tuple[float, float, float]) -> np.ndarra
     [((0.5, 0, 0), "beside the series"), ((1, 0, 0), "beside"), ((0, 0, -1), "ends before"), ((0, 0.3, 0), "beside")],
 )
 def test_mask_of_another_grid_is_refused(
-    lib: ModuleType,
     series: Path,
     scan: tuple[np.ndarray, np.ndarray],
     voxels: tuple[float, float, float],
@@ -225,20 +209,16 @@ def test_mask_of_another_grid_is_refused(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ScanError, match=message):
-        lib.write_segmentation(
-            scan[0] > 9, shifted(scan[1], voxels), series, tmp_path / "seg.dcm", maker=lib.Maker("1.0")
-        )
+        write_segmentation(scan[0] > 9, shifted(scan[1], voxels), series, tmp_path / "seg.dcm", maker=Maker("1.0"))
 
 
-def test_mask_of_another_shape_is_refused(
-    lib: ModuleType, series: Path, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path
-) -> None:
+def test_mask_of_another_shape_is_refused(series: Path, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     with pytest.raises(ScanError, match=r"shape \(11, 8, 5\)"):
-        lib.write_segmentation(scan[0][..., :-1], scan[1], series, tmp_path / "s.dcm", maker=lib.Maker("1.0"))
+        write_segmentation(scan[0][..., :-1], scan[1], series, tmp_path / "s.dcm", maker=Maker("1.0"))
 
 
 def test_empty_folder_and_two_series_are_refused(
-    lib: ModuleType, series: Path, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path
+    series: Path, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "readme.txt").write_text("nothing here")
@@ -246,23 +226,19 @@ def test_empty_folder_and_two_series_are_refused(
     shutil.copy(other.files[0], series)
     for folder, message in ((tmp_path / "none", "no DICOM image"), (series, "several series")):
         with pytest.raises(ScanError, match=message):
-            lib.write_segmentation(scan[0] > 9, scan[1], folder, tmp_path / "seg.dcm", maker=lib.Maker("1.0"))
+            write_segmentation(scan[0] > 9, scan[1], folder, tmp_path / "seg.dcm", maker=Maker("1.0"))
 
 
-def test_mask_is_not_changed(
-    lib: ModuleType, series: Path, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path
-) -> None:
+def test_mask_is_not_changed(series: Path, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     mask = (scan[0] % 4).astype(np.uint8)
     before = mask.copy()
-    lib.write_segmentation(mask, scan[1], series, tmp_path / "seg.dcm", maker=lib.Maker("1.0"))
+    write_segmentation(mask, scan[1], series, tmp_path / "seg.dcm", maker=Maker("1.0"))
     np.testing.assert_array_equal(mask, before)
 
 
-def test_parametric_map_keeps_every_value(
-    lib: ModuleType, series: Path, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path
-) -> None:
+def test_parametric_map_keeps_every_value(series: Path, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     errors = np.random.default_rng(2).random(scan[0].shape).astype(np.float32)
-    uid = lib.write_parametric_map(errors, scan[1], series, tmp_path / "map.dcm", maker=lib.Maker("1.0"))
+    uid = write_parametric_map(errors, scan[1], series, tmp_path / "map.dcm", maker=Maker("1.0"))
     data = pydicom.dcmread(tmp_path / "map.dcm")
     assert data.SeriesInstanceUID == uid
     stored = np.frombuffer(data.FloatPixelData, np.float32).reshape(data.NumberOfFrames, data.Rows, data.Columns)
