@@ -46,7 +46,7 @@ def main() -> None:
     status = subprocess.run(command, check=False).returncode
     if status:
         sys.exit(status)
-    show(output, packaged=not arguments.scan)
+    show(output)
 
 
 def parse() -> argparse.Namespace:
@@ -80,7 +80,7 @@ def prepare(scan: nib.Nifti1Image, folder: Path) -> None:
     (folder / "scans.json").write_text(json.dumps(names))
 
 
-def show(output: Path, *, packaged: bool) -> None:
+def show(output: Path) -> None:
     """Print what was found, whether the lesion was hit, and where the files are."""
     lesion = nib.load(output / "input" / "lesion.nii.gz").get_fdata() > 0
     mask = nib.load(output / "results" / "with_lesion" / "with_lesion_mask.nii.gz").get_fdata() > 0
@@ -89,11 +89,6 @@ def show(output: Path, *, packaged: bool) -> None:
     print(f"The mask covers {100 * np.mean(mask[lesion]):.0f} % of it (Dice of the whole mask {dice:.2f}).")
     untouched = json.loads((output / "results" / "as_it_is" / "result.json").read_text())
     print(f"In the scan as it is, {untouched['volumes_ml']['anomaly']:.0f} ml are flagged.")
-    if packaged:
-        print(
-            "False alarms: the weights have seen one scanner only, and a template averaged over many brains,\n"
-            "without a scanner's bias field, is unusual to them (bundle/docs/README.md, What it fails on)."
-        )
     print("\nLook at the pictures first:")
     for case in ("as_it_is", "with_lesion"):
         print(f"  {output / 'results' / case / 'picture.png'}")

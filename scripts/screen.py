@@ -25,6 +25,7 @@ from typing import Any
 
 from itermask3d import BUNDLE_ROOT, __version__
 from itermask3d.files.discovery import BIDS_SUFFIXES, Discovery, discover
+from itermask3d.files.literals import as_literals
 from itermask3d.files.scans import ScanError, first_cause
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.preprocessing.brain_extraction import METHODS
@@ -254,7 +255,7 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "settings::gamma": arguments.gamma,
         "settings::schedule": arguments.schedule,
     }
-    return {key: value for key, value in values.items() if value is not None}
+    return as_literals({key: value for key, value in values.items() if value is not None})
 
 
 def positive(text: str) -> int:

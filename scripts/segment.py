@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from itermask3d import BUNDLE_ROOT
+from itermask3d.files.literals import as_literals
 from itermask3d.files.scans import first_cause
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.preprocessing.brain_extraction import METHODS
@@ -34,7 +35,7 @@ def main() -> None:
         meta_file=f"{arguments.bundle}/configs/metadata.json",
         logging_file=f"{arguments.bundle}/configs/logging.conf",
         workflow_type="infer",
-        **overrides(arguments),
+        **as_literals(overrides(arguments)),
     )
     try:
         workflow.initialize()

@@ -65,8 +65,9 @@ def test_the_demo_finds_the_lesion_and_says_less_about_the_scan_without_it(tmp_p
     results = {name: tmp_path / "results" / name for name in ("as_it_is", "with_lesion")}
     lesion = nib.load(tmp_path / "input" / "lesion.nii.gz").get_fdata() > 0
     mask = nib.load(results["with_lesion"] / "with_lesion_mask.nii.gz").get_fdata() > 0
-    assert np.mean(mask[lesion]) > 0.6
+    assert 2 * np.sum(lesion & mask) / (lesion.sum() + mask.sum()) > 0.68
     scores = {name: json.loads((folder / "result.json").read_text()) for name, folder in results.items()}
+    assert scores["as_it_is"]["volumes_ml"]["anomaly"] <= 2
     assert scores["with_lesion"]["score"] > 1.2 * scores["as_it_is"]["score"]
     found = [component["centroid_mm"] for component in scores["with_lesion"]["components"]]
     centre = nib.affines.apply_affine(nib.load(tmp_path / "input" / "lesion.nii.gz").affine, np.argwhere(lesion)).mean(
