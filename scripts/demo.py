@@ -14,14 +14,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from itermask3d import BUNDLE_ROOT
-from itermask3d.files.scans import ScanError, voxel_volume_ml
-from itermask3d.files.writing import save_nifti
+from itermask3d.files.scans import ScanError
 from itermask3d.inference.results import RESEARCH_USE
-from itermask3d.preprocessing.brain_extraction import extract_brain, foreground, is_skull_stripped
-from itermask3d.simulation.lesions import LesionLook, generated_shape, insert_lesion
-
-LESION_ML = 25.0
-SEED = 7
+from itermask3d.simulation.demo import LESION_ML, packaged_scan, write_demo
 
 
 def main() -> None:
@@ -31,7 +26,7 @@ def main() -> None:
     inputs.mkdir(parents=True, exist_ok=True)
     try:
         scan = nib.load(arguments.scan or packaged_scan())
-        prepare(scan, inputs)
+        write_demo(scan, inputs)
     except (ScanError, OSError, nib.filebasedimages.ImageFileError) as error:
         sys.exit(f"error: {error}")
     command = [
@@ -54,30 +49,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scan", help="a T1 scan in any format that nibabel reads; default: the ICBM152 template")
     parser.add_argument("--output", default="out/demo", help="folder for all files")
     return parser.parse_args()
-
-
-def packaged_scan() -> Path:
-    """The ICBM152 2009a symmetric T1 template that nilearn ships."""
-    import nilearn.datasets
-
-    return Path(nilearn.datasets.__file__).parent / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-
-
-def prepare(scan: nib.Nifti1Image, folder: Path) -> None:
-    """Write the scan, the scan with a lesion, the lesion itself and the list of both scans."""
-    image, affine = scan.get_fdata(dtype=np.float32), scan.affine
-    if image.ndim != 3:
-        raise ScanError(f"the scan has shape {image.shape}; expected one 3D volume")
-    stripped = is_skull_stripped(image, voxel_ml=voxel_volume_ml(affine))
-    brain = foreground(image) if stripped else extract_brain(image, affine, "deepbet")
-    rng = np.random.default_rng(SEED)
-    region = generated_shape(brain, affine, volume_ml=LESION_ML, rng=rng)
-    changed = insert_lesion(image, region, brain, affine, look=LesionLook(contrast=-2.0), rng=rng)
-    save_nifti(image, affine, folder / "as_it_is.nii.gz")
-    save_nifti(changed, affine, folder / "with_lesion.nii.gz")
-    save_nifti(region.astype(np.uint8), affine, folder / "lesion.nii.gz")
-    names = ["as_it_is.nii.gz", "with_lesion.nii.gz"]
-    (folder / "scans.json").write_text(json.dumps(names))
 
 
 def show(output: Path) -> None:
