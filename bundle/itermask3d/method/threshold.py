@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 from scipy.optimize import curve_fit
@@ -34,7 +34,7 @@ R_SQUARED_TOLERANCE = 0.05
 """How far the fast sweep's figures may be from the exact ones: wide on purpose, beyond it every step is taken."""
 
 
-class ThresholdStatus(str, Enum):
+class ThresholdStatus(StrEnum):
     """What became of the search for a threshold."""
 
     FOUND = "found"
@@ -45,7 +45,7 @@ class ThresholdStatus(str, Enum):
     """The curve is empty or holds NaN, so no threshold can be given."""
 
 
-class SlopeSource(str, Enum):
+class SlopeSource(StrEnum):
     """Where the slope came from."""
 
     FIT = "fit"
