@@ -14,7 +14,8 @@ from itermask3d.method.threshold import (
 __all__ = ["SCHEDULES", "RefinementSettings"]
 
 SCHEDULES = ("exact", "fast")
-"""``exact``: every step, as published; ``fast``: as few as decide the threshold, see :data:`SWEEPS`."""
+"""``exact``: every step, as published; ``fast``: as few as decide the threshold, see
+:data:`itermask3d.method.sweep.SWEEPS`."""
 
 HELD_TOLERANCE = 0.15
 """How far the threshold of a fine sweep may be from the exact one, as chosen with the second weights; with the third it
@@ -57,9 +58,8 @@ class RefinementSettings:
         seed: of the noise, drawn once per scan.
         schedule: ``"exact"`` takes every step of the sweep. ``"fast"`` leaves most out
             (:func:`itermask3d.method.sweep.sweep_steps`), first nearly all, then fewer, and falls back to every step
-            where
-            no curve can tell which threshold the exact one gives: unless that is plainly one of the two bounds, or
-            plainly one step.
+            where no curve can tell which threshold the exact one gives: unless that is plainly one of the two bounds,
+            or plainly one step.
     """
 
     gamma: float = 0.01
