@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,7 @@ class IterMask3DApp(MONAILabelApp):
         params = self.results.params(image) or {}
         facts: dict[str, Any] = {
             "user": user,
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "comment": comment,
             "versions": versions(),
             "weights": params.get("settings", {}).get("weights_sha256", ""),

@@ -180,7 +180,7 @@ def typical_error(network: ReconstructionUNet, image: torch.Tensor, brain: torch
     reconstructor = IterMaskInferer(spacing_mm=spacing_mm).reconstructor(network, brain)
     guide = high_frequency(image, spacing_mm=(spacing_mm,) * 3)
     with torch.inference_mode():
-        settings = replace(SETTINGS[spacing_mm], expected_error_floor=0.0, error_saturation=None)
+        settings = replace(SETTINGS[spacing_mm], expected_error_floor=0.0, error_saturation=None, error_level=None)
         task = RefinementTask.from_settings(image, brain, guide, reconstructor, settings)
         return float(task.quantile(task.error(task.reconstruct(task.brain), task.brain), 0.5))
 

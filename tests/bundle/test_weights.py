@@ -53,9 +53,13 @@ def test_calibration_belongs_to_the_weights_and_settings_that_are_shipped(config
 
 
 def test_calibration_and_test_subjects_are_in_no_other_subset():
-    splits = json.loads((Path(BUNDLE_ROOT) / "configs" / "split_ixi_t1_2mm.json").read_text())
-    cases = [case for subset in splits.values() for case in subset]
-    assert len(cases) == len(set(cases)) == 150
+    one_site = json.loads((Path(BUNDLE_ROOT) / "configs" / "split_ixi_t1_2mm.json").read_text())
+    splits = json.loads((Path(BUNDLE_ROOT) / "configs" / "split_t1_2mm.json").read_text())
+    for scans, split in ((150, one_site), (209, splits)):
+        cases = [case for subset in split.values() for case in subset]
+        assert len(cases) == len(set(cases)) == scans
+    assert all(set(one_site[subset]) <= set(splits[subset]) for subset in splits)
+    assert not [case for case in splits["train"] if case.startswith("oasis1")]
     assert set(json.loads((MODELS / "calibration.json").read_text())["cases"]) == set(splits["calibration"])
 
 

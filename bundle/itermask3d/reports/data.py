@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -262,14 +262,14 @@ def _own_warnings(result: ScanResult, alignment: Alignment | None) -> list[str]:
 
 def _provenance(finished: FinishedScan) -> dict[str, Any]:
     record = finished.record
-    when = datetime.fromtimestamp((finished.folder / "result.json").stat().st_mtime, tz=timezone.utc)
+    when = datetime.fromtimestamp((finished.folder / "result.json").stat().st_mtime, tz=UTC)
     try:
         own = version("itermask3d")
     except PackageNotFoundError:  # a bundle that was unzipped, not installed
         own = "unknown"
     return {
         "result_written": when.isoformat(timespec="seconds"),
-        "report_written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "report_written": datetime.now(UTC).isoformat(timespec="seconds"),
         "report_version": own,
         "model": record.get("model"),
         "weights_sha256": record["settings"].get("weights_sha256", "none"),

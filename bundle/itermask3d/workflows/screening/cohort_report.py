@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -199,7 +199,7 @@ def write_cohort_report(
     page = _template().render(
         title=title,
         research_use=RESEARCH_USE,
-        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         total=len(rows),
         counts={name: counts[name] for name in OUTCOMES.values()},
         distribution=distribution(scored, normals),
