@@ -22,7 +22,7 @@ from itermask3d import BUNDLE_ROOT, __version__
 from itermask3d.files.scans import ScanError, require_same_grid, voxel_volume_ml
 from itermask3d.files.writing import save_nifti
 from itermask3d.inference.results import RESEARCH_USE, versions
-from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.preprocessing.load import load_volume
 from lib.datastores import DicomStore, FolderStore, patient
 from lib.errors import RequestError
 from lib.learning import DiceScore, MostSuspicious, NormalTrainer, SuspicionScore
@@ -257,11 +257,10 @@ def _is_passing(image: str, request: Mapping[str, Any]) -> bool:
 
 def _read_mask(label_path: str | Path, image_path: str) -> tuple[np.ndarray, np.ndarray]:
     """A person's mask, boolean, and the affine of the image that it lies on."""
-    loader = scan_loader()
-    image = load_volume(image_path, loader)
+    image = load_volume(image_path)
     affine = np.asarray(image.affine, dtype=float)
     try:
-        label = load_volume(label_path, loader)
+        label = load_volume(label_path)
         require_same_grid("label", label.shape, np.asarray(label.affine), scan_shape=image.shape, scan_affine=affine)
     except ScanError as error:
         message = str(error).replace(str(label_path), "the label")

@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_report import table
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.discrimination import voxel_discrimination
 from itermask3d.evaluation.docs import fill_blocks
+from itermask3d.evaluation.text import markdown_table
 from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
 from itermask3d.files.writing import write_atomically
-from itermask3d.inference.models import load_weights
+from itermask3d.inference.models import load_weights, shipped_settings
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.error import RefinementTask
 from itermask3d.method.frequency import high_frequency
@@ -41,7 +41,6 @@ from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.utils import convert_to_tensor
 from tqdm import tqdm
-from tune import shipped_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 NORMAL_SHARE = 0.005
@@ -251,7 +250,7 @@ def study_table(judged: Mapping[str, Mapping[str, Any]], columns: Sequence[str] 
         [variant, *(COLUMNS[key][1].format(one[name][key]) if key in one.get(name, {}) else "–" for name, key in cells)]
         for variant, one in judged.items()
     ]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 if __name__ == "__main__":

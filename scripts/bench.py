@@ -35,14 +35,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from bench_limits import floor, in_turn, other_compilers
-from bench_report import report as write_report
+from _bench_limits import floor, in_turn, other_compilers
+from _bench_report import report as write_report
 from itermask3d import BUNDLE_ROOT
-from itermask3d.cli.demo_run import packaged_scan, prepare
 from itermask3d.files.scans import list_scans
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.cohort import SegmentationRun
-from itermask3d.inference.models import load_weights
+from itermask3d.inference.models import load_weights, shipped_settings
 from itermask3d.inference.results import write_result
 from itermask3d.method.acceleration.folding import fuse_upsampling
 from itermask3d.method.acceleration.network import InferenceUNet
@@ -58,9 +57,9 @@ from itermask3d.preprocessing.brain_extraction import extract_brain
 from itermask3d.preprocessing.grid import AntiAliasd, ScannerGridd
 from itermask3d.preprocessing.load import load_volume
 from itermask3d.preprocessing.pipeline import inference_transforms
+from itermask3d.simulation.demo import packaged_scan, write_demo
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch.nn.functional import avg_pool3d
-from tune import shipped_settings
 
 FIELD_MM = {2.0: (80, 96, 80), 1.0: (192, 192, 192)}
 SHIPPED = shipped_settings()
@@ -181,7 +180,7 @@ def typical_error(network: ReconstructionUNet, image: torch.Tensor, brain: torch
     reconstructor = IterMaskInferer(spacing_mm=spacing_mm).reconstructor(network, brain)
     guide = high_frequency(image, spacing_mm=(spacing_mm,) * 3)
     with torch.inference_mode():
-        settings = replace(SETTINGS[spacing_mm], expected_error_floor=0.0, error_saturation=None)
+        settings = replace(SETTINGS[spacing_mm], expected_error_floor=0.0, error_saturation=None, error_level=None)
         task = RefinementTask.from_settings(image, brain, guide, reconstructor, settings)
         return float(task.quantile(task.error(task.reconstruct(task.brain), task.brain), 0.5))
 
@@ -475,7 +474,7 @@ def scans(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]:
     inputs = output / "inputs"
     if not (inputs / "scans.json").exists():
         inputs.mkdir(parents=True, exist_ok=True)
-        prepare(nib.load(packaged_scan()), inputs)
+        write_demo(nib.load(packaged_scan()), inputs)
     return list_scans(inputs / "scans.json")
 
 

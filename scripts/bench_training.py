@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_report import table
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.docs import fill_blocks
+from itermask3d.evaluation.text import markdown_table
 from itermask3d.files.scans import ScanError, bare_scan_errors
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
@@ -237,7 +237,7 @@ def training_table(measured: dict[str, Any]) -> str:
         rows.append([name, f"{grid}, {widths}", f"{row['samples_per_second']:.2f}", *shares])
     head = ["recipe", "grid, widths", "samples a second", *(f"{part}, ms a sample" for part in PARTS)]
     note = f"\nMedian of {first['steps']} steps of batches of {first['batch_size']} on {first['device']}.\n"
-    return table(head, rows) + note
+    return markdown_table(head, rows) + note
 
 
 if __name__ == "__main__":

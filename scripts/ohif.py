@@ -16,13 +16,7 @@ from pathlib import Path
 
 import nibabel as nib
 import requests
-from itermask3d.cli.demo_run import packaged_scan, prepare
-from itermask3d.files.dicom import write_mr_series
-from itermask3d.files.scans import ScanError
-from itermask3d.files.writing import replaced_folder
-from itermask3d.inference.results import RESEARCH_USE
-from rich.console import Console
-from services import (
+from _services import (
     Service,
     ServiceError,
     await_first_end,
@@ -35,6 +29,12 @@ from services import (
     store,
     stored_studies,
 )
+from itermask3d.files.dicom import write_mr_series
+from itermask3d.files.scans import ScanError
+from itermask3d.files.writing import replaced_folder
+from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.simulation.demo import packaged_scan, write_demo
+from rich.console import Console
 
 console = Console(highlight=False)
 
@@ -110,7 +110,7 @@ def make_demo(folder: Path) -> None:
     """Write the demo's scan with its simulated lesion as DICOM files into ``folder/series``, all or none."""
     inputs = folder / "nifti"
     inputs.mkdir(parents=True, exist_ok=True)
-    prepare(nib.load(packaged_scan()), inputs)
+    write_demo(nib.load(packaged_scan()), inputs)
     scan = nib.load(inputs / "with_lesion.nii.gz")
     with replaced_folder(folder / "series") as partial:
         write_mr_series(scan.get_fdata(), scan.affine, partial, description="T1 template, simulated lesion")

@@ -27,9 +27,8 @@ from itermask3d.files.scans import ScanError, list_scans, split_scans, voxel_vol
 from itermask3d.files.writing import save_nifti, write_atomically
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.simulation.artefacts.registry import FAULTS, Reach, apply, draw
-from itermask3d.simulation.lesions import draw_look, insert_lesion
-from simulate_faults import generator, load
-from simulate_lesions import draw_region
+from itermask3d.simulation.lesions import draw_look, draw_region, insert_lesion
+from itermask3d.simulation.subjects import load_subject, stream_of
 from tqdm import tqdm
 
 FAULT_SEVERITIES = (2, 3)
@@ -78,12 +77,12 @@ def main() -> None:
     if (output / "truth.tsv").exists():
         sys.exit(f"error: '{output}' holds a cohort already; expected a new folder")
     shapes = sorted(Path(arguments.shapes).glob("*.nii.gz")) if arguments.shapes else []
-    kinds = draw_kinds(len(items), generator(arguments.seed, "kinds"))
+    kinds = draw_kinds(len(items), stream_of(arguments.seed, "kinds"))
     entries, rows, records = [], [], {}
     for number, (item, kind) in enumerate(zip(tqdm(items, unit="scan"), kinds, strict=True), start=1):
         case = f"scan-{number:03d}"
-        image, brain, affine = load(item)
-        mixed = mix(image, brain, affine, kind=kind, shapes=shapes, rng=generator(arguments.seed, case))
+        image, brain, affine = load_subject(item)
+        mixed = mix(image, brain, affine, kind=kind, shapes=shapes, rng=stream_of(arguments.seed, case))
         entries.append(save(mixed, affine, output, case))
         rows.append({"case": case, "source": item["case"], "subset": item.get("subset"), **mixed.row})
         records[case] = mixed.record
@@ -125,7 +124,7 @@ def choose(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         ]
     if len(items) < arguments.scans:
         raise ScanError(f"there are {len(items)} normal scans; expected at least the {arguments.scans} of --scans")
-    order = generator(arguments.seed, "order").permutation(arguments.scans)
+    order = stream_of(arguments.seed, "order").permutation(arguments.scans)
     return [items[index] for index in order]
 
 

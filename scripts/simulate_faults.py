@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +25,12 @@ import nibabel as nib
 import numpy as np
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.docs import public_command
-from itermask3d.files.scans import ScanError, list_scans, split_scans, voxel_volume_ml
+from itermask3d.files.scans import ScanError, list_scans, split_scans
 from itermask3d.files.writing import save_nifti, write_atomically
 from itermask3d.inference.results import RESEARCH_USE
-from itermask3d.preprocessing.brain_extraction import extract_brain, foreground, is_skull_stripped
 from itermask3d.simulation.artefacts.image import axis_towards
 from itermask3d.simulation.artefacts.registry import FAULTS, SEVERITIES, FaultedScan, Reach, apply, draw
+from itermask3d.simulation.subjects import load_subject, stream_of
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -47,7 +46,7 @@ def main() -> None:
         if not items:
             raise ScanError(f"'{arguments.scans}' holds no scan of the group 'normal'; expected normal scans")
         if arguments.sheet:
-            draw_sheet(*load(items[0]), names=arguments.faults, seed=arguments.seed, path=Path(arguments.sheet))
+            draw_sheet(*load_subject(items[0]), names=arguments.faults, seed=arguments.seed, path=Path(arguments.sheet))
             print(f"the sheet is {arguments.sheet}")
             return
         simulate(items, arguments)
@@ -73,25 +72,15 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load(item: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, brain mask and affine of one item."""
-    scan = nib.load(item["image"])
-    image, affine = scan.get_fdata(dtype=np.float32), scan.affine
-    if "brain_mask" in item:
-        return image, nib.load(item["brain_mask"]).get_fdata() > 0, affine
-    stripped = is_skull_stripped(image, voxel_ml=voxel_volume_ml(affine))
-    return image, foreground(image) if stripped else extract_brain(image, affine, "deepbet"), affine
-
-
 def simulate(items: Sequence[dict], arguments: argparse.Namespace) -> None:
     """Write a folder a fault and severity; a scan meets the same fault, only stronger, at every severity."""
     entries: dict[Path, list[dict]] = {}
     records: dict[Path, dict[str, dict]] = {}
     for item in tqdm(items, unit="scan"):
-        image, brain, affine = load(item)
+        image, brain, affine = load_subject(item)
         for name in arguments.faults:
             for severity in arguments.severities:
-                rng = generator(arguments.seed, item["case"], name)
+                rng = stream_of(arguments.seed, item["case"], name)
                 record = draw(name, severity, brain, affine, rng=rng)
                 folder = Path(arguments.output) / f"{name}_{severity}"
                 saved = save(apply(record, image, brain, affine), affine, folder, item["case"])
@@ -103,11 +92,6 @@ def simulate(items: Sequence[dict], arguments: argparse.Namespace) -> None:
     facts = {"command": public_command(["python", "scripts/simulate_faults.py", *sys.argv[1:]])}
     facts |= {"scans": sum(map(len, entries.values())), "subset": arguments.subset, "seed": arguments.seed}
     write_atomically(json.dumps(facts, indent=1) + "\n", Path(arguments.output) / "simulation.json")
-
-
-def generator(seed: int, *words: str) -> np.random.Generator:
-    """A stream of its own for every scan and fault, whatever else is simulated."""
-    return np.random.default_rng([seed, *(zlib.crc32(word.encode()) for word in words)])
 
 
 def save(faulted: FaultedScan, affine: np.ndarray, folder: Path, case: str) -> dict[str, str]:
@@ -137,7 +121,7 @@ def draw_sheet(
         row, first = index % rows, index // rows * (columns + 1)
         plane = choose_plane(name, brain, image, affine, seed)
         for severity in range(columns):
-            record = draw(name, severity, brain, affine, rng=generator(seed, name))
+            record = draw(name, severity, brain, affine, rng=stream_of(seed, name))
             faulted = apply(record, image, brain, affine)
             if FAULTS[name].reach is Reach.MASK:
                 faulted = replace(faulted, image=np.where(faulted.brain_mask, image, 0.3 * image))
@@ -153,7 +137,7 @@ def draw_sheet(
 
 def choose_plane(name: str, brain: np.ndarray, image: np.ndarray, affine: np.ndarray, seed: int) -> tuple[int, int]:
     """Voxel axis and index of the plane that shows a fault best at its most severe."""
-    record = draw(name, len(SEVERITIES) - 1, brain, affine, rng=generator(seed, name))
+    record = draw(name, len(SEVERITIES) - 1, brain, affine, rng=stream_of(seed, name))
     label = apply(record, image, brain, affine).label
     sideways = name == "bias_field" or record.parameters.get("axis") == axis_towards(affine, "S")[0]
     across = axis_towards(affine, "R" if sideways else "S")[0]

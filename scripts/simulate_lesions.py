@@ -29,15 +29,11 @@ from itermask3d.simulation.lesions import (
     KINDS,
     MASS_DECAY_MM,
     draw_look,
-    generated_shape,
+    draw_region,
     insert_lesion,
-    placed_shape,
     push_aside,
 )
 from tqdm import tqdm
-
-COLIN27_BRAIN_MM = np.array([[-71.0, -105.0, -68.0], [71.0, 72.0, 82.0]])
-MIN_ML = 1.0
 
 
 def main() -> None:
@@ -137,18 +133,6 @@ def simulate(
     drawn = {"contrast": look.contrast, "keep": look.keep, "texture": look.texture, "border_mm": look.border_mm}
     drawn |= {"mass_effect_mm": arguments.mass_effect, "group": look.group}
     return entries, {"shape": origin, "volume_ml": volume, **drawn}
-
-
-def draw_region(
-    shapes: list[Path], brain: np.ndarray, affine: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, str]:
-    """Take a real shape of at least 1 ml in the brain, or generate one of 1 to 100 ml (log-uniform)."""
-    for index in rng.permutation(len(shapes)):
-        region = placed_shape(nib.load(shapes[index]), brain, affine, template=COLIN27_BRAIN_MM)
-        if region.sum() * voxel_volume_ml(affine) >= MIN_ML:
-            return region, shapes[index].name
-    volume = float(np.exp(rng.uniform(np.log(1), np.log(100))))
-    return generated_shape(brain, affine, volume_ml=volume, rng=rng), "generated"
 
 
 if __name__ == "__main__":

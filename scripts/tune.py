@@ -19,7 +19,7 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.tuning import Grid, TuningRow, choose, evaluate_grid, summarise_rows
 from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
 from itermask3d.files.writing import write_atomically, write_table
-from itermask3d.inference.models import load_weights
+from itermask3d.inference.models import load_weights, shipped_settings
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.frequency import high_frequency
 from itermask3d.method.inferer import IterMaskInferer
@@ -86,12 +86,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-normal-share", type=float, default=0.005)
     parser.add_argument("--limit", type=int, help="use the first scans only")
     return parser.parse_args()
-
-
-def shipped_settings() -> RefinementSettings:
-    """Those of the bundle; what the grid does not name stays as it is there."""
-    config = json.loads(Path(BUNDLE_ROOT, "configs/inference.json").read_text())
-    return RefinementSettings(**{name: value for name, value in config["settings"].items() if name != "_target_"})
 
 
 def write(rows: list[TuningRow], output: Path, max_normal_share: float) -> None:

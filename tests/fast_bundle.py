@@ -20,6 +20,7 @@ PUBLISHED = {
     "interpolate": False,
     "threshold_floor": 0.0,
     "threshold_ceiling": None,
+    "error_level": None,
     "noise": 1.0,
     "schedule": "exact",
 }

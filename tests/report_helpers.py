@@ -15,7 +15,7 @@ from itermask3d.files.writing import save_nifti
 from itermask3d.inference.results import ScanResult, write_result
 from itermask3d.method.detection import Findings, Outcome
 from itermask3d.method.threshold import estimate_threshold
-from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.preprocessing.load import load_volume
 
 SETTINGS = {"gamma": 0.05, "weights_sha256": "0123456789abcdef", "calibration_sha256": "none"}
 
@@ -92,7 +92,7 @@ def dicom_phantom(folder: Path) -> tuple[Phantom, Path]:
     axes = rotation(degrees=(8, -12, 10)) @ axes_of("LPS")
     drawn = head_phantom(axes=axes, spacing_mm=(3, 4, 5))
     series = write_mr_series(np.round(drawn.image), drawn.affine, folder / "series", description="T1").folder
-    image = load_volume(series, scan_loader())
+    image = load_volume(series)
     affine = np.asarray(image.affine, dtype=float)
     step = np.linalg.inv(drawn.affine) @ affine
     ijk = np.indices(image.shape).reshape(3, -1)

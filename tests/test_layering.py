@@ -200,6 +200,39 @@ def test_the_package_was_found() -> None:
     assert FILES, f"no module in '{PACKAGE_DIR}'"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_no_script_imports_another(path: Path) -> None:
+    """A helper of a script has a name that begins with an underscore, and is nothing to start."""
+    names = {name.split(".")[0] for name in imported_names(path.read_text(encoding="utf-8"))}
+    siblings = {other.stem for other in path.parent.glob("*.py")} & names
+    scripts = {name for name in siblings if not name.startswith("_")}
+    assert not scripts, f"{path.name} imports {sorted(scripts)}: what both need belongs into the package or a helper"
+    if path.stem.startswith("_"):
+        assert "__main__" not in path.read_text(encoding="utf-8"), f"{path.name} is a helper and a script at once"
+
+
+def moves_files(source: str) -> bool:
+    """Whether a module moves files over others: ``os.replace``, ``os.rename``, ``shutil.move`` or a path's own."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            words = (owner, node.func.attr)
+            if words in {("os", "replace"), ("os", "rename"), ("shutil", "move")} or node.func.attr == "rename":
+                return True
+    return False
+
+
+def test_only_the_one_writer_moves_files_over_others() -> None:
+    folders = (PACKAGE_DIR, ROOT / "scripts", ROOT / "monailabel_app")
+    found = {
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if moves_files(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"bundle/itermask3d/files/writing.py"}
+
+
 def test_scripts_is_not_a_package() -> None:
     assert not list((ROOT / "scripts").rglob("__init__.py")), "a package named 'scripts' is shadowed, or unloaded"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from itermask3d.files.scans import ScanError, require_same_grid
 from itermask3d.inference.segmenter import PreparedScan
-from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.preprocessing.load import load_volume
 from scipy import ndimage
 
 from lib.errors import RequestError
@@ -36,7 +36,7 @@ def load_label(path: str, scan: PreparedScan) -> np.ndarray:
     if Path(tempfile.gettempdir()).resolve() not in Path(path).resolve().parents:
         raise RequestError(422, "the label is no uploaded file; expected a label image in the request")
     try:
-        label = load_volume(path, scan_loader())
+        label = load_volume(path)
         require_same_grid(
             "label", label.shape, np.asarray(label.affine), scan_shape=scan.shape, scan_affine=scan.affine
         )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from itermask3d.files.identity import file_digest
+from itermask3d.files.literals import as_literal
 from itermask3d.files.scans import ScanError, scan_error
 from itermask3d.files.writing import write_atomically
 from monai.bundle import ConfigWorkflow
@@ -120,9 +121,9 @@ class NormalTrainer(TrainTask):
             meta_file=str(self.bundle_root / "configs" / "metadata.json"),
             logging_file=False,
             workflow_type="train",
-            dataset_dir=scans,
+            dataset_dir=as_literal(scans),
             split_file=None,
-            output_dir=str(self.directory),
+            output_dir=as_literal(str(self.directory)),
             epochs=epochs,
             batch_size=batch_size,
             val_interval=min(2, epochs),

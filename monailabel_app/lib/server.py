@@ -25,7 +25,7 @@ from fastapi.responses import (
     RedirectResponse,
     Response,
 )
-from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.preprocessing.load import load_volume
 from itermask3d.reports.dicom_seg import Maker, write_segmentation
 from monailabel.config import settings
 from monailabel.endpoints import ohif
@@ -298,7 +298,7 @@ class Routes:
             datastore = self.instance.datastore()
             if not image or not hasattr(datastore, "series_folder"):
                 raise RequestError(422, "output=dicom_seg needs an image of a PACS, read over DICOMweb")
-            answer = load_volume(result["file"], scan_loader())
+            answer = load_volume(result["file"])
             params = result["params"]
             maker = Maker(
                 version=str(params.get("versions", {}).get("itermask3d", "")),

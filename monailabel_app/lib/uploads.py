@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from fastapi import UploadFile
 from itermask3d.files.writing import save_nifti
-from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.preprocessing.load import load_volume
 
 from lib.errors import RequestError
 
@@ -91,7 +91,7 @@ def store_upload(upload: UploadFile, scratch: Scratch, *, extra: tuple[str, ...]
 
 def on_grid(raw: Path, reference: Path, scratch: Scratch) -> Path:
     """Turn raw bytes, first axis fastest, into a NIfTI file on the reference's grid."""
-    image = load_volume(reference, scan_loader())
+    image = load_volume(reference)
     voxels = np.fromfile(raw, dtype=np.uint8)
     if voxels.size != np.prod(image.shape):
         raise RequestError(

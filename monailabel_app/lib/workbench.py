@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from itermask3d.files.literals import as_literals
 from itermask3d.files.scans import ScanError, first_cause
 from itermask3d.inference.guidance import Guidance
 from itermask3d.inference.models import AUTO
@@ -215,7 +216,7 @@ class Workbench:
             overrides["ckpt_path"] = str(self.weights[weights])
         if brain_extraction:
             overrides["brain_extraction"] = brain_extraction
-        return overrides
+        return as_literals(overrides)
 
 
 def _settings(values: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:

@@ -89,7 +89,7 @@ def test_unknown_output_is_refused_with_the_known_ones(server):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "read"), (b"no volume", "read"), (gzip.compress(b"no volume", mtime=0), "read")],
+    [(b"", "is empty"), (b"no volume", "truncated"), (gzip.compress(b"no volume", mtime=0), "truncated")],
     ids=["empty", "text", "gzip"],
 )
 def test_an_upload_that_is_no_scan_is_refused(server, content, words):

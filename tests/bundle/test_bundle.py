@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +17,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from bundle_helpers import CHANNELS, REPOSITORY, command
 from helpers import head_phantom
 from itermask3d.inference.cohort import ScanStream
 from itermask3d.method.network import ReconstructionUNet
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, load, verify_metadata, verify_net_in_out
 from monai.utils import set_determinism
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLE = Path(itermask3d.BUNDLE_ROOT)
 CONFIGS = BUNDLE / "configs"
 METADATA = CONFIGS / "metadata.json"
 WEIGHTS = BUNDLE / "models" / "model.pt"
 SCHEMA = Path(__file__).parents[1] / "schema" / "meta_schema_equivalent.json"
 
-CHANNELS = [2, 4, 4, 4, 4]
 TINY = {"network_def::channels": CHANNELS, "spacing_mm": 8.0, "spatial_size": [32, 32, 32]}
 TINY_TRAIN = {**TINY, "batch_size": 1, "epochs": 1, "val_interval": 1}
 TINY_INFERENCE = {**TINY, "settings::n_steps": 5, "settings::max_iterations": 3}
@@ -91,25 +87,6 @@ def run(*configs: str, **overrides: Any) -> None:
     built = workflow(*configs, **overrides)
     built.run()
     built.finalize()
-
-
-def command(*configs: str | Path, cwd: Path, launcher: tuple[str, ...] = (), **overrides: Any):
-    """``python -m monai.bundle run`` in a process of its own, on one thread of the CPU."""
-    options = [part for name, value in overrides.items() for part in (f"--{name}", _text(value))]
-    files = "[" + ",".join(f"'{config}'" for config in configs) + "]"
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "monai.bundle", "run", "--config_file", files, *options],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def _text(value: Any) -> str:
-    return str(value) if isinstance(value, (str, Path)) else json.dumps(value)
 
 
 def assert_complete(folder: Path, case: str) -> None:

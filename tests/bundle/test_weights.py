@@ -53,9 +53,13 @@ def test_calibration_belongs_to_the_weights_and_settings_that_are_shipped(config
 
 
 def test_calibration_and_test_subjects_are_in_no_other_subset():
-    splits = json.loads((Path(BUNDLE_ROOT) / "configs" / "split_ixi_t1_2mm.json").read_text())
-    cases = [case for subset in splits.values() for case in subset]
-    assert len(cases) == len(set(cases)) == 150
+    one_site = json.loads((Path(BUNDLE_ROOT) / "configs" / "split_ixi_t1_2mm.json").read_text())
+    splits = json.loads((Path(BUNDLE_ROOT) / "configs" / "split_t1_2mm.json").read_text())
+    for scans, split in ((150, one_site), (209, splits)):
+        cases = [case for subset in split.values() for case in subset]
+        assert len(cases) == len(set(cases)) == scans
+    assert all(set(one_site[subset]) <= set(splits[subset]) for subset in splits)
+    assert not [case for case in splits["train"] if case.startswith("oasis1")]
     assert set(json.loads((MODELS / "calibration.json").read_text())["cases"]) == set(splits["calibration"])
 
 
@@ -65,8 +69,9 @@ def test_the_demo_finds_the_lesion_and_says_less_about_the_scan_without_it(tmp_p
     results = {name: tmp_path / "results" / name for name in ("as_it_is", "with_lesion")}
     lesion = nib.load(tmp_path / "input" / "lesion.nii.gz").get_fdata() > 0
     mask = nib.load(results["with_lesion"] / "with_lesion_mask.nii.gz").get_fdata() > 0
-    assert np.mean(mask[lesion]) > 0.6
+    assert 2 * np.sum(lesion & mask) / (lesion.sum() + mask.sum()) > 0.68
     scores = {name: json.loads((folder / "result.json").read_text()) for name, folder in results.items()}
+    assert scores["as_it_is"]["volumes_ml"]["anomaly"] <= 2
     assert scores["with_lesion"]["score"] > 1.2 * scores["as_it_is"]["score"]
     found = [component["centroid_mm"] for component in scores["with_lesion"]["components"]]
     centre = nib.affines.apply_affine(nib.load(tmp_path / "input" / "lesion.nii.gz").affine, np.argwhere(lesion)).mean(

@@ -61,9 +61,9 @@ def bad_scans(folder: Path, phantom: Phantom) -> dict[str, str]:
     (folder / "garbage.nii.gz").write_bytes(whole)
     (folder / "text.nii").write_text("not a scan")
     return {
-        "empty": "constant", "nan": "NaN", "inf": "NaN or infinite", "flat2d": "3D", "series4d": "3D",
-        "tiny": "8 x 8 x 8", "label": "label map", "nobrain": "ml", "truncated": "cannot be read",
-        "garbage": "cannot be read", "text": "cannot be read",
+        "empty": "constant", "nan": "NaN", "inf": "NaN or infinite", "flat2d": "three axes", "series4d": "3 volumes",
+        "tiny": "8 x 8 x 8", "label": "label map", "nobrain": "ml", "truncated": "truncated",
+        "garbage": "garbage.nii.gz' ", "text": "truncated",
     }  # fmt: skip
 
 
@@ -122,3 +122,22 @@ def test_a_wrong_gamma_is_named(segment, phantom, tmp_path):
     assert status == 2
     assert "gamma" in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("name", ["$open('PWNED','w').name", "@network", "%train.json::seed"])
+def test_a_path_is_never_evaluated(name, segment, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, said = segment(name, tmp_path / "out")
+    assert status == 2
+    assert name.split("'")[0] in said.replace("\n", "")
+    assert "does not exist" in said
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_results_go_where_an_odd_path_says(segment, tmp_path, phantom, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "$open('PWNED','w').name"
+    folder.mkdir()
+    segment(save(phantom.label, folder / "label.nii.gz"), folder / "out")
+    assert (folder / "out" / "failures.json").is_file()
+    assert not (tmp_path / "PWNED").exists()

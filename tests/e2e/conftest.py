@@ -36,9 +36,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def services() -> Iterator[ModuleType]:
-    """``scripts/services.py``, which starts what the tests talk to."""
+    """``scripts/_services.py``, which starts what the tests talk to."""
     sys.path.insert(0, str(ROOT / "scripts"))
-    yield importlib.import_module("services")
+    yield importlib.import_module("_services")
     sys.path.remove(str(ROOT / "scripts"))
 
 

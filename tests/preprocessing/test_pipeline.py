@@ -52,9 +52,13 @@ BAD_SCANS = {
     "all_nan": (np.full((48, 48, 48), np.nan), AFFINE_2MM, "holds 110592 NaN or infinite voxels"),
     "inf": (_with(np.inf), AFFINE_2MM, "holds 2 NaN or infinite voxels"),
     "minus_inf": (_with(-np.inf), AFFINE_2MM, "holds 2 NaN or infinite voxels"),
-    "2d": (_noise(64, 64), AFFINE_2MM, r"has shape \(64, 64\); expected one 3D volume"),
+    "2d": (
+        _noise(64, 64),
+        AFFINE_2MM,
+        r"has (shape \(64, 64\)|the shape 64 x 64); expected (one 3D|three axes)",
+    ),
     "one_slice": (_noise(64, 64, 1), AFFINE_2MM, r"has shape \(64, 64, 1\); expected one 3D volume"),
-    "4d": (_noise(32, 32, 32, 3), AFFINE_2MM, r"has shape \(32, 32, 32, 3\); expected one 3D volume"),
+    "4d": (_noise(32, 32, 32, 3), AFFINE_2MM, r"(has shape \(32, 32, 32, 3\); expected one 3D|holds 3 volumes)"),
     "8_voxels": (_noise(8, 8, 8), AFFINE_2MM, "has 8 x 8 x 8 voxels over 16 x 16 x 16 mm; expected a whole head"),
     "8_large_voxels": (_noise(8, 8, 8), np.diag([20.0, 20, 20, 1]), "has 8 x 8 x 8 voxels over 160 x 160 x 160 mm"),
     "no_voxels": (_noise(0, 48, 48), AFFINE_2MM, r"has shape \(0, 48, 48\); expected one 3D volume"),
@@ -120,7 +124,7 @@ def test_truncated_file_is_refused_by_name(tmp_path, suffix, keep):
     kind = nib.MGHImage if suffix == ".mgz" else nib.Nifti1Image
     nib.save(kind(_noise(48, 48, 48), AFFINE_2MM), path)
     _truncated(path, keep)
-    with pytest.raises(ScanError, match=f"cut{suffix}' cannot be read") as error:
+    with pytest.raises(ScanError, match=rf"cut{suffix}' (is empty|is (damaged or )?truncated|promises)") as error:
         LoadScand()({"image": str(path)})
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400 + len(str(path))
@@ -130,7 +134,7 @@ def test_truncated_file_is_refused_by_name(tmp_path, suffix, keep):
 def test_text_file_named_like_a_scan_is_refused_by_name(tmp_path, content):
     path = tmp_path / "notes.nii.gz"
     path.write_bytes(content)
-    with pytest.raises(ScanError, match=r"notes\.nii\.gz' cannot be read"):
+    with pytest.raises(ScanError, match=r"notes\.nii\.gz' is (empty|truncated)"):
         LoadScand()({"image": str(path)})
 
 
@@ -147,7 +151,7 @@ def test_item_without_a_scan_is_refused(item):
 
 
 def test_empty_folder_given_as_a_scan_is_refused(tmp_path):
-    with pytest.raises(ScanError, match=r"cannot be read|does not exist"):
+    with pytest.raises(ScanError, match="holds no DICOM image; expected the files of one series"):
         LoadScand()({"image": str(tmp_path)})
 
 

@@ -202,9 +202,9 @@ def test_dicom_facts_name_nobody(phantom: Phantom, tmp_path: Path) -> None:
 
 def read_back(phantom: Phantom, series: Path) -> Phantom:
     """The phantom on the grid that the loader makes of its series."""
-    from itermask3d.preprocessing.load import load_volume, scan_loader
+    from itermask3d.preprocessing.load import load_volume
 
-    image = load_volume(series, scan_loader())
+    image = load_volume(series)
     to_phantom = np.linalg.inv(phantom.affine) @ np.asarray(image.affine)
     voxels = np.round(nib.affines.apply_affine(to_phantom, np.argwhere(np.ones(image.shape)))).astype(int)
     arrays = [np.asarray(a)[tuple(voxels.T)].reshape(image.shape) for a in (phantom.brain_mask, phantom.label)]

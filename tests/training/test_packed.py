@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from bundle_helpers import CHANNELS, REPOSITORY, command
 from helpers import ball, load_script
 from itermask3d import BUNDLE_ROOT
 from itermask3d.files.scans import ScanError
 from itermask3d.method.frequency import high_frequency
 from itermask3d.method.masking import MaskMixture
-from itermask3d.preprocessing.normalise import RobustNormalized
+from itermask3d.preprocessing.normalise import (
+    RobustNormalized,
+    brain_quartiles,
+    quartiles_by_sorting,
+    robust_normalised,
+)
 from itermask3d.simulation.disturbance import Disturbances
 from itermask3d.simulation.generator.synthesis import Ingredients
-from itermask3d.training.batches import Augmentation, DrawnBatches, normalised
+from itermask3d.training.augmentation import Augmentation, AugmentationRanges
+from itermask3d.training.batches import DrawnBatches
 from itermask3d.training.packed import PackedDataset, list_packed, pack, unpack
 from itermask3d.training.transforms import sample_transforms
 from monai.bundle import ConfigWorkflow
-from test_bundle import CHANNELS, REPOSITORY, command
 
 SHAPE = (32, 48, 32)
 BRAIN = torch.from_numpy(ball(SHAPE, radius=14.5))
@@ -175,49 +182,42 @@ def test_normalisation_of_a_batch_is_that_of_each_scan():
     samples = [prepared(seed) for seed in range(3)]
     image = torch.stack([3 * sample["image"] + 5 + seed for seed, sample in enumerate(samples)])
     brain = torch.stack([sample["brain_mask"] for sample in samples]) > 0.5
-    together, other = normalised(image, brain, image + 1)
+    together, other = robust_normalised(image, brain, image + 1)
     for seed, sample in enumerate(samples):
         alone = RobustNormalized("image")({"image": image[seed], "brain_mask": sample["brain_mask"]})["image"]
         torch.testing.assert_close(together[seed], alone, rtol=0, atol=1e-5)
     assert (other - together)[brain].min() > 0
 
 
-class Still(Augmentation):
-    flip_probability = affine_probability = gamma_probability = histogram_probability = 0.0
+STILL = AugmentationRanges(flip_probability=0, affine_probability=0, gamma_probability=0, histogram_probability=0)
 
 
 def test_augmentation_of_probability_zero_leaves_the_scan_as_it_is():
     image, brain = prepared(0)["image"][None], BRAIN[None, None]
-    moved, kept = Still()(image, brain, np.random.RandomState(0))
+    moved, kept = Augmentation(STILL)(image, brain, np.random.RandomState(0))
     torch.testing.assert_close(moved, image, rtol=0, atol=1e-4)
     assert torch.equal(kept, brain)
 
 
 def test_flip_mirrors_left_and_right():
-    class Flip(Still):
-        flip_probability = 1.0
-
+    flip = Augmentation(replace(STILL, flip_probability=1.0))
     image, brain = prepared(0)["image"][None], BRAIN[None, None]
-    moved, _ = Flip()(image, brain, np.random.RandomState(0))
+    moved, _ = flip(image, brain, np.random.RandomState(0))
     torch.testing.assert_close(moved, image.flip(2), rtol=0, atol=1e-4)
 
 
 def test_rotation_and_scaling_are_in_voxels_not_in_shares_of_the_grid():
-    class Turn(Still):
-        affine_probability, rotation_rad, scaling = 1.0, 0.4, 0.0
-
+    turn = Augmentation(replace(STILL, affine_probability=1.0, rotation_rad=0.4, scaling=0.0))
     ball_mask = BRAIN[None, None]
-    _, turned = Turn()(ball_mask.float(), ball_mask, np.random.RandomState(3))
+    _, turned = turn(ball_mask.float(), ball_mask, np.random.RandomState(3))
     overlap = 2 * (turned & ball_mask).sum() / (turned.sum() + ball_mask.sum())
     assert overlap > 0.97  # a ball turned about its centre is the same ball, also on a grid with unequal axes
 
 
 def test_changes_of_contrast_keep_the_order_of_intensities():
-    class Curve(Still):
-        gamma_probability = histogram_probability = 1.0
-
+    curve = Augmentation(replace(STILL, gamma_probability=1.0, histogram_probability=1.0))
     image, brain = prepared(0)["image"][None], BRAIN[None, None]
-    changed, _ = Curve()(image, brain, np.random.RandomState(1))
+    changed, _ = curve(image, brain, np.random.RandomState(1))
     order = image.flatten().argsort()
     assert (changed.flatten()[order].diff() >= -1e-4).all()
     assert (changed - image).abs().max() > 0.05
@@ -362,3 +362,9 @@ def test_script_packs_scans_and_keeps_what_is_there(phantom, tmp_path, monkeypat
     volumes = unpack(tmp_path / "out" / "one_image.npz", spacing_mm=6.0)
     assert volumes["image"].shape == (1, 32, 32, 32)
     assert 1000 < float(volumes["brain_mask"].sum()) * 0.216 < 1600
+
+
+def test_quartiles_are_the_same_by_selection_and_by_sorting():
+    image = torch.stack([prepared(seed)["image"] for seed in range(2)])
+    brain = torch.stack([BRAIN[None], (BRAIN & (torch.arange(SHAPE[0]) > 9).view(-1, 1, 1))[None]])
+    torch.testing.assert_close(quartiles_by_sorting(image, brain), brain_quartiles(image, brain), rtol=0, atol=1e-9)

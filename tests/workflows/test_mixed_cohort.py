@@ -121,9 +121,9 @@ def test_only_the_subsets_that_were_named_are_used(mix, normals, tmp_path):
 
 def test_kinds_do_not_follow_the_order_of_the_subsets(scripts):
     functions = runpy.run_path(str(scripts / "simulate_cohort.py"))
-    draw_kinds, generator = functions["draw_kinds"], functions["generator"]
-    assert Counter(draw_kinds(40, generator(0, "kinds"))) == {"normal": 20, "lesion": 10, "fault": 10}
-    assert generator(0, "kinds").permutation(40).tolist() != generator(0, "order").permutation(40).tolist()
+    draw_kinds, stream_of = functions["draw_kinds"], functions["stream_of"]
+    assert Counter(draw_kinds(40, stream_of(0, "kinds"))) == {"normal": 20, "lesion": 10, "fault": 10}
+    assert stream_of(0, "kinds").permutation(40).tolist() != stream_of(0, "order").permutation(40).tolist()
 
 
 def finished(folder: Path, *, mask: bytes = b"mask", written: str = "2026-01-01T00:00:00+00:00") -> Path:

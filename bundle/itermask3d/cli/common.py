@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 import typer
 
+from itermask3d.files.literals import as_literals
+
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "LISTS", "NOTE", "NOT_STARTED", "config_values", "exclusive", "one_of"]
 __all__ += ["one_sentence", "refuse", "repeated"]
 
@@ -41,9 +43,9 @@ def repeated(words: Sequence[str]) -> list[str]:
 def config_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Ids of a config and the values that were given for them; what nobody gave is left to the config.
 
-    Every value from a command line goes through here on its way to MONAI's parser.
+    Every value from a command line goes through here on its way to MONAI's parser, which takes it as text.
     """
-    return {key: value for key, value in values.items() if value is not None}
+    return as_literals({key: value for key, value in values.items() if value is not None})
 
 
 def refuse(reason: object) -> NoReturn:

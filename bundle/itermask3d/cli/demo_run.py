@@ -11,13 +11,7 @@ from typing import cast
 import nibabel as nib
 import numpy as np
 
-from itermask3d.files.scans import ScanError, voxel_volume_ml
-from itermask3d.files.writing import save_nifti
-from itermask3d.preprocessing.brain_extraction import extract_brain, foreground, is_skull_stripped
-from itermask3d.simulation.lesions import LesionLook, generated_shape, insert_lesion
-
-LESION_ML = 25.0
-SEED = 7
+from itermask3d.simulation.demo import LESION_ML, packaged_scan, write_demo
 
 
 def demonstrate(source: Path | None, output: Path) -> int:
@@ -28,11 +22,11 @@ def demonstrate(source: Path | None, output: Path) -> int:
     """
     inputs = output / "input"
     inputs.mkdir(parents=True, exist_ok=True)
-    prepare(volume(source or packaged_scan()), inputs)
+    write_demo(volume(source or packaged_scan()), inputs)
     command = [sys.executable, "-m", "itermask3d", "segment", str(inputs / "scans.json"), str(output / "results")]
     status = subprocess.run([*command, "--overwrite"], check=False).returncode
     if status == 0:
-        show(output, packaged=source is None)
+        show(output)
     return status
 
 
@@ -41,31 +35,7 @@ def volume(path: Path) -> nib.Nifti1Image:
     return cast(nib.Nifti1Image, nib.load(path))
 
 
-def packaged_scan() -> Path:
-    """The ICBM152 2009a symmetric T1 template that nilearn ships."""
-    import nilearn.datasets
-
-    return Path(nilearn.datasets.__file__).parent / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-
-
-def prepare(scan: nib.Nifti1Image, folder: Path) -> None:
-    """Write the scan, the scan with a lesion, the lesion itself and the list of both scans."""
-    image, affine = scan.get_fdata(dtype=np.float32), scan.affine
-    if image.ndim != 3:
-        raise ScanError(f"the scan has shape {image.shape}; expected one 3D volume")
-    stripped = is_skull_stripped(image, voxel_ml=voxel_volume_ml(affine))
-    brain = foreground(image) if stripped else extract_brain(image, affine, "deepbet")
-    rng = np.random.default_rng(SEED)
-    region = generated_shape(brain, affine, volume_ml=LESION_ML, rng=rng)
-    changed = insert_lesion(image, region, brain, affine, look=LesionLook(contrast=-2.0), rng=rng)
-    save_nifti(image, affine, folder / "as_it_is.nii.gz")
-    save_nifti(changed, affine, folder / "with_lesion.nii.gz")
-    save_nifti(region.astype(np.uint8), affine, folder / "lesion.nii.gz")
-    names = ["as_it_is.nii.gz", "with_lesion.nii.gz"]
-    (folder / "scans.json").write_text(json.dumps(names))
-
-
-def show(output: Path, *, packaged: bool) -> None:
+def show(output: Path) -> None:
     """Print what was found, whether the lesion was hit, and where the files are."""
     lesion = volume(output / "input" / "lesion.nii.gz").get_fdata() > 0
     mask = volume(output / "results" / "with_lesion" / "with_lesion_mask.nii.gz").get_fdata() > 0
@@ -74,11 +44,6 @@ def show(output: Path, *, packaged: bool) -> None:
     print(f"The mask covers {100 * np.mean(mask[lesion]):.0f} % of it (Dice of the whole mask {dice:.2f}).")
     untouched = json.loads((output / "results" / "as_it_is" / "result.json").read_text())
     print(f"In the scan as it is, {untouched['volumes_ml']['anomaly']:.0f} ml are flagged.")
-    if packaged:
-        print(
-            "False alarms: the weights have seen one scanner only, and a template averaged over many brains,\n"
-            "without a scanner's bias field, is unusual to them (bundle/docs/README.md, What it fails on)."
-        )
     print("\nLook at the pictures first:")
     for case in ("as_it_is", "with_lesion"):
         print(f"  {output / 'results' / case / 'picture.png'}")

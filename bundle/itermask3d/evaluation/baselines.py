@@ -70,8 +70,7 @@ class IntensityRule:
     r"""Squared robust z-score of the intensity: :math:`z^2` with :math:`z = (I - \mathrm{median}) / \sigma`.
 
     The normalised image is that z-score already, see :class:`itermask3d.preprocessing.normalise.RobustNormalized`. With
-    one side
-    alone this is the percentile rule: the brightest or the darkest share of normal brains.
+    one side alone this is the percentile rule: the brightest or the darkest share of normal brains.
 
     Args:
         side: ``"both"``, ``"bright"`` or ``"dark"``.

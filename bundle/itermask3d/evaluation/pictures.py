@@ -17,7 +17,7 @@ from itermask3d.evaluation.cases import REAL, MethodResults, fault_of
 from itermask3d.evaluation.plots import COLOURS, Picture, file_name
 from itermask3d.evaluation.tables import domain_verdict
 from itermask3d.evaluation.text import shown
-from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.preprocessing.load import load_volume
 
 __all__ = ["case_pictures"]
 
@@ -132,7 +132,7 @@ def _cut(method: MethodResults, case: str, item: Mapping[str, Any], output: Path
     affine = loaded["mask"].affine
     for name in ("image", "label"):
         if item.get(name):
-            loaded[name] = nib.Nifti1Image(load_volume(item[name], scan_loader()).numpy(force=True), affine)
+            loaded[name] = nib.Nifti1Image(load_volume(item[name]).numpy(force=True), affine)
     turned = {name: nib.as_closest_canonical(volume) for name, volume in loaded.items()}
     zooms = turned["mask"].header.get_zooms()
     volumes = {name: np.asarray(volume.dataobj) for name, volume in turned.items()}

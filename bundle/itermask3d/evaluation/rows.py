@@ -21,7 +21,7 @@ from itermask3d.evaluation.discrimination import voxel_discrimination
 from itermask3d.evaluation.metrics import count_lesions, masked_psnr, masked_ssim, overlap, surface_distances, volumes
 from itermask3d.files.scans import require_same_grid, voxel_volume_ml
 from itermask3d.inference.domain import Domain
-from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.preprocessing.load import load_volume
 
 __all__ = [
     "COLUMNS",
@@ -272,6 +272,6 @@ def _box_with_margin(inside: torch.Tensor, margin: int = 5) -> tuple[slice, ...]
 def _read_label(item: Mapping[str, Any], shape: Sequence[int], affine: np.ndarray) -> torch.Tensor | None:
     if not item.get("label"):
         return None
-    label = load_volume(item["label"], scan_loader())
+    label = load_volume(item["label"])
     require_same_grid("label", label.shape, np.asarray(label.affine), scan_shape=shape, scan_affine=affine)
     return torch.as_tensor(label.as_tensor() > 0.5)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.baselines import Baseline, CalibrationMap, decide, threshold_for_share
 from itermask3d.files.identity import file_digest, input_files
+from itermask3d.files.literals import as_literal
 from itermask3d.files.scans import ScanError, bare_scan_errors, voxel_volume_ml
 from itermask3d.files.writing import replaced_folder, save_nifti, settle, write_atomically
 from itermask3d.inference.models import load_weights
@@ -74,8 +75,8 @@ def run_bundle(
             continue
         parser = ConfigParser()
         parser.read_config([*configs, *map(str, overlays)])
-        parser["bundle_root"], parser["dataset_dir"] = str(bundle_root), str(scans)
-        parser["output_dir"], parser["picture"] = str(method / part), False
+        parser["bundle_root"], parser["dataset_dir"] = as_literal(str(bundle_root)), as_literal(str(scans))
+        parser["output_dir"], parser["picture"] = as_literal(str(method / part)), False
         parser["handlers"] = []  # figures of all methods are taken from disk in the same way, once
         try:
             parser.get_parsed_content("segmentation").run()
@@ -117,7 +118,7 @@ class BundleParts:
         """Build them from ``configs/inference.json``."""
         parser = ConfigParser()
         parser.read_config(f"{bundle_root}/configs/inference.json")
-        parser["bundle_root"], parser["progress"] = str(bundle_root), False
+        parser["bundle_root"], parser["progress"] = as_literal(str(bundle_root)), False
         get = parser.get_parsed_content
         return cls(
             preprocessing=get("preprocessing"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from itermask3d.evaluation.discrimination import Figure
 
-__all__ = ["Table", "markdown_rows", "shown", "to_csv", "to_markdown"]
+__all__ = ["Table", "markdown_rows", "markdown_table", "shown", "to_csv", "to_markdown"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,12 @@ def markdown_rows(table: Table) -> str:
     lines = [_line(table.columns.values()), _line("---" for _ in table.columns)]
     lines += [_line(shown(row.get(key)) for key in table.columns) for row in table.rows]
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of cells that are text already."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def shown(value: Any) -> str:

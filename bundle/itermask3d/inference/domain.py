@@ -300,7 +300,8 @@ def fit_domain(
     prove a share of 99 %: what came out is to be measured on further scans.
 
     Args:
-        train: figures of each training scan.
+        train: figures of each training scan. One that half of them lack, as stripped scans lack what lies beside the
+            brain mask, has no range.
         held_out: figures of scans that no weight was fitted to.
         pass_share: of training scans that lie within all ranges at once.
 
@@ -315,8 +316,9 @@ def fit_domain(
             f"expected two training scans, a held-out one and a share of at most 1, got {len(train)}, {len(held_out)} "
             f"and {pass_share}"
         )
-    names = [name for name in FEATURES if all(name in figures for figures in train)]
-    spreads = {name: _spread(name, [figures[name] for figures in train]) for name in names}
+    measured = {name: [figures[name] for figures in train if name in figures] for name in FEATURES}
+    names = [name for name, values in measured.items() if 2 * len(values) >= len(train)]
+    spreads = {name: _spread(name, measured[name]) for name in names}
     furthest = [max(_distance(figures, name, spreads[name]) for name in names) for figures in train]
     needed = max(max(_distance(figures, name, spreads[name]) for name in names) for figures in held_out)
     width = _up(max(float(np.quantile(furthest, pass_share, method="higher")), needed))

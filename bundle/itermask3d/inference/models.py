@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -11,12 +12,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from itermask3d import BUNDLE_ROOT
 from itermask3d.files.identity import file_digest
 from itermask3d.files.scans import ScanError
 from itermask3d.inference.domain import Domain
 from itermask3d.method.settings import RefinementSettings
 
-__all__ = ["AUTO", "NAMES", "Choice", "Model", "ModelTable", "Networks", "domain_digests", "load_weights", "model_file"]
+__all__ = [
+    "AUTO",
+    "NAMES",
+    "Choice",
+    "Model",
+    "ModelTable",
+    "Networks",
+    "domain_digests",
+    "load_weights",
+    "model_file",
+    "shipped_settings",
+]
 
 AUTO = "auto"
 """Asks for the model to be chosen for each scan."""
@@ -303,3 +316,9 @@ def load_weights(network: nn.Module, checkpoint: str | Path) -> None:
             f"weights '{path}' do not fit the network; expected a state dict of ReconstructionUNet with the "
             "configured channels"
         ) from error
+
+
+def shipped_settings() -> RefinementSettings:
+    """The loop's settings as the shipped bundle has them."""
+    config = json.loads(Path(BUNDLE_ROOT, "configs/inference.json").read_text())
+    return RefinementSettings(**{name: value for name, value in config["settings"].items() if name != "_target_"})

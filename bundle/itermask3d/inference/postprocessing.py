@@ -17,7 +17,7 @@ from itermask3d.inference.picture import save_picture
 from itermask3d.inference.results import OUTPUTS, ScanResult, write_result
 from itermask3d.inference.store import ResultStore
 from itermask3d.method.detection import Findings, Outcome
-from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.preprocessing.load import load_volume
 from itermask3d.preprocessing.measure import MeasureScand
 from itermask3d.preprocessing.scan_features import measure_acquisition
 
@@ -38,7 +38,6 @@ class SaveResultd(MapTransform):
         super().__init__(OUTPUTS)
         self.store = store
         self.picture = picture
-        self.loader = scan_loader()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
@@ -53,7 +52,7 @@ class SaveResultd(MapTransform):
         store = store or self.store
         choice = Choice.from_json(json.loads(sample["model"])) if "model" in sample else store.choice
         store = store.for_model(choice.name)
-        image = load_volume(sample["path"], self.loader)
+        image = load_volume(sample["path"])
         voxels = {key: sample[key][0].numpy(force=True) for key in (*OUTPUTS, "brain_mask")}
         brain = voxels["brain_mask"] > 0.5
         normalisation = {key: float(value) for key, value in sample["normalisation"].items()}
@@ -81,7 +80,7 @@ class SaveResultd(MapTransform):
             preprocessing={"brain_extraction": str(sample["brain_extraction"]), **normalisation},
             settings=store.settings,
             inputs=json.loads(str(sample.get("inputs", "{}"))),
-            warnings=_warnings(findings, mask, domain, () if outside else store.caveats),
+            warnings=(*image.meta["warnings"], *_warnings(findings, mask, domain, () if outside else store.caveats)),
             p_value=p_value,
             p_value_note=None if calibration is None or p_value is None else calibration.guarantee,
             domain=domain,

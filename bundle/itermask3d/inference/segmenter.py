@@ -17,6 +17,7 @@ from monai.transforms import SpatialResample
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.files.identity import file_digest, input_files
+from itermask3d.files.literals import as_literal
 from itermask3d.files.scans import bare_scan_errors
 from itermask3d.inference.choice import ChooseModeld
 from itermask3d.inference.guidance import Guidance, apply_guidance
@@ -88,7 +89,7 @@ class Segmenter:
     def __init__(self, bundle_root: str | Path = BUNDLE_ROOT, overrides: Mapping[str, Any] | None = None) -> None:
         parser = ConfigParser()
         parser.read_config(str(Path(bundle_root) / "configs" / "inference.json"))
-        parser["bundle_root"] = str(bundle_root)
+        parser["bundle_root"] = as_literal(str(bundle_root))
         for key, value in (overrides or {}).items():
             parser[key] = value
         self.preprocessing = parser.get_parsed_content("preprocessing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from itermask3d.method.threshold import CurveFit, SlopeSource, ThresholdEstimate
 __all__ = ["Findings", "Outcome", "find", "percentile_among", "remove_small_components"]
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """What the algorithm says about a scan."""
 
     ANOMALY = "anomaly"

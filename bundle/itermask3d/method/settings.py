@@ -80,7 +80,7 @@ class RefinementSettings:
             "error_window": self.error_window >= 1
             and self.error_window % 2 == 1
             and (self.error_window == 1 or self.nested),
-            "error_level": self.error_level is None or (self.error_level > 0 and self.relative_error),
+            "error_level": self.error_level is None or self.error_level > 0,
             "threshold_floor": self.threshold_floor >= 0,
             "threshold_ceiling": self.threshold_ceiling is None
             or self.threshold_ceiling >= max(self.threshold_floor, 1e-9),

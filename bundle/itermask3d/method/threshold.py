@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 from scipy.optimize import curve_fit
@@ -29,7 +29,7 @@ DETERMINATION_SHARE = 0.8
 SMOOTHING_WINDOW = 5
 
 
-class ThresholdStatus(str, Enum):
+class ThresholdStatus(StrEnum):
     """What became of the search for a threshold."""
 
     FOUND = "found"
@@ -40,7 +40,7 @@ class ThresholdStatus(str, Enum):
     """The curve is empty or holds NaN, so no threshold can be given."""
 
 
-class SlopeSource(str, Enum):
+class SlopeSource(StrEnum):
     """Where the slope came from."""
 
     FIT = "fit"

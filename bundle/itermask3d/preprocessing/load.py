@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor, NibabelReader
-from monai.transforms import (
-    LoadImage,
-    MapTransform,
-)
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
 
+from itermask3d.files.read import read_volume
 from itermask3d.files.scans import ScanError, require_same_grid
 
-__all__ = ["LoadScand", "check_scan", "load_volume", "scan_loader"]
-
-READERS = ("PydicomReader", "ITKReader", "NibabelReader")
-"""MONAI's readers, the first to be asked last."""
-
-NIBABEL_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
-"""Read by nibabel alone: ITK fills the missing part of a truncated file with zeros, without an error."""
+__all__ = ["LoadScand", "check_scan", "load_volume"]
 
 MIN_SIZE_VOXELS = 16
 MIN_SLICES = 8
@@ -78,37 +69,21 @@ def _check_values(image: torch.Tensor, name: str) -> None:
         raise ScanError(f"'{name}' has {equal:.0%} of neighbouring voxels equal; expected an MR scan, not a label map")
 
 
-def scan_loader() -> LoadImage:
-    """MONAI's loader over :data:`READERS`, without its warning about a GPU decoder that nothing here needs."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-        return LoadImage(reader=READERS, image_only=True, dtype=np.float32)
-
-
-def load_volume(path: str | Path, loader: LoadImage) -> MetaTensor:
-    """Load one volume ``(D, H, W)`` with its affine; trailing axes of one element are dropped.
+def load_volume(path: str | Path) -> MetaTensor:
+    """Load one volume ``(D, H, W)`` with its affine, through :func:`itermask3d.files.read.read_volume`.
 
     Args:
         path: a file, or a folder with one DICOM series.
-        loader: from :func:`scan_loader`.
+
+    Returns:
+        Float32 voxels. ``meta["warnings"]`` holds what a reader of the result should know about the file, in sentences.
 
     Raises:
-        ScanError: if it is missing, truncated or of no known format.
+        ScanError: if it is missing, damaged, of no known format, or does not tell where its voxels lie.
     """
-    if not Path(path).exists():
-        raise ScanError(f"'{path}' does not exist; expected a file or a folder with one DICOM series")
-    try:
-        image = loader(path, reader=NibabelReader() if str(path).lower().endswith(NIBABEL_SUFFIXES) else None)
-    except MemoryError:
-        raise
-    except Exception as error:  # every reader raises its own kinds for a damaged file
-        raise ScanError(
-            f"'{path}' cannot be read ({_last_line(error)}); expected a complete NIfTI, MGH, NRRD, MetaImage "
-            "or DICOM file"
-        ) from error
-    while image.ndim > 3 and image.shape[-1] == 1:
-        image = image[..., 0]
-    return cast(MetaTensor, image)
+    volume = read_volume(path)
+    meta = {"warnings": volume.warnings}
+    return MetaTensor(torch.from_numpy(volume.voxels), affine=torch.from_numpy(volume.affine.copy()), meta=meta)
 
 
 class LoadScand(MapTransform):
@@ -129,20 +104,19 @@ class LoadScand(MapTransform):
     def __init__(self, keys: KeysCollection = "image", companion_keys: Sequence[str] = ("brain_mask", "label")) -> None:
         super().__init__(keys)
         self.companion_keys = tuple(companion_keys)
-        self.loader = scan_loader()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         for key in self.keys:
             if not sample.get(key):
                 raise ScanError(f"an item names no '{key}'; expected the path of a scan")
-            image = load_volume(sample[key], self.loader)
+            image = load_volume(sample[key])
             check_scan(image.as_tensor(), np.asarray(image.affine), str(sample[key]))
             sample["path"] = str(sample[key])
             sample[key] = _channel_first(image)
         for key in self.companion_keys:
             if sample.get(key) is not None:
-                mask, image = load_volume(sample[key], self.loader), sample[self.keys[0]]
+                mask, image = load_volume(sample[key]), sample[self.keys[0]]
                 require_same_grid(
                     key.replace("_", " "),
                     mask.shape,
@@ -157,8 +131,3 @@ class LoadScand(MapTransform):
 def _channel_first(image: MetaTensor) -> MetaTensor:
     # The affine is all that is kept of the header: scans of different formats must fit into one batch.
     return MetaTensor(image.as_tensor()[None].float(), affine=image.affine)
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:160]

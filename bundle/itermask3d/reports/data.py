@@ -23,7 +23,7 @@ from itermask3d.inference.picture import verdict
 from itermask3d.inference.results import RESEARCH_USE, VOLUMES, ScanResult
 from itermask3d.method.detection import Findings
 from itermask3d.preprocessing.anatomy import Alignment, align, describe, place_names
-from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.preprocessing.load import load_volume
 
 __all__ = ["SCHEMA_VERSION", "FinishedScan", "read_finished", "report_data"]
 
@@ -81,7 +81,7 @@ def read_finished(folder: str | Path, *, scan: str | Path | None = None) -> Fini
     path = Path(scan if scan is not None else record["scan"])
     if not path.exists():
         raise ScanError(f"the scan '{path}' of the result '{folder}' does not exist; name the file or folder it is now")
-    image = load_volume(path, scan_loader())
+    image = load_volume(path)
     affine = np.asarray(image.affine, dtype=float)
     volumes = {name: _read_volume(folder, record["case"], name) for name in VOLUMES}
     for name, volume in volumes.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +13,16 @@ from scipy import ndimage
 
 from itermask3d.files.scans import voxel_volume_ml
 
-__all__ = ["KINDS", "LesionLook", "draw_look", "generated_shape", "insert_lesion", "placed_shape", "push_aside"]
+__all__ = [
+    "KINDS",
+    "LesionLook",
+    "draw_look",
+    "draw_region",
+    "generated_shape",
+    "insert_lesion",
+    "placed_shape",
+    "push_aside",
+]
 
 KINDS = {"hypo": 0.7, "iso": 0.2, "hyper": 0.3}
 """Kinds of contrast, and their weights among each other: darker, as bright as the tissue around it, brighter."""
@@ -23,6 +34,11 @@ MASS_DECAY_MM = 15.0
 """Distance over which a mass effect falls to 1/e, and depth of the brain's rim that it spares."""
 
 _SMOOTHNESS_MM = 6.0
+
+_COLIN27_BRAIN_MM = np.array([[-71.0, -105.0, -68.0], [71.0, 72.0, 82.0]])
+"""Corners of the box around the brain of the template in whose space lesion shapes are given."""
+
+_LEAST_ML = 1.0
 
 
 @dataclass(frozen=True)
@@ -206,3 +222,16 @@ def push_aside(
     source = np.indices(image.shape) - direction * shift_mm / spacing[:, None, None, None]
     moved = ndimage.map_coordinates(np.asarray(image, dtype=np.float32), source, order=1, mode="nearest")
     return np.where(brain & ~region, moved, image).astype(np.float32)
+
+
+def draw_region(
+    shapes: Sequence[Path], brain: np.ndarray, affine: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, str]:
+    """Take a real shape of at least 1 ml in the brain, or generate one of 1 to 100 ml (log-uniform)."""
+    for index in rng.permutation(len(shapes)):
+        shape: Any = nib.load(shapes[index])
+        region = placed_shape(shape, brain, affine, template=_COLIN27_BRAIN_MM)
+        if region.sum() * voxel_volume_ml(affine) >= _LEAST_ML:
+            return region, shapes[index].name
+    volume = float(np.exp(rng.uniform(np.log(1), np.log(100))))
+    return generated_shape(brain, affine, volume_ml=volume, rng=rng), "generated"

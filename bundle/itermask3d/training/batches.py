@@ -15,124 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import Randomizable
-from monai.transforms.utils import create_rotate, create_scale
-from torch.nn.functional import affine_grid, grid_sample
 
 from itermask3d.method.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, high_frequency
 from itermask3d.method.masking import MaskMixture
+from itermask3d.preprocessing.normalise import robust_normalised
 from itermask3d.simulation.disturbance import Disturbances, RandDisturbd
 from itermask3d.simulation.generator.synthesis import Ingredients, SynthesizeBraind
+from itermask3d.training.augmentation import Augmentation
 from itermask3d.training.packed import PackedDataset
-from itermask3d.training.variation import Variation, displaced_grid, vary
+from itermask3d.training.variation import Variation
 
-__all__ = ["Augmentation", "DrawnBatches", "normalised"]
-
-
-class Augmentation:
-    """Flips, rotations, scalings and changes of contrast of a batch, as those of one sample in
-    :func:`itermask3d.training.transforms.sample_transforms`.
-
-    Attributes:
-        flip_probability: left-right.
-        affine_probability, rotation_rad, scaling: of a rotation about every axis up to an angle, and a scaling of every
-            axis by up to a share.
-        gamma_probability, gamma: of a change of the gamma curve.
-        histogram_probability, control_points: of a random monotone curve through so many points.
-    """
-
-    flip_probability = 0.5
-    affine_probability = 0.5
-    rotation_rad = 0.15
-    scaling = 0.1
-    gamma_probability = 0.3
-    gamma = (0.75, 1.35)
-    histogram_probability = 0.2
-    control_points = (6, 10)
-
-    def __init__(self, variation: Variation | None = None, spacing_mm: float = 2.0) -> None:
-        self.variation = variation
-        self.spacing_mm = spacing_mm
-
-    def __call__(
-        self, image: torch.Tensor, brain: torch.Tensor, rng: np.random.RandomState
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Change a batch.
-
-        Args:
-            image: normalised scans ``(B, 1, D, H, W)``, left to right along the first spatial axis.
-            brain: boolean, same shape.
-            rng: source of everything random.
-
-        Returns:
-            New image, to be normalised again, and new boolean brain.
-        """
-        image, brain = self._move(image, brain, rng)
-        if self.variation is None:
-            return torch.stack([self._contrast(scan, rng) for scan in image]), brain
-        scans = zip(image[:, 0], brain[:, 0], strict=True)
-        varied = [vary(scan, mask, self.variation, rng, spacing_mm=self.spacing_mm) for scan, mask in scans]
-        images, masks = (torch.stack(volumes)[:, None] for volumes in zip(*varied, strict=True))
-        return images, masks
-
-    def _move(
-        self, image: torch.Tensor, brain: torch.Tensor, rng: np.random.RandomState
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        matrices = np.stack([self._matrix(rng) for _ in image])
-        half = (np.array(image.shape[2:]) - 1) / 2
-        unit = matrices * half[None, None, :] / half[None, :, None]  # places in units of the half grid
-        theta = np.zeros((len(image), 3, 4))
-        theta[:, :, :3] = unit[:, ::-1, ::-1]  # torch counts axes from the last one
-        grid = affine_grid(torch.from_numpy(theta).to(image), list(image.shape), align_corners=True)
-        if self.variation is not None:
-            grid = displaced_grid(grid, brain, self.variation, rng, spacing_mm=self.spacing_mm)
-        moved = grid_sample(torch.cat((image, brain.to(image)), dim=1), grid, mode="bilinear", align_corners=True)
-        return moved[:, :1], moved[:, 1:] > 0.5
-
-    def _matrix(self, rng: np.random.RandomState) -> np.ndarray:
-        matrix = np.eye(3)
-        if rng.rand() < self.affine_probability:
-            angles = rng.uniform(-self.rotation_rad, self.rotation_rad, 3).tolist()
-            factors = rng.uniform(1 - self.scaling, 1 + self.scaling, 3).tolist()
-            matrix = np.asarray(create_rotate(3, angles) @ create_scale(3, factors))[:3, :3]
-        return matrix * [-1 if rng.rand() < self.flip_probability else 1, 1, 1]
-
-    def _contrast(self, scan: torch.Tensor, rng: np.random.RandomState) -> torch.Tensor:
-        if rng.rand() < self.gamma_probability:
-            low, span = _span(scan)
-            scan = ((scan - low) / span) ** float(rng.uniform(*self.gamma)) * span + low
-        if rng.rand() < self.histogram_probability:
-            low, span = _span(scan)
-            points = _monotone(int(rng.randint(self.control_points[0], self.control_points[1] + 1)), rng)
-            heights = torch.as_tensor(points, dtype=scan.dtype, device=scan.device)
-            place = (scan - low) / span * (len(points) - 1)
-            left = place.floor().clamp(0, len(points) - 2)
-            below = left.long()
-            scan = low + span * torch.lerp(heights[below], heights[below + 1], place - left)
-        return scan
-
-
-def normalised(
-    image: torch.Tensor, brain: torch.Tensor, *others: torch.Tensor, clip: float = 5.0
-) -> tuple[torch.Tensor, ...]:
-    """Median and interquartile range of each brain, as :class:`itermask3d.preprocessing.normalise.RobustNormalized`.
-
-    Args:
-        image: ``(B, 1, D, H, W)``.
-        brain: boolean, same shape.
-        others: brought to the image's scale.
-        clip: bound in normalised units.
-
-    Returns:
-        The image and the others, zero outside the brain. The scale of a flat brain is held at 1e-3.
-    """
-    ordered = image.masked_fill(~brain, torch.inf).flatten(1).sort(dim=1).values
-    last = brain.flatten(1).sum(1, keepdim=True) - 1
-    places = last * torch.tensor((0.25, 0.5, 0.75), device=image.device)
-    below, above = places.floor().long(), places.ceil().long()
-    quartiles = torch.lerp(ordered.gather(1, below), ordered.gather(1, above), (places - below).to(ordered))
-    low, median, high = (quartiles[:, index].view(-1, 1, 1, 1, 1) for index in range(3))
-    scale = ((high - low) / 1.349).clamp(min=1e-3)
-    return tuple(((volume - median) / scale).clamp(-clip, clip) * brain for volume in (image, *others))
+__all__ = ["DrawnBatches"]
 
 
 class DrawnBatches(Randomizable):
@@ -152,7 +45,8 @@ class DrawnBatches(Randomizable):
             of samples that give way to one.
         ahead: batches drawn while the network learns, in a thread of their own; 0 draws each when it is asked for. On
             a CPU both would share the same cores, so there it is always 0.
-        augment: change real scans by :class:`Augmentation`; generated ones have changes of their own.
+        augment: change real scans by :class:`itermask3d.training.augmentation.Augmentation`; generated ones have
+            changes of their own.
         variation: of head, brain mask and acquisition, in place of the changes of contrast; ``None`` varies nothing.
         evenly_by_site: draw from each site, the folder of a packed scan, as often as from any other.
 
@@ -186,7 +80,7 @@ class DrawnBatches(Randomizable):
         self.spacing_mm, self.radius_cycles_per_mm = float(spacing_mm), radius_cycles_per_mm
         self.mixture = mixture or MaskMixture(blob=0, field=0, full=1)
         self.generated, self.generated_share = generated, generated_share
-        self.augmentation = Augmentation(variation, float(spacing_mm)) if augment else None
+        self.augmentation = Augmentation(variation=variation, spacing_mm=float(spacing_mm)) if augment else None
         self.evenly_by_site = evenly_by_site
         disturbing = disturbances is not None and disturbances.probability > 0
         self._disturb = RandDisturbd("image", spacing_mm, disturbances) if disturbances and disturbing else None
@@ -241,7 +135,7 @@ class DrawnBatches(Randomizable):
                 self._disturb({"image": scan, "brain_mask": mask}) for scan, mask in zip(image, brain, strict=True)
             ]
             changed, target = (torch.stack([sample[key] for sample in samples]) for key in ("image", "target"))
-            batch["image"], batch["target"] = normalised(changed, brain, target)
+            batch["image"], batch["target"] = robust_normalised(changed, brain, target)
             batch["disturbed"] = torch.stack([sample["disturbed"] for sample in samples])
         spacing = (self.spacing_mm,) * 3
         batch["high_frequency"] = high_frequency(
@@ -260,12 +154,12 @@ class DrawnBatches(Randomizable):
             brain = brain > 0.5
             if self.augmentation is not None:
                 image, brain = self.augmentation(image, brain, self.R)
-            yield normalised(image, brain)[0], brain
+            yield robust_normalised(image, brain)[0], brain
         if n_generated and self.generated is not None and self._synthesize is not None:
             chosen = [self.R.randint(len(self.generated)) for _ in range(n_generated)]
             scans = [self._synthesize(self.generated.prepared(int(index))) for index in chosen]
             image, brain = (torch.stack([scan[key].as_tensor() for scan in scans]) for key in ("image", "brain_mask"))
-            yield normalised(image, brain > 0.5)[0], brain > 0.5
+            yield robust_normalised(image, brain > 0.5)[0], brain > 0.5
 
 
 def _drawn_ahead(
@@ -302,16 +196,3 @@ def _drawn_ahead(
         stopped.set()
         while not waiting.empty():
             waiting.get_nowait()
-
-
-def _span(scan: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    low = scan.amin()
-    return low, (scan.amax() - low).clamp(min=1e-6)
-
-
-def _monotone(n_points: int, rng: np.random.RandomState) -> np.ndarray:
-    """Heights from 0 to 1 of which each lies between its neighbours."""
-    heights = np.linspace(0, 1, n_points)
-    for index in range(1, n_points - 1):
-        heights[index] = rng.uniform(heights[index - 1], heights[index + 1])
-    return heights

@@ -50,7 +50,7 @@ class ExpectedErrorLoss(nn.Module):
         self.weight = weight
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """``prediction`` is ``(B, 2, D, H, W)``, ``target`` as from :class:`PrepareReconstruction`."""
+        """``prediction`` is ``(B, 2, D, H, W)``, ``target`` as from ``PrepareReconstruction``."""
         reconstruction, log_error = split_prediction(prediction)
         if log_error is None:
             raise ValueError("the network has one output channel; expected two, the second the logarithm of the error")

@@ -25,7 +25,8 @@ class PrepareReconstruction:
 
     Args:
         seed: draw the noise from this seed in every call (validation); ``None`` draws fresh noise (training).
-        noise: its standard deviation, which has to be that of the loop, :attr:`RefinementSettings.noise`.
+        noise: its standard deviation, which has to be that of the loop, ``noise`` of
+            :class:`itermask3d.method.settings.RefinementSettings`.
     """
 
     def __init__(self, seed: int | None = None, noise: float = 1.0) -> None:

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from monai.transforms import (
-    AsDiscreted,
     Compose,
     MapTransform,
-    RandAdjustContrastd,
-    RandAffined,
-    RandFlipd,
-    RandHistogramShiftd,
     SelectItemsd,
 )
 
@@ -20,7 +15,8 @@ from itermask3d.method.masking import MaskMixture, RandMaskd
 from itermask3d.preprocessing.normalise import RobustNormalized
 from itermask3d.preprocessing.pipeline import inference_transforms
 from itermask3d.simulation.disturbance import Disturbances, RandDisturbd
-from itermask3d.training.variation import RandVaryd, Variation
+from itermask3d.training.augmentation import augmentation_transforms
+from itermask3d.training.variation import Variation
 
 __all__ = ["disturbance_transforms", "sample_transforms", "training_transforms"]
 
@@ -101,19 +97,8 @@ def sample_transforms(
         variation: of head, brain mask and acquisition, in place of the changes of contrast; ``None`` varies nothing.
     """
     keys = list(SAMPLE_KEYS)
-    contrast = [
-        RandAdjustContrastd("image", prob=0.3, gamma=(0.75, 1.35)),
-        RandHistogramShiftd("image", prob=0.2, num_control_points=(6, 10)),
-    ]
-    augmentation = [
-        RandFlipd(keys, spatial_axis=0, prob=0.5),
-        RandAffined(
-            keys, prob=0.5, rotate_range=[0.15] * 3, scale_range=[0.1] * 3, mode="bilinear", padding_mode="zeros"
-        ),
-        AsDiscreted("brain_mask", threshold=0.5),
-        *([RandVaryd("image", spacing_mm, variation)] if variation else contrast),
-        RobustNormalized("image", clip=clip),
-    ]
+    moved = augmentation_transforms(variation=variation, spacing_mm=spacing_mm)
+    augmentation = [*moved, RobustNormalized("image", clip=clip)]
     disturbing = disturbances is not None and disturbances.probability > 0
     return Compose(
         [

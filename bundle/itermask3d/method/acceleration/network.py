@@ -20,7 +20,7 @@ class InferenceUNet:
 
     Inside the brain it computes the same function:
 
-    - upsampling is part of the convolution after it (:class:`UpsampledConv3d`), its kernels are built once;
+    - upsampling is part of the convolution after it (``UpsampledConv3d``), its kernels are built once;
     - batch normalisation is folded into the convolution before it, activations work in place;
     - channels lie last in memory, which spares the reordering around every convolution;
     - the way up computes only what the brain's voxels depend on, with an exact halo at every level, and the last stage
@@ -29,7 +29,7 @@ class InferenceUNet:
       once, and adds the nine results up where they belong.
 
     Args:
-        network: plain or after :func:`fuse_upsampling`; later changes of it are not seen.
+        network: plain or after ``fuse_upsampling``; later changes of it are not seen.
         brain_mask: ``(B, 1, D, H, W)``, above 0.5 in the brain of each scan; without one, every voxel is computed.
         dtype: of weights and activations; the last convolution is done in float32 at least.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import Enum
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
@@ -31,7 +31,7 @@ SEVERITIES = ("none", "barely visible", "mild", "clearly visible", "strong", "ex
 """What each severity is called."""
 
 
-class Reach(str, Enum):
+class Reach(StrEnum):
     """What a fault changes."""
 
     WHOLE = "whole"

@@ -16,7 +16,7 @@ from itermask3d.files.scans import ScanError, list_scans, require_same_grid, spl
 from itermask3d.preprocessing.anatomy import place_names
 from itermask3d.preprocessing.bias import estimate_bias_field
 from itermask3d.preprocessing.grid import AntiAliasd, ScannerGridd
-from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.preprocessing.load import load_volume
 from itermask3d.simulation.generator.tissues import Tissue, brain_of, guess_scheme, pack, refine, tissues_of
 
 __all__ = ["TEMPLATE", "LoadTissuesd", "label_items", "require_label_maps", "template_mixture", "tissue_transforms"]
@@ -120,7 +120,6 @@ class LoadTissuesd(MapTransform):
         super().__init__(keys)
         self.spacing_mm = float(spacing_mm)
         self.bias_correction = bias_correction
-        self.loader = scan_loader()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
@@ -136,7 +135,7 @@ class LoadTissuesd(MapTransform):
 
     def _volumes(self, item: Mapping[Hashable, Any], path: str) -> dict[str, MetaTensor]:
         """Shares of all tissues, brain mask and, where known, the scan; cut to the brain, on the map's own voxels."""
-        labels = load_volume(path, self.loader)
+        labels = load_volume(path)
         affine, codes = np.asarray(labels.affine), labels.numpy()
         tissues = tissues_of(codes, guess_scheme(codes))
         image, mask = (self._companion(item, key, codes.shape, affine) for key in ("image", "brain_mask"))
@@ -159,7 +158,7 @@ class LoadTissuesd(MapTransform):
     ) -> np.ndarray | None:
         if key not in item:
             return None
-        volume = load_volume(item[key], self.loader)
+        volume = load_volume(item[key])
         name = {"image": "scan of a label map", "brain_mask": "brain mask of a label map"}[key]
         require_same_grid(name, volume.shape, np.asarray(volume.affine), scan_shape=shape, scan_affine=affine)
         return np.asarray(volume.numpy())

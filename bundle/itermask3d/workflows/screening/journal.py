@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 JOURNAL = "journal.jsonl"
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """What became of a scan."""
 
     DONE = "done"

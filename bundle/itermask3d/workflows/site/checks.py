@@ -14,7 +14,7 @@ from itermask3d.files.discovery import FoundScan, discover
 from itermask3d.files.scans import ScanError
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
-from itermask3d.preprocessing.load import load_volume, scan_loader
+from itermask3d.preprocessing.load import load_volume
 from itermask3d.workflows.site.data import Measurement, derived_spacing, split_by_subject, subject_of
 from itermask3d.workflows.site.data_check import (
     Finding,
@@ -107,10 +107,10 @@ class ScanChecks:
         cases, known = [scan.case for scan in scans], self.stages.made_from.get("spacing", {})
         if known.get("cases") == cases:
             return float(known["spacing_mm"])
-        loader, voxels = scan_loader(), []
+        voxels = []
         for scan in tqdm(scans, unit="scan", desc="voxel sizes"):
             try:
-                voxels.append(load_volume(scan.image, loader).pixdim.tolist()[:3])
+                voxels.append(load_volume(scan.image).pixdim.tolist()[:3])
             except ScanError:
                 continue  # told when it is measured
         if not voxels:

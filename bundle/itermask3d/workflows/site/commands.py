@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from itermask3d.files.literals import as_literal
+
 __all__ = ["StageError", "execute", "run_script", "run_workflow"]
 
 
@@ -43,7 +45,7 @@ def run_workflow(bundle: Path, name: str, *, allowed: Sequence[int] = (0,), **ov
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", configs / f"{name}.json"]
     command += ["--meta_file", configs / "metadata.json", "--logging_file", configs / "logging.conf"]
     for key, value in overrides.items():
-        command += [f"--{key}", value]
+        command += [f"--{key}", as_literal(value)]
     execute(command, cwd=bundle, allowed=allowed)
 
 

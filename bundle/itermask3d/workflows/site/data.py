@@ -17,10 +17,11 @@ from monai.transforms import Compose
 
 from itermask3d.files.discovery import FoundScan
 from itermask3d.files.identity import input_files
+from itermask3d.files.nifti import NIFTI_SUFFIXES
 from itermask3d.files.scans import ScanError, bare_scan_errors, voxel_volume_ml
 from itermask3d.files.writing import replaced, save_nifti
 from itermask3d.preprocessing.brain_extraction import BrainMaskd, is_skull_stripped
-from itermask3d.preprocessing.load import NIBABEL_SUFFIXES, LoadScand
+from itermask3d.preprocessing.load import LoadScand
 from itermask3d.preprocessing.measure import measured_figures
 from itermask3d.preprocessing.pipeline import inference_transforms
 from itermask3d.workflows.site.data_check import Finding, Level, MeasuredScan
@@ -258,7 +259,7 @@ def _digest_of_voxels(image: MetaTensor) -> str:
 
 
 def _has_orientation(path: Path) -> bool:
-    if not str(path).lower().endswith((*NIBABEL_SUFFIXES, ".img")):
+    if not str(path).lower().endswith(NIFTI_SUFFIXES):
         return True
     header: Any = nib.load(path).header
     codes = [int(header[key]) for key in ("qform_code", "sform_code") if key in header]

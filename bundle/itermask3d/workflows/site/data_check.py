@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import Enum
+from enum import StrEnum
 from itertools import permutations, product
 from typing import Any
 
@@ -46,7 +46,7 @@ MIN_FOR_MIRROR = 12
 LEAST, FEW, MODEST = 4, 20, 100
 
 
-class Level(str, Enum):
+class Level(StrEnum):
     """What a finding does to a run."""
 
     UNUSABLE = "unusable"

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from itermask3d.evaluation.docs import fill_blocks
+from itermask3d.evaluation.text import markdown_table
 from itermask3d.files.writing import write_atomically
 
 __all__ = ["report"]
@@ -30,17 +31,11 @@ def report(measured: Mapping[str, Any], folder: Path) -> None:
         draw(measured, folder / "benchmarks.png")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def pass_table(value: Mapping[str, float]) -> str:
     """Seconds of one pass of each form of the network."""
     plain = value["plain"]
     rows = [[name, f"{seconds:.2f}", f"{plain / seconds:.1f}"] for name, seconds in value.items()]
-    return table(["form of the network", "seconds a pass (median of 5)", "times faster"], rows)
+    return markdown_table(["form of the network", "seconds a pass (median of 5)", "times faster"], rows)
 
 
 def time_table(value: Mapping[str, Any]) -> str:
@@ -60,7 +55,7 @@ def time_table(value: Mapping[str, Any]) -> str:
             ]
         )
     head = ["variant", "passes", "seconds", "times faster", "peak GB over the start"]
-    return table([*head, "voxels of the mask that differ (Dice)", "Dice of the final mask", "outcome"], rows)
+    return markdown_table([*head, "voxels of the mask that differ (Dice)", "Dice of the final mask", "outcome"], rows)
 
 
 def agreement_table(value: Sequence[Mapping[str, Any]]) -> str:
@@ -85,7 +80,7 @@ def agreement_table(value: Sequence[Mapping[str, Any]]) -> str:
         )
     head = ["variant", "mean passes", "same outcome", "Dice of the loop's mask: lowest (median)"]
     head += ["Dice of the final mask: lowest (median)", "final Dice at least 0.98", "below"]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def scan_table(value: Mapping[str, float]) -> str:
@@ -96,7 +91,7 @@ def scan_table(value: Mapping[str, float]) -> str:
     parts["the rest"] = total - sum(parts.values())
     parts["… of the loop: network"], parts["… of the loop: quantiles"] = value["network"], value["quantiles"]
     rows = [[name, f"{seconds:.1f}", f"{100 * seconds / total:.0f} %"] for name, seconds in parts.items()]
-    return table(["stage", "seconds", "share"], [*rows, ["everything", f"{total:.1f}", "100 %"]])
+    return markdown_table(["stage", "seconds", "share"], [*rows, ["everything", f"{total:.1f}", "100 %"]])
 
 
 def growth_table(value: Mapping[str, Any]) -> str:
@@ -109,7 +104,7 @@ def growth_table(value: Mapping[str, Any]) -> str:
     for row in value["scans"]:
         each = row["seconds"] / row["scans"]
         rows.append(["10 steps", f"{row['scans']} scans at once", f"{row['seconds']:.1f} ({each:.1f} a scan)"])
-    return table(["of", "with", "seconds"], rows)
+    return markdown_table(["of", "with", "seconds"], rows)
 
 
 def compilers_table(value: Mapping[str, Mapping[str, float]]) -> str:
@@ -119,7 +114,9 @@ def compilers_table(value: Mapping[str, Mapping[str, float]]) -> str:
         [name, f"{row['seconds']:.2f}", f"{row['seconds'] / first:.2f}", f"{row['largest_error']:.1e}"]
         for name, row in value.items()
     ]
-    return table(["form of the network", "seconds a pass", "time relative to the first", "largest error"], rows)
+    return markdown_table(
+        ["form of the network", "seconds a pass", "time relative to the first", "largest error"], rows
+    )
 
 
 def floor_table(value: Mapping[str, Mapping[str, float]]) -> str:
@@ -133,7 +130,7 @@ def floor_table(value: Mapping[str, Mapping[str, float]]) -> str:
             [f"{name}: floor of a pass", f"{needed / speed:.2f} s"],
             [f"{name}: a pass", f"{seconds:.2f} s, {seconds * speed / needed:.1f} times the floor"],
         ]
-    return table(["", ""], rows)
+    return markdown_table(["", ""], rows)
 
 
 WRITERS = {
