@@ -72,7 +72,8 @@ flow = ConfigWorkflow(config_file=f"{root}/configs/inference.json", meta_file=f"
                       logging_file=False, workflow_type="infer", dataset_dir="x", output_dir="y")
 flow.initialize()
 assert not flow.check_properties(), flow.check_properties()
-flow.parser.get_parsed_content("network").load_state_dict(load("_bundle", bundle_dir=f"{root}/.."))
+loaded = load("_bundle", bundle_dir=f"{root}/..")
+flow.parser.get_parsed_content("network_def").load_state_dict(loaded.state_dict())
 print(root)
 """
     root = run(sys.executable, "-c", code, cwd=tmp_path, path=installed).splitlines()[-1]
