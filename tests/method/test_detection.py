@@ -6,7 +6,14 @@ import json
 
 import pytest
 import torch
-from itermask3d.method.detection import Findings, find, percentile_among, remove_small_components
+from itermask3d.method.detection import (
+    Findings,
+    find,
+    percentile_among,
+    remove_small_components,
+    remove_weak_components,
+)
+from itermask3d.method.inferer import IterMaskInferer
 from itermask3d.method.refinement import refine
 from itermask3d.method.settings import RefinementSettings
 from torch.nn.functional import pad
@@ -54,6 +61,43 @@ def test_percentile_counts_lower_scores_and_half_the_ties(score, expected):
 
 def test_percentile_is_absent_without_calibration():
     assert percentile_among(1.0, []) is None
+
+
+def test_a_quantile_score_is_the_error_that_a_share_of_the_brain_exceeds():
+    image = torch.zeros((1, 1, 10, 10, 10))
+    image.view(-1)[:30] = torch.arange(1.0, 31.0)
+    brain = torch.ones_like(image)
+    result = refine(
+        image, brain, brain * 0, lambda corrupted, guide: image * 0, settings=RefinementSettings(threshold_floor=1e6)
+    )
+    found = find(result, brain, score_quantile=0.99)[0]
+    assert not result.mask.any()
+    assert found.score == 20.0**2
+    assert find(result, brain)[0].score == 0
+
+
+def test_a_region_is_kept_whole_if_enough_of_it_exceeds_the_peak_threshold_and_dropped_if_not():
+    mask = torch.zeros((1, 1, 20, 20, 20), dtype=torch.bool)
+    mask[..., 2:8, 2:8, 2:8] = True
+    mask[..., 12:18, 12:18, 12:18] = True
+    anomaly_map = mask * 2.0
+    anomaly_map[..., 2:4, 2:8, 2:8] = 5.0
+    kept = remove_weak_components(mask, anomaly_map, peak_threshold=4.0, min_volume_ml=0.5, spacing_mm=(2, 2, 2))
+    assert int(kept.sum()) == 6**3
+    assert kept[..., 7, 7, 7].all()
+    too_small = remove_weak_components(mask, anomaly_map, peak_threshold=4.0, min_volume_ml=0.6, spacing_mm=(2, 2, 2))
+    assert not too_small.any()
+
+
+@pytest.mark.parametrize(("peak", "volume_ml"), [(None, 8**3 * 0.008), (3.0, 8**3 * 0.008), (5.0, 0.0)])
+def test_the_inferer_outlines_at_the_threshold_what_reaches_the_peak(peak, volume_ml):
+    image = torch.zeros((1, 1, 24, 24, 24))
+    image[..., 8:16, 8:16, 8:16] = 1.5
+    image[..., 10:14, 10:14, 10:14] = 2.0
+    settings = RefinementSettings(threshold_floor=2.0, threshold_ceiling=2.0, peak_threshold=peak)
+    inferer = IterMaskInferer(settings, min_volume_ml=0.5)
+    found = inferer(image, lambda pair: pair[:, :1] * 0, torch.ones_like(image))
+    assert float(found["mask"].sum()) * 0.008 == pytest.approx(volume_ml)
 
 
 def test_small_components_go_and_large_ones_stay():

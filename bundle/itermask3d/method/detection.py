@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from itermask3d.method.error import brain_quantile
 from itermask3d.method.refinement import Refinement
 from itermask3d.method.threshold import CurveFit, SlopeSource, ThresholdEstimate, ThresholdStatus
 
-__all__ = ["Findings", "Outcome", "find", "percentile_among", "remove_small_components"]
+__all__ = ["Findings", "Outcome", "find", "percentile_among", "remove_small_components", "remove_weak_components"]
 
 
 class Outcome(StrEnum):
@@ -35,8 +36,9 @@ class Findings:
 
     Attributes:
         outcome: see :class:`Outcome`.
-        score: mean over the brain of the anomaly map inside the final mask, in the unit of the map. It grows
-            with the extent and with the strength of an anomaly, and neither with head size nor with padding.
+        score: in the unit of the anomaly map: its quantile over the brain that the settings name, or, as published,
+            its mean over the brain inside the final mask. Both grow with the extent and with the strength of an
+            anomaly, and neither with head size nor with padding.
         flagged_share: share of the brain that the final mask covers, 0 to 1.
         mean_error: mean of the anomaly map over the brain.
         error_p99: its 99th percentile.
@@ -92,17 +94,19 @@ class Findings:
         )
 
 
-def find(refinement: Refinement, brain_mask: torch.Tensor) -> list[Findings]:
+def find(refinement: Refinement, brain_mask: torch.Tensor, *, score_quantile: float | None = None) -> list[Findings]:
     """Summarise each scan of a batch.
 
     Args:
         refinement: from :func:`itermask3d.method.refinement.refine`, its mask possibly cleaned.
         brain_mask: ``(B, 1, D, H, W)``, above 0.5 in the brain.
+        score_quantile: see :class:`itermask3d.method.settings.RefinementSettings`.
 
     Returns:
         One :class:`Findings` per scan.
     """
-    return [_find_one(refinement, index, brain_mask[index] > 0.5) for index in range(len(brain_mask))]
+    brains = brain_mask > 0.5
+    return [_find_one(refinement, index, brain, score_quantile) for index, brain in enumerate(brains)]
 
 
 def percentile_among(score: float, normal_scores: Sequence[float]) -> float | None:
@@ -128,27 +132,62 @@ def remove_small_components(mask: torch.Tensor, *, min_volume_ml: float, spacing
     Returns:
         Boolean tensor of the same shape and device.
     """
-    min_voxels = math.ceil(min_volume_ml * 1000 / float(np.prod(spacing_mm)) - 1e-6)
+    min_voxels = _voxels(min_volume_ml, spacing_mm)
     if min_voxels <= 1:
         return mask
-    cleaned = np.stack([_large_components(scan.numpy(force=True), min_voxels) for scan in mask[:, 0]])
-    return torch.from_numpy(cleaned)[:, None].to(mask.device)
+    return _components(mask, mask, min_voxels)
 
 
-def _large_components(mask: np.ndarray, min_voxels: int) -> np.ndarray:
+def remove_weak_components(
+    mask: torch.Tensor,
+    anomaly_map: torch.Tensor,
+    *,
+    peak_threshold: float,
+    min_volume_ml: float,
+    spacing_mm: Sequence[float],
+) -> torch.Tensor:
+    """Drop connected components (26 neighbours) of which too little exceeds a threshold.
+
+    Args:
+        mask: boolean ``(B, 1, D, H, W)``.
+        anomaly_map: same shape.
+        peak_threshold: what the map must exceed.
+        min_volume_ml: in how much of a component; 0 asks for one voxel.
+        spacing_mm: voxel size.
+
+    Returns:
+        Boolean tensor of the same shape and device; what is kept is kept whole.
+    """
+    return _components(mask, mask & (anomaly_map > peak_threshold), max(1, _voxels(min_volume_ml, spacing_mm)))
+
+
+def _voxels(volume_ml: float, spacing_mm: Sequence[float]) -> int:
+    return math.ceil(volume_ml * 1000 / float(np.prod(spacing_mm)) - 1e-6)
+
+
+def _components(mask: torch.Tensor, counted: torch.Tensor, min_voxels: int) -> torch.Tensor:
+    """The components of a mask with at least so many voxels that count."""
+    scans = zip(mask[:, 0].numpy(force=True), counted[:, 0].numpy(force=True), strict=True)
+    return torch.from_numpy(np.stack([_kept(*scan, min_voxels) for scan in scans]))[:, None].to(mask.device)
+
+
+def _kept(mask: np.ndarray, counted: np.ndarray, min_voxels: int) -> np.ndarray:
     # Not MONAI's RemoveSmallObjects: from scikit-image 0.26 on it warns at every call, and its bound is off by one.
-    labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    keep = np.bincount(labels.ravel()) >= min_voxels
+    labels, n_labels = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    keep = np.bincount(labels[counted], minlength=n_labels + 1) >= min_voxels
     keep[0] = False
     return np.asarray(keep[labels])
 
 
-def _find_one(refinement: Refinement, index: int, brain: torch.Tensor) -> Findings:
+def _find_one(refinement: Refinement, index: int, brain: torch.Tensor, score_quantile: float | None) -> Findings:
     mask = refinement.mask[index] & brain
     errors = refinement.anomaly_map[index][brain].double()
     n_brain = int(brain.sum())
     estimate = refinement.estimates[index]
-    score = float(refinement.anomaly_map[index][mask].double().sum()) / n_brain
+    if score_quantile is None:
+        score = float(refinement.anomaly_map[index][mask].double().sum()) / n_brain
+    else:
+        score = float(brain_quantile(refinement.anomaly_map[index][None], brain[None], share=score_quantile)[0])
     threshold = refinement.thresholds[index]
     return Findings(
         outcome=_outcome(estimate, bool(mask.any())),

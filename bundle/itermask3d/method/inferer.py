@@ -14,11 +14,11 @@ from monai.inferers import Inferer
 from tqdm import tqdm
 
 from itermask3d.method.acceleration.network import InferenceUNet
-from itermask3d.method.detection import find, remove_small_components
+from itermask3d.method.detection import find, remove_small_components, remove_weak_components
 from itermask3d.method.error import Reconstructor
 from itermask3d.method.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, high_frequency
 from itermask3d.method.network import ReconstructionUNet
-from itermask3d.method.refinement import IterationCallback, Thresholding, refine
+from itermask3d.method.refinement import IterationCallback, Refinement, Thresholding, refine
 from itermask3d.method.settings import RefinementSettings
 from itermask3d.method.shrink import Constraints
 
@@ -32,7 +32,8 @@ class IterMaskInferer(Inferer):
         settings: of the loop, see :class:`itermask3d.method.settings.RefinementSettings`.
         spacing_mm: isotropic spacing of the grid, for the guide and for volumes.
         radius_cycles_per_mm: radius of the guide.
-        min_volume_ml: connected components below this are dropped from the final mask.
+        min_volume_ml: connected components below this are dropped from the final mask; with a ``peak_threshold``, those
+            of which less exceeds it.
         mixed_precision: run the network in bfloat16.
         progress: show a progress bar.
         accelerate: compute a :class:`itermask3d.method.network.ReconstructionUNet` in evaluation mode through
@@ -106,17 +107,31 @@ class IterMaskInferer(Inferer):
                 constraints=constraints,
                 thresholding=thresholding,
             )
-        mask = remove_small_components(refinement.mask, min_volume_ml=self.min_volume_ml, spacing_mm=self.spacing_mm)
+        mask = self._regions(refinement)
         if constraints is not None and constraints.always is not None:
             mask |= constraints.always & refinement.mask
         refinement = replace(refinement, mask=mask)
-        findings = find(refinement, brain)
+        findings = find(refinement, brain, score_quantile=self.settings.score_quantile)
         return {
             "mask": mask.float(),
             "anomaly_map": refinement.anomaly_map,
             "reconstruction": refinement.reconstruction * brain,
             "findings": [json.dumps(scan.to_json()) for scan in findings],
         }
+
+    def _regions(self, refinement: Refinement) -> torch.Tensor:
+        """The mask without what is too small, or too weak, to be a finding."""
+        if self.settings.peak_threshold is None:
+            return remove_small_components(
+                refinement.mask, min_volume_ml=self.min_volume_ml, spacing_mm=self.spacing_mm
+            )
+        return remove_weak_components(
+            refinement.mask,
+            refinement.anomaly_map,
+            peak_threshold=self.settings.peak_threshold,
+            min_volume_ml=self.min_volume_ml,
+            spacing_mm=self.spacing_mm,
+        )
 
     def reconstructor(self, network: Callable[..., Any], brain_mask: torch.Tensor) -> Reconstructor:
         """The network as the loop calls it: in the precision asked for, accelerated where that is possible.

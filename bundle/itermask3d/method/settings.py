@@ -43,6 +43,13 @@ class RefinementSettings:
         threshold_floor, threshold_ceiling: the threshold is held between these: the error that normal brains show
             anyway, and one that no normal brain shows. Published: 0 and none. With a ceiling, a scan whose slope never
             exceeds gamma is held to it.
+        peak_threshold: a region of the final mask counts only if some of it, as much as the smallest region that is
+            kept, exceeds this; above the threshold, which outlines it. So a weak wide error is no finding, and a
+            strong one is outlined to its edge (hysteresis, Canny 1986, DOI 10.1109/TPAMI.1986.4767851). Published:
+            none, every region counts.
+        score_quantile: the score of a scan is this quantile of the anomaly map over the brain: a number that normal
+            scans differ in, too. Published: none, the score is the mean over the brain of the map inside the mask,
+            which is 0 for most normal scans.
         noise: standard deviation of what the network is shown in place of the masked voxels; must be that of the
             training. Published: 1, standard normal noise. With 0 they are shown as zeros.
         seed: of the noise, drawn once per scan.
@@ -65,6 +72,8 @@ class RefinementSettings:
     interpolate: bool = False
     threshold_floor: float = 0.0
     threshold_ceiling: float | None = None
+    peak_threshold: float | None = None
+    score_quantile: float | None = None
     noise: float = 1.0
     seed: int = 0
     schedule: str = "exact"
@@ -84,6 +93,8 @@ class RefinementSettings:
             "threshold_floor": self.threshold_floor >= 0,
             "threshold_ceiling": self.threshold_ceiling is None
             or self.threshold_ceiling >= max(self.threshold_floor, 1e-9),
+            "peak_threshold": self.peak_threshold is None or self.peak_threshold >= self.threshold_floor,
+            "score_quantile": self.score_quantile is None or 0 < self.score_quantile < 1,
             "noise": self.noise >= 0,
             "schedule": self.schedule in SCHEDULES,
         }
