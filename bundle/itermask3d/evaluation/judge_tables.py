@@ -123,7 +123,7 @@ def _ranking_table(rankings: Sequence[Ranking]) -> Table:
                     row = {"method": method, "site": site, "group": name}
                     rows.append(row | _ranking_cells(chosen, pooled=site == POOLED))
     columns = {"method": "Method", "site": "Site", "group": "Simulator or volume", "n": "Scans"}
-    columns |= {"aupimo": "AUPIMO", "average_precision": "Average precision", "paint_back": "Painted back"}
+    columns |= {"aupimo": "AUPIMO", "average_precision": "Average precision", "paint_back": "Reconstructed"}
     note = (
         _SEMI + "AUPIMO: recall of a scan's lesion, averaged over the logarithm of the share of normal brain flagged, "
         "from 1 in 100,000 to 1 in 10,000. Average precision is by chance the lesion's share of the brain. Painted "
