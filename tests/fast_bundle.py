@@ -20,6 +20,8 @@ PUBLISHED = {
     "interpolate": False,
     "threshold_floor": 0.0,
     "threshold_ceiling": None,
+    "peak_threshold": None,
+    "score_quantile": None,
     "error_level": None,
     "noise": 1.0,
     "schedule": "exact",
