@@ -137,3 +137,35 @@ def test_unusable_scan_and_missing_weights_are_named(segmenter, bundle, tmp_path
         segmenter.prepare({"image": str(tmp_path / "nothing.nii.gz"), "case": "nothing"})
     with pytest.raises(ScanError, match="weights"):
         Segmenter(bundle, {"ckpt_path": str(tmp_path / "nothing.pt")})
+
+
+CHANGES = {
+    "times 1e30": lambda image: image * 1e30,
+    "times 1e-30": lambda image: image * 1e-30,
+    "plus 1e5": lambda image: image + 1e5,
+    "less 2000": lambda image: image - 2000,
+}
+
+
+def segmented(segmenter, phantom, image, folder):
+    folder.mkdir()
+    item = replace(phantom, image=image).save(folder, keys=("image",))
+    return segmenter.segment(segmenter.prepare({"image": item["image"], "case": "scan"}))[0]
+
+
+@pytest.fixture(scope="module")
+def whole_numbers(segmenter, phantom, tmp_path_factory):
+    return segmented(segmenter, phantom, phantom.image.round(), tmp_path_factory.mktemp("whole") / "scan")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_unit_and_zero_of_a_scan_change_not_a_byte(segmenter, phantom, whole_numbers, change, tmp_path):
+    plain = phantom.image.round().astype(np.float64)
+    found = segmented(segmenter, phantom, CHANGES[change](plain), tmp_path / "scan")
+    assert whole_numbers.mask.any()
+    for name in ("mask", "anomaly_map", "brain_mask"):
+        assert getattr(found, name).tobytes() == getattr(whole_numbers, name).tobytes(), name
+    assert found.findings == whole_numbers.findings
+    brain = found.brain_mask
+    expected = CHANGES[change](whole_numbers.reconstruction.astype(np.float64))
+    np.testing.assert_allclose(found.reconstruction[brain], expected[brain], rtol=1e-5)

@@ -14,6 +14,7 @@ from monai.transforms import MapTransform
 
 from itermask3d.files.read import read_volume
 from itermask3d.files.scans import ScanError, require_same_grid
+from itermask3d.preprocessing.intensity import common_scale
 
 __all__ = ["LoadScand", "check_scan", "load_volume"]
 
@@ -25,13 +26,16 @@ MAX_EQUAL_NEIGHBOURS = 0.5
 """Scans measured here, 8-bit ones included, have at most 0.18 of neighbours equal; label maps at least 0.77."""
 
 
-def check_scan(image: torch.Tensor, affine: np.ndarray, name: str) -> None:
+def check_scan(image: torch.Tensor, affine: np.ndarray, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Refuse what cannot be a 3D MR scan of a head.
 
     Args:
         image: the voxels as loaded, without channel axis.
         affine: voxel to millimetres, ``(4, 4)``.
         name: how the message calls the scan.
+
+    Returns:
+        The different intensities, rising, and how many voxels have each.
 
     Raises:
         ScanError: for another number of axes than three, NaN or infinite voxels, a constant image, a label map, a
@@ -53,10 +57,10 @@ def check_scan(image: torch.Tensor, affine: np.ndarray, name: str) -> None:
     bad = int((~torch.isfinite(image)).sum())
     if bad:
         raise ScanError(f"'{name}' holds {bad} NaN or infinite voxels; expected finite intensities")
-    _check_values(image, name)
+    return _check_values(image, name)
 
 
-def _check_values(image: torch.Tensor, name: str) -> None:
+def _check_values(image: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     values, counts = torch.unique(image, return_counts=True)
     if len(values) == 1:
         raise ScanError(f"'{name}' is constant ({float(values[0]):g} everywhere); expected an MR scan")
@@ -67,6 +71,7 @@ def _check_values(image: torch.Tensor, name: str) -> None:
     equal = float((before == after)[inside].float().mean())
     if equal > MAX_EQUAL_NEIGHBOURS:
         raise ScanError(f"'{name}' has {equal:.0%} of neighbouring voxels equal; expected an MR scan, not a label map")
+    return values, counts
 
 
 def load_volume(path: str | Path) -> MetaTensor:
@@ -90,7 +95,8 @@ class LoadScand(MapTransform):
     """Load and check the image, and its brain mask and label where the item names them.
 
     Each becomes a float32 :class:`monai.data.MetaTensor` ``(1, D, H, W)`` with its affine. Any format that MONAI's
-    readers take: NIfTI, MGH, NRRD, MetaImage, a folder with one DICOM series.
+    readers take: NIfTI, MGH, NRRD, MetaImage, a folder with one DICOM series. The image's intensities are common ones,
+    see :mod:`itermask3d.preprocessing.intensity`; what leads back to the scan's own is stored under ``intensity``.
 
     Args:
         keys: the scan; checked by :func:`check_scan`.
@@ -111,9 +117,10 @@ class LoadScand(MapTransform):
             if not sample.get(key):
                 raise ScanError(f"an item names no '{key}'; expected the path of a scan")
             image = load_volume(sample[key])
-            check_scan(image.as_tensor(), np.asarray(image.affine), str(sample[key]))
-            sample["path"] = str(sample[key])
-            sample[key] = _channel_first(image)
+            levels, counts = check_scan(image.as_tensor(), np.asarray(image.affine), str(sample[key]))
+            scale = common_scale(levels.numpy(), counts.numpy())
+            sample["path"], sample["intensity"] = str(sample[key]), scale
+            sample[key] = _channel_first(image, scale.inward(image.numpy()))
         for key in self.companion_keys:
             if sample.get(key) is not None:
                 mask, image = load_volume(sample[key]), sample[self.keys[0]]
@@ -128,6 +135,7 @@ class LoadScand(MapTransform):
         return sample
 
 
-def _channel_first(image: MetaTensor) -> MetaTensor:
+def _channel_first(image: MetaTensor, voxels: np.ndarray | None = None) -> MetaTensor:
     # The affine is all that is kept of the header: scans of different formats must fit into one batch.
-    return MetaTensor(image.as_tensor()[None].float(), affine=image.affine)
+    kept = image.as_tensor() if voxels is None else torch.from_numpy(voxels)
+    return MetaTensor(kept[None].float(), affine=image.affine)

@@ -12,6 +12,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
 from itermask3d.files.scans import ScanError
+from itermask3d.preprocessing.intensity import IntensityScale
 
 __all__ = ["RobustNormalized", "brain_quartiles", "quartiles_by_sorting", "rescaled", "robust_normalised"]
 
@@ -37,7 +38,7 @@ class RobustNormalized(MapTransform):
         clip: bound :math:`c` in normalised units; keeps single bright vessels from ringing through the guide.
 
     The centre and scale are those of the first key, and are stored under ``normalisation`` as
-    ``{"median": …, "scale": …}``.
+    ``{"median": …, "scale": …}``, in the scan's own intensities where ``intensity`` says how to get there.
 
     Raises:
         ScanError: if the brain has no contrast (an interquartile range of zero).
@@ -62,7 +63,8 @@ class RobustNormalized(MapTransform):
             raise ScanError(f"the brain has no contrast (interquartile range {high - low:g}); expected an MR scan")
         for key in self.key_iterator(sample):
             sample[key] = rescaled(sample[key], inside, median, scale, clip=self.clip)
-        sample["normalisation"] = {"median": median, "scale": scale}
+        own: IntensityScale = sample.get("intensity", IntensityScale(0.0, 1.0, whole=False))
+        sample["normalisation"] = own.outward(median=median, scale=scale)
         return sample
 
 
