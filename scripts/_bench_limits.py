@@ -27,7 +27,7 @@ MATRIX = 2048
 
 
 class _Reconstruction(nn.Module):
-    """The fused network without the foretold error, which a pass of the loop does not need."""
+    """The fused network without the predicted variance, which a pass of the loop does not need."""
 
     def __init__(self, network: ReconstructionUNet) -> None:
         super().__init__()

@@ -189,8 +189,8 @@ def one_pass(
     )
     guide = high_frequency(image, spacing_mm=(spacing_mm,) * 3, radius_cycles_per_mm=radius)
     reconstructor = IterMaskInferer(spacing_mm=spacing_mm).reconstructor(network, brain)
-    foretells = network.up_stage_4[2].conv.out_channels > 1
-    settings = replace(shipped_settings(), noise=noise, relative_error=foretells)
+    predicts_variance = network.up_stage_4[2].conv.out_channels > 1
+    settings = replace(shipped_settings(), noise=noise, relative_error=predicts_variance)
     with torch.inference_mode():
         task = RefinementTask.from_settings(image, brain, guide, reconstructor, settings)
         reconstruction = task.reconstruct(task.brain)

@@ -155,7 +155,7 @@ def worker(arguments: argparse.Namespace, output: Path) -> None:
     at_start = peak_gb()
     (name,) = arguments.variants
     image, brain, scale = torch.load(output / "sample.pt")
-    network = foretell(shipped_network(), scale)
+    network = scale_variance(shipped_network(), scale)
     run = segmented(network, image, brain, VARIANTS[name], arguments.spacing_mm)
     np.savez_compressed(masks_file(output, name), raw=run.pop("raw"), mask=run.pop("mask"))
     memory = {"peak_gb": peak_gb(), "peak_over_start_gb": peak_gb() - at_start}
@@ -165,7 +165,7 @@ def worker(arguments: argparse.Namespace, output: Path) -> None:
 def stand_in_scale(arguments: argparse.Namespace, output: Path, image: torch.Tensor, brain: torch.Tensor) -> float:
     """How much larger the relative error of the stand-in at 1 mm is than that of the shipped weights at 2 mm.
 
-    The weights foretell their error at 2 mm, the grid of their training. Weights of 1 mm would foretell that of 1 mm,
+    The weights predict their variance at 2 mm, the grid of their training. Weights of 1 mm would predict that of 1 mm,
     so their relative error would be as large as at 2 mm, and the loop would have as much to do.
     """
     if arguments.spacing_mm == 2.0:
@@ -176,17 +176,17 @@ def stand_in_scale(arguments: argparse.Namespace, output: Path, image: torch.Ten
 
 
 def typical_error(network: ReconstructionUNet, image: torch.Tensor, brain: torch.Tensor, spacing_mm: float) -> float:
-    """Median relative error of a brain's voxels when the whole brain is masked, as the network foretells it."""
+    """Median relative error of a brain's voxels when the whole brain is masked, relative to the predicted variance."""
     reconstructor = IterMaskInferer(spacing_mm=spacing_mm).reconstructor(network, brain)
     guide = high_frequency(image, spacing_mm=(spacing_mm,) * 3)
     with torch.inference_mode():
-        settings = replace(SETTINGS[spacing_mm], expected_error_floor=0.0, error_saturation=None, error_level=None)
+        settings = replace(SETTINGS[spacing_mm], predicted_variance_floor=0.0, error_saturation=None, error_level=None)
         task = RefinementTask.from_settings(image, brain, guide, reconstructor, settings)
         return float(task.quantile(task.error(task.reconstruct(task.brain), task.brain), 0.5))
 
 
-def foretell(network: ReconstructionUNet, scale: float) -> ReconstructionUNet:
-    """Let a network, in place, foretell an error that is larger by a factor."""
+def scale_variance(network: ReconstructionUNet, scale: float) -> ReconstructionUNet:
+    """Let a network, in place, predict a variance that is larger by a factor."""
     bias = network.up_stage_4[2].conv.bias
     with torch.no_grad():
         bias[1] += float(np.log(scale))
@@ -212,8 +212,8 @@ def pass_seconds(spacing_mm: float, image: torch.Tensor, brain: torch.Tensor, ro
         "fused upsampling": fuse_upsampling(shipped_network()),
         "accelerated": InferenceUNet(network, brain),
         "accelerated, bfloat16": InferenceUNet(network, brain, dtype=torch.bfloat16),
-        "accelerated, without the foretold error": partial(InferenceUNet(network, brain), out_channels=1),
-        "accelerated, bfloat16, without the foretold error": partial(
+        "accelerated, without the predicted variance": partial(InferenceUNet(network, brain), out_channels=1),
+        "accelerated, bfloat16, without the predicted variance": partial(
             InferenceUNet(network, brain, dtype=torch.bfloat16), out_channels=1
         ),
     }

@@ -32,7 +32,7 @@ from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.frequency import HighFrequencyd
 from itermask3d.method.masking import RandMaskd
-from itermask3d.simulation.disturbance import RandDisturbd
+from itermask3d.simulation.synthetic_anomalies import RandSyntheticAnomalyd
 from itermask3d.training.batches import DrawnBatches
 from itermask3d.training.packed import PackedDataset
 from monai.bundle import ConfigWorkflow
@@ -53,7 +53,7 @@ PARTS = (
     "drawn at once",
     "from the cache",
     "augmentation",
-    "disturbance",
+    "synthetic anomaly",
     "guide",
     "mask",
     "batch",
@@ -215,7 +215,7 @@ def drawn(dataset: Any, index: int, clock: Clock) -> Any:
     sample = clock("from the cache", lambda: cached(dataset, index))
     transforms = dataset.transform.transforms
     for transform in transforms[dataset.transform.get_index_of_first(is_random) :]:
-        part = {HighFrequencyd: "guide", RandMaskd: "mask", RandDisturbd: "disturbance"}.get(
+        part = {HighFrequencyd: "guide", RandMaskd: "mask", RandSyntheticAnomalyd: "synthetic anomaly"}.get(
             type(transform), "augmentation"
         )
         sample = clock(part, lambda transform=transform, sample=sample: transform(sample))

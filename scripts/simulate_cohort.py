@@ -46,7 +46,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "fault": {"Description": "Kind of fault; see itermask3d.simulation.artefacts.registry.FAULTS."},
     "severity": {"Description": "Of the fault, 1 to 5; 2 is mild and 3 clearly visible."},
     "shape": {"Description": "Where the lesion's shape comes from: a file's name, or generated."},
-    "contrast": {"Description": "Of the lesion, in units of the brain's robust scale; negative is darker."},
+    "contrast": {"Description": "Of the lesion, in units of the brain's robust SD; negative is darker."},
     "label_ml": {"Description": "Volume of the label: lesion, or place of a fault that has one.", "Units": "ml"},
 }
 """Every column of ``truth.tsv``, in its order."""

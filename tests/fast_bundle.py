@@ -26,7 +26,7 @@ PUBLISHED = {
     "noise": 1.0,
     "schedule": "exact",
 }
-"""A convolution foretells no error, so the error is the squared one and its threshold is found as published."""
+"""A convolution predicts no variance, so the error is the squared one and its threshold is found as published."""
 
 
 def write_fast_bundle(root: Path) -> Path:

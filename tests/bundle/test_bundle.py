@@ -386,7 +386,7 @@ def on_one_thread():
 
 @pytest.fixture(scope="module")
 def uninterrupted(scans, split_file, tmp_path_factory, on_one_thread) -> Path:
-    """A training of three epochs of two steps that nothing disturbed."""
+    """A training of three epochs of two steps that nothing altered."""
     out = tmp_path_factory.mktemp("uninterrupted")
     with torch.random.fork_rng(devices=[]):
         run("train", dataset_dir=scans, split_file=split_file, output_dir=out, **TINY_TRAIN | {"epochs": 3})

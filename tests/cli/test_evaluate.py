@@ -62,7 +62,7 @@ def data(tmp_path_factory) -> Path:
 def evaluate(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, data: Path, output: Path, *options: str, expected: int = 0
 ) -> None:
-    methods = [] if "--methods" in options else ["--methods", "itermask3d", "zscore", "one_shot"]
+    methods = [] if "--methods" in options else ["--methods", "itermask3d", "zscore", "single_pass"]
     command = [str(data / "scans.json"), str(output), "--bundle", str(data / "bundle"), "--level", "0.4"]
     command += ["--calibration", str(data / "normals.json"), *methods, *options]
     monkeypatch.setattr(sys, "argv", ["itermask3d", "evaluate", *command])
@@ -92,9 +92,9 @@ def test_one_command_writes_everything_resumes_and_regenerates(script, data, tmp
     assert rows["itermask3d", "r1"]["dice"] == "", "a scan without label has no overlap"
     assert rows["itermask3d", "n1"]["flagged"] in {"True", "False"}
     assert round(3 * float(rows["zscore", "f1"]["p_value"])) in {1, 2, 3}, "two calibration scans of its own"
-    assert rows["one_shot", "r2"]["contrast"] == "FLAIR"
+    assert rows["single_pass", "r2"]["contrast"] == "FLAIR"
     assert rows["zscore", "l1"]["psnr_db"] == "", "an intensity rule reconstructs nothing"
-    assert float(rows["one_shot", "l1"]["psnr_db"]) > 0
+    assert float(rows["single_pass", "l1"]["psnr_db"]) > 0
     shares = [
         np.mean([one["flagged_share"] for one in json.loads(path.read_text())["figures"].values()])
         for path in sorted(output.glob("methods/*/calibration.json"))

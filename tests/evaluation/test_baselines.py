@@ -13,10 +13,10 @@ from itermask3d.evaluation.baselines import (
     CalibrationMap,
     IntensityRule,
     NormalAtlas,
-    OneShot,
     Prediction,
     PrepareDenoising,
     Reconstruction,
+    SinglePass,
     decide,
     threshold_for_share,
 )
@@ -43,14 +43,14 @@ def test_the_intensity_rule_is_the_squared_score_of_its_side():
         IntensityRule("left")
 
 
-def test_one_shot_is_the_error_of_the_pass_that_sees_nothing():
+def test_single_pass_is_the_error_of_the_pass_that_sees_nothing():
     image, brain = scan(seed=1)  # the loop's noise is drawn from seed 0
 
     def network(inputs: torch.Tensor) -> torch.Tensor:
         assert not torch.isclose(inputs[:, :1], image)[brain > 0].any(), "the network must not see the brain"
         return torch.full_like(inputs[:, :1], 0.25)
 
-    found = OneShot(IterMaskInferer(accelerate=False), network)(image, brain)
+    found = SinglePass(IterMaskInferer(accelerate=False), network)(image, brain)
     torch.testing.assert_close(found.anomaly_map, (image - 0.25).square() * brain)
 
 
@@ -110,7 +110,7 @@ def test_the_autoencoder_trains_by_its_overlay():
     inputs, target = prepare({"image": image, "brain_mask": brain}, torch.device("cpu"))
     assert not torch.equal(inputs, image)
     assert isinstance(network, Autoencoder)
-    assert parser.get_parsed_content("disturbances").probability == 0  # what it sees is what it shall learn
+    assert parser.get_parsed_content("synthetic_anomalies").probability == 0  # what it sees is what it shall learn
     loss(network(inputs), target).backward()
     assert all(value.grad is not None for value in network.parameters())
     plain, _ = parser.get_parsed_content("validate::evaluator::prepare_batch")(

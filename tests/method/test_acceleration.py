@@ -170,7 +170,7 @@ def test_inferer_gives_the_same_answer_with_and_without_acceleration(mixed_preci
     assert [json.loads(result["findings"][0])["outcome"] for result in results] == ["anomaly"] * 2
 
 
-def test_inferer_foretells_the_error_once_and_then_leaves_it_out():
+def test_inferer_predicts_the_variance_once_and_then_leaves_it_out():
     net, brain = network(out_channels=2), torch.from_numpy(brains()["off centre"])[None, None]
     reconstruct = IterMaskInferer().reconstructor(net, brain)
     image = volume(channels=1) * brain

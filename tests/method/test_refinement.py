@@ -220,7 +220,7 @@ def test_error_window_averages_over_masked_voxels_only():
     assert not error[~mask].any()
 
 
-def foretelling(log_error: float):
+def predicting(log_error: float):
     """A reconstructor that is wrong by 2 everywhere and expects ``log_error`` where it sees nothing, else 9."""
 
     def reconstruct(corrupted, guide):
@@ -234,14 +234,16 @@ def foretelling(log_error: float):
 
 def test_relative_error_is_measured_against_what_the_first_reconstruction_expected():
     image, brain, mask = half_masked()
-    task = RefinementTask(image, brain, image, foretelling(np.log(8.0)), relative_error=True)
+    task = RefinementTask(image, brain, image, predicting(np.log(8.0)), relative_error=True)
     for state in (task.brain, mask):
         torch.testing.assert_close(task.error(task.reconstruct(state), state), 0.5 * brain)
 
 
-def test_the_floor_is_added_to_the_expected_error():
+def test_the_floor_is_added_to_the_predicted_variance():
     image, brain, _ = half_masked()
-    task = RefinementTask(image, brain, image, foretelling(np.log(8.0)), relative_error=True, expected_error_floor=2.0)
+    task = RefinementTask(
+        image, brain, image, predicting(np.log(8.0)), relative_error=True, predicted_variance_floor=2.0
+    )
     torch.testing.assert_close(task.error(task.reconstruct(task.brain), task.brain), 0.4 * brain)
 
 
@@ -267,9 +269,9 @@ def test_a_strong_error_marks_less_of_its_surroundings_where_it_saturates():
     assert beside[4.0] == pytest.approx(share / (1 - share / 4), rel=1e-4)
 
 
-def test_relative_error_needs_a_network_that_foretells_it():
+def test_relative_error_needs_a_network_that_predicts_its_variance():
     image, brain, guide = scan(1)
-    with pytest.raises(ValueError, match="relative_error needs a network that foretells its error"):
+    with pytest.raises(ValueError, match="relative_error needs a network that predicts its variance"):
         refine(image, brain, guide, blur(), settings=RefinementSettings(relative_error=True))
 
 
@@ -313,7 +315,7 @@ def test_an_unusable_curve_marks_nothing_whatever_the_ceiling():
         {"threshold_floor": 2.0, "threshold_ceiling": 1.0},
         {"threshold_ceiling": 0.0},
         {"noise": -1.0},
-        {"expected_error_floor": -0.1},
+        {"predicted_variance_floor": -0.1},
         {"error_saturation": 0.0},
     ],
 )

@@ -50,9 +50,9 @@ def test_floor_counts_fewer_operations_in_each_form(bench):
     assert "bfloat16: floor of a pass" in bench["write_report"].__globals__["floor_table"](floor)
 
 
-def test_foretold_error_is_scaled_to_the_finer_grid(bench):
+def test_predicted_variance_is_scaled_to_the_finer_grid(bench):
     network = bench["shipped_network"]()
     image, brain = bench["ball_scan"](32)
     typical = bench["typical_error"](network, image, brain, 2.0)
-    bench["foretell"](network, 3.0)
+    bench["scale_variance"](network, 3.0)
     assert bench["typical_error"](network, image, brain, 2.0) == pytest.approx(typical / 3.0, rel=1e-3)

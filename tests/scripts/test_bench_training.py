@@ -43,7 +43,9 @@ def test_both_recipes_are_measured_part_by_part(form, folder, tmp_path, monkeypa
     measured = json.loads((tmp_path / "training.json").read_text())
     assert list(measured) == list(script.RECIPES)[:2]
     parts = (
-        {"drawn at once"} if form == "packed" else {"from the cache", "augmentation", "disturbance", "guide", "mask"}
+        {"drawn at once"}
+        if form == "packed"
+        else {"from the cache", "augmentation", "synthetic anomaly", "guide", "mask"}
     )
     seconds = measured["the bundle's recipe"]["parts"]
     assert {part for part in seconds if seconds[part] > 0} == parts | {"batch", "forward", "backward", "optimiser"}

@@ -22,8 +22,8 @@ from itermask3d.preprocessing.normalise import (
     quartiles_by_sorting,
     robust_normalised,
 )
-from itermask3d.simulation.disturbance import Disturbances
 from itermask3d.simulation.generator.synthesis import Ingredients
+from itermask3d.simulation.synthetic_anomalies import SyntheticAnomalies
 from itermask3d.training.augmentation import Augmentation, AugmentationRanges
 from itermask3d.training.batches import DrawnBatches
 from itermask3d.training.packed import PackedDataset, list_packed, pack, unpack
@@ -156,8 +156,8 @@ def test_an_epoch_shows_every_scan_once_and_a_seed_brings_it_back(folder):
 
 
 def test_batch_is_what_a_data_loader_would_make(folder):
-    batch = next(iter(batches(folder, disturbances=Disturbances(probability=1.0))))
-    assert set(batch) == {"image", "brain_mask", "high_frequency", "mask", "target", "disturbed"}
+    batch = next(iter(batches(folder, synthetic_anomalies=SyntheticAnomalies(probability=1.0))))
+    assert set(batch) == {"image", "brain_mask", "high_frequency", "mask", "target", "altered"}
     assert {tuple(volume.shape) for volume in batch.values()} == {(2, 1, *SHAPE)}
     guide = high_frequency(batch["image"], spacing_mm=(6.0,) * 3)
     torch.testing.assert_close(batch["high_frequency"], guide)
@@ -165,11 +165,11 @@ def test_batch_is_what_a_data_loader_would_make(folder):
     assert not (batch["mask"] & ~brain).any()
     assert not batch["image"][~brain].any()
     assert not batch["target"][~brain].any()
-    assert batch["disturbed"].any()
+    assert batch["altered"].any()
 
 
 def test_drawing_changes_neither_the_scans_nor_the_global_random_state(folder):
-    drawn = batches(folder, disturbances=Disturbances())
+    drawn = batches(folder, synthetic_anomalies=SyntheticAnomalies())
     before = [drawn.scans.prepared(index)["image"] for index in range(5)]
     states = (np.random.get_state()[1].copy(), torch.get_rng_state())
     list(drawn)
@@ -224,7 +224,7 @@ def test_changes_of_contrast_keep_the_order_of_intensities():
 
 
 def test_without_augmentation_batches_hold_the_scans_as_they_are(folder):
-    drawn = batches(folder, augment=False, disturbances=None)
+    drawn = batches(folder, augment=False, synthetic_anomalies=None)
     torch.testing.assert_close(drawn.draw([3])["image"][0], drawn.scans.prepared(3)["image"], rtol=0, atol=0.02)
 
 

@@ -17,7 +17,7 @@ from itermask3d.method.frequency import HighFrequencyd
 from itermask3d.method.masking import MaskMixture, RandMaskd
 from itermask3d.method.network import ReconstructionUNet
 from itermask3d.training.handlers import Checkpoints, EpochSeed, FrozenNorm, GradientClipping
-from itermask3d.training.losses import BrainMSELoss, ExpectedErrorLoss
+from itermask3d.training.losses import BrainMSELoss, PredictedVarianceLoss
 from itermask3d.training.prepare import AutocastInferer, PrepareReconstruction, warm_start
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
@@ -129,17 +129,17 @@ def _prediction_and_target(log_error: float = 0.0) -> tuple[torch.Tensor, torch.
     return prediction, torch.cat((_rand(*SHAPE, seed=1), brain, hidden), dim=1)
 
 
-def test_expected_error_loss_is_its_formula():
+def test_predicted_variance_loss_is_its_formula():
     prediction, target = _prediction_and_target(log_error=0.7)
     squared = (prediction[:, :1] - target[:, :1]).square()
     inside, hidden = squared[target[:, 1:2] > 0], squared[target[:, 2:] > 0]
     wanted = inside.mean() + 0.1 * (hidden * np.exp(-0.7) + 0.7).mean()
-    assert ExpectedErrorLoss(weight=0.1)(prediction, target).item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert PredictedVarianceLoss(weight=0.1)(prediction, target).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
-def test_foretelling_the_error_does_not_change_what_the_reconstruction_learns():
+def test_predicting_the_variance_does_not_change_what_the_reconstruction_learns():
     prediction, target = _prediction_and_target()
-    ExpectedErrorLoss(weight=5.0)(prediction, target).backward()
+    PredictedVarianceLoss(weight=5.0)(prediction, target).backward()
     plain, _ = _prediction_and_target()
     BrainMSELoss()(plain, target).backward()
     torch.testing.assert_close(prediction.grad[:, :1], plain.grad[:, :1])
@@ -150,15 +150,15 @@ def test_the_best_forecast_is_the_logarithm_of_the_mean_squared_error():
     _, target = _prediction_and_target()
     squared = (_rand(*SHAPE) - target[:, :1]).square()[target[:, 2:] > 0].mean().item()
     losses = [
-        ExpectedErrorLoss()(_prediction_and_target(np.log(squared) + shift)[0], target).item()
+        PredictedVarianceLoss()(_prediction_and_target(np.log(squared) + shift)[0], target).item()
         for shift in (-0.3, 0.0, 0.3)
     ]
     assert losses[1] < min(losses[0], losses[2])
 
 
-def test_expected_error_loss_needs_two_channels(batch):
+def test_predicted_variance_loss_needs_two_channels(batch):
     with pytest.raises(ValueError, match="one output channel; expected two"):
-        ExpectedErrorLoss()(_rand(*SHAPE), PrepareReconstruction()(batch, CPU)[1])
+        PredictedVarianceLoss()(_rand(*SHAPE), PrepareReconstruction()(batch, CPU)[1])
 
 
 def _trainer(network: nn.Module, epochs: int, seen: list[bool]) -> SupervisedTrainer:

@@ -43,7 +43,7 @@ def evaluate(
 ) -> None:
     """Evaluate the bundle, its ablations and simple baselines on scans with labels; one report.
 
-    METHOD is itermask3d, a baseline (zscore, bright, dark, one_shot, autoencoder, atlas), an ablation (a file of
+    METHOD is itermask3d, a baseline (zscore, bright, dark, single_pass, autoencoder, atlas), an ablation (a file of
     configs/ablations), reference, or NAME=OVERLAY.json[,OVERLAY.json]. Interrupted, it goes on.
 
     Example: itermask3d evaluate scans.json out --calibration normals.json --methods itermask3d zscore

@@ -13,7 +13,14 @@ from typing import Any
 
 import torch
 
-from itermask3d.evaluation.baselines import Autoencoder, Baseline, IntensityRule, NormalAtlas, OneShot, Reconstruction
+from itermask3d.evaluation.baselines import (
+    Autoencoder,
+    Baseline,
+    IntensityRule,
+    NormalAtlas,
+    Reconstruction,
+    SinglePass,
+)
 from itermask3d.evaluation.cases import EVIDENCE, MethodResults, collect_all
 from itermask3d.evaluation.compare import compare_folders
 from itermask3d.evaluation.docs import hardware, public_command, write_docs
@@ -35,7 +42,7 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 """The overlays of the repository; an installed package has none of them."""
 
 MAIN = "itermask3d"
-BASELINES = ("zscore", "bright", "dark", "one_shot", "autoencoder", "atlas")
+BASELINES = ("zscore", "bright", "dark", "single_pass", "autoencoder", "atlas")
 REFERENCE = CONFIGS / "reference_inference.json"
 
 
@@ -176,9 +183,9 @@ def baseline(
 ) -> tuple[Callable[[], Baseline], dict[str, Any]]:
     """How to make a baseline, and what its results depend on."""
     about: dict[str, Any]
-    if name == "one_shot":
+    if name == "single_pass":
         about = {"baseline": "one pass with the whole brain hidden", **weights_digest(parts.weights)}
-        return lambda: OneShot(parts.inferer, parts.trained_network), about
+        return lambda: SinglePass(parts.inferer, parts.trained_network), about
     if name == "autoencoder":
         if not arguments.autoencoder:
             raise ScanError("the auto-encoder needs --autoencoder with its weights; see docs/how-to/evaluate.md")

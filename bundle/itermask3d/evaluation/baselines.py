@@ -30,10 +30,10 @@ __all__ = [
     "CalibrationMap",
     "IntensityRule",
     "NormalAtlas",
-    "OneShot",
     "Prediction",
     "PrepareDenoising",
     "Reconstruction",
+    "SinglePass",
     "decide",
     "threshold_for_share",
 ]
@@ -86,7 +86,7 @@ class IntensityRule:
         return Prediction(kept.square() * (brain_mask > 0.5))
 
 
-class OneShot:
+class SinglePass:
     """One pass with the whole brain hidden, by the method's own network and error: refinement left out.
 
     Args:

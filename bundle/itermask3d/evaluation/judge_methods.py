@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.evaluation.baselines import Baseline, IntensityRule, OneShot
+from itermask3d.evaluation.baselines import Baseline, IntensityRule, SinglePass
 from itermask3d.evaluation.judge import Method, Seen
 from itermask3d.evaluation.judge_cache import code_digest
 from itermask3d.files.identity import file_digest
@@ -167,7 +167,7 @@ def _method(model: JudgedModel, name: str) -> Method:
         return Method(name, _Loop(model), {"method": name, **described})
     if name == "single-pass":
         settings = {key: value for key, value in described["settings"].items() if key not in _OF_THE_THRESHOLD}
-        baseline = _Baseline(OneShot(model.inferer, model.network), model.device)
+        baseline = _Baseline(SinglePass(model.inferer, model.network), model.device)
         return Method(name, baseline, {"method": name, **described, "settings": settings, "min_volume_ml": None})
     side = "both" if name == "z-score" else name
     return Method(name, _Baseline(IntensityRule(side), torch.device("cpu")))

@@ -27,14 +27,14 @@ class Grid:
     """Values to try, in all combinations.
 
     Attributes:
-        gamma, error_window, expected_error_floor, error_saturation, threshold_floor, nested: see
+        gamma, error_window, predicted_variance_floor, error_saturation, threshold_floor, nested: see
             :class:`itermask3d.method.settings.RefinementSettings`.
         min_volume_ml: smallest component kept.
     """
 
     gamma: tuple[float, ...] = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12)
     error_window: tuple[int, ...] = (1, 3)
-    expected_error_floor: tuple[float, ...] = (0.0,)
+    predicted_variance_floor: tuple[float, ...] = (0.0,)
     error_saturation: tuple[float | None, ...] = (None,)
     threshold_floor: tuple[float, ...] = (0.0,)
     nested: tuple[bool, ...] = (False,)
@@ -47,7 +47,7 @@ class TuningRow:
 
     case: str
     error_window: int
-    expected_error_floor: float
+    predicted_variance_floor: float
     error_saturation: float | None
     nested: bool
     gamma: float
@@ -88,8 +88,8 @@ def evaluate_grid(
     base = base or RefinementSettings()
     truth = label > 0.5
     voxel_ml = float(np.prod(spacing_mm)) / 1000
-    for window, least, most in product(grid.error_window, grid.expected_error_floor, grid.error_saturation):
-        error: dict[str, Any] = {"error_window": window, "expected_error_floor": least, "error_saturation": most}
+    for window, least, most in product(grid.error_window, grid.predicted_variance_floor, grid.error_saturation):
+        error: dict[str, Any] = {"error_window": window, "predicted_variance_floor": least, "error_saturation": most}
         widened = replace(base, **error, nested=True)  # nesting is the shrink's business, not the task's
         task = RefinementTask.from_settings(image, brain_mask, high_frequency, reconstructor, widened)
         curve = run_to_end(Sweep(task, base.n_steps, schedule=base.schedule)).curves()[0].numpy()

@@ -33,12 +33,12 @@ class RefinementTask:
         reconstructor: see :data:`Reconstructor`.
         seed: of the noise; each scan of the batch gets the same draw, whatever the batch size.
         noise: its standard deviation.
-        relative_error, expected_error_floor, error_saturation, error_window, error_level: see
+        relative_error, predicted_variance_floor, error_saturation, error_window, error_level: see
             :class:`RefinementSettings`.
 
     Raises:
         ValueError: if the shapes differ, a brain mask is empty, or ``relative_error`` is asked of a reconstructor that
-            does not foretell its error.
+            does not predict its variance.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class RefinementTask:
         seed: int = 0,
         noise: float = 1.0,
         relative_error: bool = False,
-        expected_error_floor: float = 0.0,
+        predicted_variance_floor: float = 0.0,
         error_saturation: float | None = None,
         error_window: int = 1,
         error_level: float | None = None,
@@ -70,12 +70,12 @@ class RefinementTask:
         nothing_shown = corrupt(image, self.brain, self.noise)
         self._from_nothing, log_error = split_prediction(reconstructor(nothing_shown, high_frequency))
         if relative_error and log_error is None:
-            raise ValueError("relative_error needs a network that foretells its error (two output channels), got one")
+            raise ValueError("relative_error needs a network that predicts its variance (two output channels), got one")
         self.error_saturation = error_saturation
         self._expected = None
         self.levels = torch.ones(len(image), dtype=image.dtype, device=image.device)
         if relative_error and log_error is not None:
-            self._expected = log_error.exp() + expected_error_floor
+            self._expected = log_error.exp() + predicted_variance_floor
             if error_level is not None:
                 self.levels = (self._median_error() / error_level).clamp_(min=1)
                 self._expected = self._expected * as_voxels(self.levels)
@@ -98,7 +98,7 @@ class RefinementTask:
             seed=settings.seed,
             noise=settings.noise,
             relative_error=settings.relative_error,
-            expected_error_floor=settings.expected_error_floor,
+            predicted_variance_floor=settings.predicted_variance_floor,
             error_saturation=settings.error_saturation,
             error_window=settings.error_window,
             error_level=settings.error_level,

@@ -159,7 +159,7 @@ class _Accelerated:
         return self.network(torch.cat((corrupted, guide), dim=1))
 
     def reconstruct(self, corrupted: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
-        """Without the error that the network foretells."""
+        """Without the predicted variance."""
         return self.network(torch.cat((corrupted, guide), dim=1), out_channels=1)
 
 

@@ -104,7 +104,7 @@ class ReconstructionUNet(nn.Module):
 
 
 def split_prediction(prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The reconstruction, and the logarithm of its expected squared error where the network foretells one.
+    """The reconstruction, and the logarithm of the predicted variance, where the network has one.
 
     Args:
         prediction: output of the network, ``(B, 1 or 2, D, H, W)``.

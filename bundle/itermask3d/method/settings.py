@@ -28,8 +28,8 @@ class RefinementSettings:
         relative_error: divide the squared error by the one that the network expected there when the whole brain was
             masked, which needs a network with two output channels (:func:`itermask3d.method.network.split_prediction`).
             The error is then near 1 on any normal tissue, and thresholds mean the same on every scan. Published: no.
-        expected_error_floor: added to the error that the network expected, in squared normalised intensity: so that a
-            network which is too sure of itself makes no anomaly of a small error. For ``relative_error``.
+        predicted_variance_floor: added to the predicted variance, in squared normalised intensity: so that a network
+            which is too sure of itself makes no anomaly of a small error. For ``relative_error``.
         error_saturation: with a window, a voxel's error :math:`e` counts as :math:`e / (1 + e / c)`, and the mean is
             brought back: so that the strong error of a lesion does not mark the tissue beside it. Published: none.
         error_window: edge of the cube in voxels over which the error of a masked voxel is averaged with that of its
@@ -65,7 +65,7 @@ class RefinementSettings:
     max_iterations: int = 50
     nested: bool = False
     relative_error: bool = False
-    expected_error_floor: float = 0.0
+    predicted_variance_floor: float = 0.0
     error_saturation: float | None = None
     error_window: int = 1
     error_level: float | None = None
@@ -84,7 +84,7 @@ class RefinementSettings:
             "n_steps": self.n_steps >= 1,
             "stop_ratio": 0 < self.stop_ratio < 1,
             "max_iterations": self.max_iterations >= 1,
-            "expected_error_floor": self.expected_error_floor >= 0,
+            "predicted_variance_floor": self.predicted_variance_floor >= 0,
             "error_saturation": self.error_saturation is None or self.error_saturation > 0,
             "error_window": self.error_window >= 1
             and self.error_window % 2 == 1

@@ -1,10 +1,10 @@
 """A second lesion simulator: tissue of another place or person, in the outline of a real lesion, blended into a scan.
 
 It shares neither code nor a model of a lesion with :mod:`itermask3d.simulation.lesions` and
-:mod:`itermask3d.simulation.disturbance`: outlines are those of real lesions instead of random fields, the texture is
-cut out of a real brain instead of drawn, and the border is a partial volume or a gradient-domain blend instead of a
-smoothed mask. So a network that has learned what the first simulator does is not rewarded for it here. The kinds are
-those of T1: fluid is dark, grey matter grey, white matter bright. All of it is semi-synthetic.
+:mod:`itermask3d.simulation.synthetic_anomalies`: outlines are those of real lesions instead of random fields, the
+texture is cut out of a real brain instead of drawn, and the border is a partial volume or a gradient-domain blend
+instead of a smoothed mask. So a network that has learned what the first simulator does is not rewarded for it here. The
+kinds are those of T1: fluid is dark, grey matter grey, white matter bright. All of it is semi-synthetic.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ KINDS = {"hypo": 0.7, "iso": 0.2, "hyper": 0.3}
 """Kinds of contrast, and their weights among each other: darker, as bright as the tissue around it, brighter."""
 
 STRONG = 1.5
-"""Contrast from which on a lesion counts as strong, in robust scales of the brain's intensity."""
+"""Contrast from which on a lesion counts as strong, in robust SDs of the brain's intensity."""
 
 MASS_DECAY_MM = 15.0
 """Distance over which a mass effect falls to 1/e, and depth of the brain's rim that it spares."""
@@ -46,7 +46,7 @@ class LesionLook:
     """How a lesion differs from the tissue around it.
 
     Attributes:
-        contrast: shift of the intensity in units of the brain's robust scale (interquartile range / 1.349); negative
+        contrast: shift of the intensity in units of the brain's robust SD (interquartile range / 1.349); negative
             is darker.
         texture: standard deviation of the texture inside, same unit.
         keep: share of the original structure that shows through, 0 to 1.

@@ -1,4 +1,4 @@
-"""Training batches drawn where the network trains: augmentation, disturbances, guides and masks on the device.
+"""Training batches drawn where the network trains: augmentation, synthetic anomalies, guides and masks on the device.
 
 What MONAI's transforms do to one sample after another costs more on a GPU than the network itself, since each of their
 small steps waits for the one before. Here a batch takes each step at once, with the same ranges and probabilities, and
@@ -19,8 +19,8 @@ from monai.transforms import Randomizable
 from itermask3d.method.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, high_frequency
 from itermask3d.method.masking import MaskMixture
 from itermask3d.preprocessing.normalise import robust_normalised
-from itermask3d.simulation.disturbance import Disturbances, RandDisturbd
 from itermask3d.simulation.generator.synthesis import Ingredients, SynthesizeBraind
+from itermask3d.simulation.synthetic_anomalies import RandSyntheticAnomalyd, SyntheticAnomalies
 from itermask3d.training.augmentation import Augmentation
 from itermask3d.training.packed import PackedDataset
 from itermask3d.training.variation import Variation
@@ -38,7 +38,7 @@ class DrawnBatches(Randomizable):
     Args:
         scans: prepared scans; of their transform no use is made.
         batch_size: of one batch.
-        spacing_mm, radius_cycles_per_mm, mixture, disturbances: see
+        spacing_mm, radius_cycles_per_mm, mixture, synthetic_anomalies: see
             :func:`itermask3d.training.transforms.sample_transforms`.
         repeats: times that an epoch goes through the scans.
         generated, ingredients, generated_share: prepared label maps, what scans are made from them with, and the share
@@ -62,7 +62,7 @@ class DrawnBatches(Randomizable):
         spacing_mm: float = 2.0,
         radius_cycles_per_mm: float = PUBLISHED_RADIUS_CYCLES_PER_MM,
         mixture: MaskMixture | None = None,
-        disturbances: Disturbances | None = None,
+        synthetic_anomalies: SyntheticAnomalies | None = None,
         repeats: int = 1,
         generated: PackedDataset | None = None,
         ingredients: Ingredients | None = None,
@@ -82,8 +82,12 @@ class DrawnBatches(Randomizable):
         self.generated, self.generated_share = generated, generated_share
         self.augmentation = Augmentation(variation=variation, spacing_mm=float(spacing_mm)) if augment else None
         self.evenly_by_site = evenly_by_site
-        disturbing = disturbances is not None and disturbances.probability > 0
-        self._disturb = RandDisturbd("image", spacing_mm, disturbances) if disturbances and disturbing else None
+        altering = synthetic_anomalies is not None and synthetic_anomalies.probability > 0
+        self._alter = (
+            RandSyntheticAnomalyd("image", spacing_mm, synthetic_anomalies)
+            if synthetic_anomalies and altering
+            else None
+        )
         self._synthesize = SynthesizeBraind("tissues", spacing_mm, ingredients) if ingredients else None
         self.ahead = ahead if scans.device.type == "cuda" else 0
         # One stream for all epochs: what is allocated on a stream is kept for it.
@@ -95,7 +99,7 @@ class DrawnBatches(Randomizable):
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> DrawnBatches:
         """Seed the order, and all that is drawn."""
         super().set_random_state(seed=seed, state=state)
-        for part in (self._disturb, self._synthesize):
+        for part in (self._alter, self._synthesize):
             if part is not None:
                 part.set_random_state(seed=int(self.R.randint(2**31 - 1)))
         return self
@@ -123,20 +127,20 @@ class DrawnBatches(Randomizable):
     @torch.no_grad()
     def draw(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """One batch of these scans: ``image``, ``brain_mask``, ``high_frequency``, ``mask`` and, where scans are
-        disturbed, ``target`` and ``disturbed``; each ``(B, 1, D, H, W)``."""
+        altered, ``target`` and ``altered``; each ``(B, 1, D, H, W)``."""
         real: list[int] = []
         made: list[int] = []
         for index in indices:
             (made if self.R.rand() < self.generated_share else real).append(index)
         image, brain = (torch.cat(parts) for parts in zip(*self._parts(real, len(made)), strict=True))
         batch = {"image": image, "brain_mask": brain}
-        if self._disturb is not None:
+        if self._alter is not None:
             samples = [
-                self._disturb({"image": scan, "brain_mask": mask}) for scan, mask in zip(image, brain, strict=True)
+                self._alter({"image": scan, "brain_mask": mask}) for scan, mask in zip(image, brain, strict=True)
             ]
             changed, target = (torch.stack([sample[key] for sample in samples]) for key in ("image", "target"))
             batch["image"], batch["target"] = robust_normalised(changed, brain, target)
-            batch["disturbed"] = torch.stack([sample["disturbed"] for sample in samples])
+            batch["altered"] = torch.stack([sample["altered"] for sample in samples])
         spacing = (self.spacing_mm,) * 3
         batch["high_frequency"] = high_frequency(
             batch["image"], spacing_mm=spacing, radius_cycles_per_mm=self.radius_cycles_per_mm

@@ -7,7 +7,7 @@ from torch import nn
 
 from itermask3d.method.network import split_prediction
 
-__all__ = ["BrainMSELoss", "ExpectedErrorLoss"]
+__all__ = ["BrainMSELoss", "PredictedVarianceLoss"]
 
 
 class BrainMSELoss(nn.Module):
@@ -30,8 +30,8 @@ class BrainMSELoss(nn.Module):
         return _mean_within(error, target[:, 1:2])
 
 
-class ExpectedErrorLoss(nn.Module):
-    r"""Mean squared error over the brain, and how well the network foretells its own error where it cannot see.
+class PredictedVarianceLoss(nn.Module):
+    r"""Mean squared error over the brain, and the likelihood of the predicted variance where nothing was shown.
 
     .. math:: L = \frac{1}{|B|} \sum_B (x - \hat x)^2
               + \frac{w}{|M|} \sum_M \left[ (x - \hat x)_{\text{fixed}}^2 \, e^{-s} + s \right]

@@ -2,8 +2,8 @@
 
 A packed scan is what all random transforms of a training begin with: brain extraction, resampling, bias field and
 normalisation are done, and the tools for them are not needed where it is read. It takes about a twentieth of the cache
-that MONAI's data sets write, and lies whole in the memory of the device: then augmentation, disturbances, guide and
-masks are computed there too, and training waits for no disk and no transfer.
+that MONAI's data sets write, and lies whole in the memory of the device: then augmentation, synthetic anomalies, guide
+and masks are computed there too, and training waits for no disk and no transfer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from itermask3d.files.writing import write_atomically
 __all__ = ["PackedDataset", "list_packed", "pack", "require_packed", "unpack"]
 
 STEPS = {"image": 1 / 64, "tissues": 1 / 64, "brain_mask": 1.0}
-"""Values are kept as whole multiples of these: 64ths of a scan's robust scale and of a tissue's share."""
+"""Values are kept as whole multiples of these: 64ths of a scan's robust SD and of a tissue's share."""
 
 TYPES = {"image": np.int16, "tissues": np.uint16, "brain_mask": np.bool_}
 

@@ -20,7 +20,7 @@ class PrepareReconstruction:
     """Turn a batch into network input and target; for ``prepare_batch`` of MONAI's engines.
 
     Input to the network: the corrupted image and the guide, ``(B, 2, D, H, W)``. Target: the image as it should be
-    reconstructed, the brain mask, and the training mask inside the brain less what was disturbed there, ``(B, 3, D, H,
+    reconstructed, the brain mask, and the training mask inside the brain less what was altered there, ``(B, 3, D, H,
     W)``, so that a loss can be taken where it belongs.
 
     Args:
@@ -38,8 +38,8 @@ class PrepareReconstruction:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         image, guide, mask, brain = (_on(batch[key], device, non_blocking) for key in _SAMPLE)
         target = _on(batch.get("target", image), device, non_blocking)
-        undisturbed = 1 - _on(batch["disturbed"], device, non_blocking) if "disturbed" in batch else 1
-        hidden = mask.to(image) * (brain > 0.5) * undisturbed
+        unaltered = 1 - _on(batch["altered"], device, non_blocking) if "altered" in batch else 1
+        hidden = mask.to(image) * (brain > 0.5) * unaltered
         corrupted = corrupt(image, mask, self._noise(image))
         return torch.cat((corrupted, guide), dim=1), torch.cat((target, brain, hidden), dim=1)
 

@@ -14,9 +14,9 @@ from monai.transforms import Compose, MapTransform, Randomizable
 from itermask3d.method.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM
 from itermask3d.method.masking import MaskMixture
 from itermask3d.preprocessing.normalise import RobustNormalized
-from itermask3d.simulation.disturbance import Disturbances
 from itermask3d.simulation.generator.label_maps import tissue_transforms
 from itermask3d.simulation.generator.synthesis import Ingredients, SynthesizeBraind
+from itermask3d.simulation.synthetic_anomalies import SyntheticAnomalies
 from itermask3d.training.transforms import sample_transforms
 
 __all__ = ["MixedDataset", "SeededSynthesisd", "generated_transforms", "synthesis_transforms"]
@@ -53,7 +53,7 @@ def synthesis_transforms(
     radius_cycles_per_mm: float = PUBLISHED_RADIUS_CYCLES_PER_MM,
     clip: float = 5.0,
     mixture: MaskMixture | None = None,
-    disturbances: Disturbances | None = None,
+    synthetic_anomalies: SyntheticAnomalies | None = None,
     seed: int | None = None,
 ) -> Compose:
     """Compose a label map to a sample with the keys of :func:`itermask3d.training.transforms.training_transforms`.
@@ -64,7 +64,7 @@ def synthesis_transforms(
         ingredients: what scans are made from.
         spacing_mm, spatial_size: see there.
         bias_correction: of the scans that refine label maps; generated ones need none.
-        radius_cycles_per_mm, clip, mixture, disturbances, seed: see :func:`generated_transforms`.
+        radius_cycles_per_mm, clip, mixture, synthetic_anomalies, seed: see :func:`generated_transforms`.
     """
     return Compose(
         [
@@ -75,7 +75,7 @@ def synthesis_transforms(
                 radius_cycles_per_mm=radius_cycles_per_mm,
                 clip=clip,
                 mixture=mixture,
-                disturbances=disturbances,
+                synthetic_anomalies=synthetic_anomalies,
                 seed=seed,
             ),
         ]
@@ -89,14 +89,14 @@ def generated_transforms(
     radius_cycles_per_mm: float = PUBLISHED_RADIUS_CYCLES_PER_MM,
     clip: float = 5.0,
     mixture: MaskMixture | None = None,
-    disturbances: Disturbances | None = None,
+    synthetic_anomalies: SyntheticAnomalies | None = None,
     seed: int | None = None,
 ) -> Compose:
     """Compose prepared tissues, ``tissues`` and ``brain_mask``, to a training sample, on the device they lie on.
 
     Args:
         ingredients: what scans are made from.
-        spacing_mm, radius_cycles_per_mm, clip, mixture, disturbances: see
+        spacing_mm, radius_cycles_per_mm, clip, mixture, synthetic_anomalies: see
             :func:`itermask3d.training.transforms.sample_transforms`.
         seed: give every label map one scan for ever (validation); ``None`` draws afresh (training).
     """
@@ -111,7 +111,7 @@ def generated_transforms(
                 clip=clip,
                 augment=False,
                 mixture=mixture,
-                disturbances=disturbances,
+                synthetic_anomalies=synthetic_anomalies,
             ),
         ]
     ).flatten()

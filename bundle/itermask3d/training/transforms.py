@@ -1,4 +1,4 @@
-"""Prepared scan to training sample: augmentation, disturbances, guide and training mask."""
+"""Prepared scan to training sample: augmentation, synthetic anomalies, guide and training mask."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from itermask3d.method.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, HighFreq
 from itermask3d.method.masking import MaskMixture, RandMaskd
 from itermask3d.preprocessing.normalise import RobustNormalized
 from itermask3d.preprocessing.pipeline import inference_transforms
-from itermask3d.simulation.disturbance import Disturbances, RandDisturbd
+from itermask3d.simulation.synthetic_anomalies import RandSyntheticAnomalyd, SyntheticAnomalies
 from itermask3d.training.augmentation import augmentation_transforms
 from itermask3d.training.variation import Variation
 
-__all__ = ["disturbance_transforms", "sample_transforms", "training_transforms"]
+__all__ = ["sample_transforms", "synthetic_anomaly_transforms", "training_transforms"]
 
 SAMPLE_KEYS = ("image", "brain_mask")
 """What training keeps of a prepared scan."""
@@ -34,7 +34,7 @@ def training_transforms(
     clip: float = 5.0,
     augment: bool = True,
     mixture: MaskMixture | None = None,
-    disturbances: Disturbances | None = None,
+    synthetic_anomalies: SyntheticAnomalies | None = None,
     variation: Variation | None = None,
 ) -> Compose:
     """Compose raw scan to training sample: ``image``, ``brain_mask``, ``high_frequency``, ``mask``.
@@ -45,7 +45,7 @@ def training_transforms(
         spacing_mm: see :func:`inference_transforms`.
         spatial_size: grid of a training sample; the little that a large brain has outside is cropped.
         brain_extraction, bias_correction: see :func:`inference_transforms`.
-        radius_cycles_per_mm, clip, augment, mixture, disturbances, variation: see :func:`sample_transforms`.
+        radius_cycles_per_mm, clip, augment, mixture, synthetic_anomalies, variation: see :func:`sample_transforms`.
     """
     return Compose(
         [
@@ -64,7 +64,7 @@ def training_transforms(
                 clip=clip,
                 augment=augment,
                 mixture=mixture,
-                disturbances=disturbances,
+                synthetic_anomalies=synthetic_anomalies,
                 variation=variation,
             ),
         ]
@@ -78,7 +78,7 @@ def sample_transforms(
     clip: float = 5.0,
     augment: bool = True,
     mixture: MaskMixture | None = None,
-    disturbances: Disturbances | None = None,
+    synthetic_anomalies: SyntheticAnomalies | None = None,
     variation: Variation | None = None,
 ) -> Compose:
     """Compose a prepared scan, ``image`` and ``brain_mask``, to a training sample, on the device that it lies on.
@@ -92,28 +92,35 @@ def sample_transforms(
         clip: see :class:`RobustNormalized`.
         augment: off for validation.
         mixture: training masks; ``None`` hides the whole brain (the fixed task of validation).
-        disturbances: what the network shall not paint back, see :mod:`itermask3d.simulation.disturbance`; then the
-            sample has ``target`` and ``disturbed`` as well. ``None`` disturbs nothing, as published.
+        synthetic_anomalies: what the network shall not reproduce, see
+            :mod:`itermask3d.simulation.synthetic_anomalies`; then the sample has ``target`` and ``altered`` as well.
+            ``None`` alters nothing, as published.
         variation: of head, brain mask and acquisition, in place of the changes of contrast; ``None`` varies nothing.
     """
     keys = list(SAMPLE_KEYS)
     moved = augmentation_transforms(variation=variation, spacing_mm=spacing_mm)
     augmentation = [*moved, RobustNormalized("image", clip=clip)]
-    disturbing = disturbances is not None and disturbances.probability > 0
+    altering = synthetic_anomalies is not None and synthetic_anomalies.probability > 0
     return Compose(
         [
             *(augmentation if augment else []),
-            *(disturbance_transforms(spacing_mm, disturbances, clip) if disturbances and disturbing else []),
+            *(
+                synthetic_anomaly_transforms(spacing_mm, synthetic_anomalies, clip)
+                if synthetic_anomalies and altering
+                else []
+            ),
             HighFrequencyd("image", spacing_mm=spacing_mm, radius_cycles_per_mm=radius_cycles_per_mm),
             RandMaskd("brain_mask", spacing_mm=spacing_mm, mixture=mixture or MaskMixture(blob=0, field=0, full=1)),
-            SelectItemsd([*keys, "high_frequency", "mask", *(("target", "disturbed") if disturbing else ())]),
+            SelectItemsd([*keys, "high_frequency", "mask", *(("target", "altered") if altering else ())]),
         ]
     )
 
 
-def disturbance_transforms(spacing_mm: float, disturbances: Disturbances, clip: float = 5.0) -> list[MapTransform]:
-    """Disturb a normalised scan, then normalise it again, and its target with it, as a scan with a lesion would be."""
+def synthetic_anomaly_transforms(
+    spacing_mm: float, synthetic_anomalies: SyntheticAnomalies, clip: float = 5.0
+) -> list[MapTransform]:
+    """Alter a normalised scan, then normalise it again, and its target with it, as a scan with a lesion would be."""
     return [
-        RandDisturbd("image", spacing_mm, disturbances),
+        RandSyntheticAnomalyd("image", spacing_mm, synthetic_anomalies),
         RobustNormalized(("image", "target"), clip=clip),
     ]

@@ -56,7 +56,7 @@ def robust_scale(image: np.ndarray, brain_mask: np.ndarray) -> float:
 
 
 def draw_noise(level: float, brain_mask: np.ndarray, affine: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-    """Level: standard deviation in robust scales."""
+    """Level: standard deviation in robust SDs."""
     return {"deviation": level, "seed": draw_seed(rng)}
 
 

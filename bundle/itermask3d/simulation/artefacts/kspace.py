@@ -35,7 +35,7 @@ SMALLEST = 1e-10
 
 
 def draw_spike(level: float, brain_mask: np.ndarray, affine: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-    """Level: amplitude of the stripes in robust scales. Drawn: their direction and their period, 5 to 15 mm."""
+    """Level: amplitude of the stripes in robust SDs. Drawn: their direction and their period, 5 to 15 mm."""
     direction = rng.standard_normal(3)
     cycles_per_mm = direction / np.linalg.norm(direction) / rng.uniform(5, 15)
     bins = np.round(cycles_per_mm * spacing_of(affine) * brain_mask.shape).astype(int)
@@ -55,7 +55,7 @@ def apply_spike(
 
 
 def draw_zipper(level: float, brain_mask: np.ndarray, affine: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-    """Level: amplitude in robust scales. Drawn: the frequency axis (not the slices') and where on it the lines lie."""
+    """Level: amplitude in robust SDs. Drawn: the frequency axis (not the slices') and where on it the lines lie."""
     axis = _in_plane_axis(affine, rng)
     start, stop = brain_span(brain_mask, axis)
     lines = np.floor(start + rng.random(ZIPPER_LINES) * (stop - start)).astype(int)

@@ -2,7 +2,7 @@
 
 A record is plain values: written to JSON and read again it gives the same voxels. Severity 0 is the scan as it is; at
 3 a rater would call the fault clearly visible. Levels are physical (millimetres, shares) or, for intensities, in units
-of the brain's robust scale.
+of the brain's robust SD.
 
 >>> import numpy as np
 >>> brain = np.ones((20, 20, 20), dtype=bool)
@@ -66,12 +66,12 @@ def _faults() -> dict[str, Fault]:
     how = {**IMAGE_FAULTS, **KSPACE_FAULTS, **LOCAL_FAULTS, **MASK_FAULTS}
     whole, region, mask = Reach.WHOLE, Reach.REGION, Reach.MASK
     table: dict[str, tuple[str, str, tuple[float, float, float, float, float], Reach]] = {
-        "noise": ("Rician noise", "standard deviation in robust scales", (0.1, 0.25, 0.5, 0.9, 1.5), whole),
+        "noise": ("Rician noise", "standard deviation in robust SDs", (0.1, 0.25, 0.5, 0.9, 1.5), whole),
         "bias_field": ("smooth gain", "largest over smallest gain in the brain", (1.5, 2.0, 3.0, 5.0, 8.0), whole),
         "blur": ("loss of detail", "full width at half maximum in mm", (1.5, 2.5, 4.0, 6.0, 9.0), whole),
         "thick_slices": ("thick slices", "mm", (3.0, 4.0, 6.0, 9.0, 13.0), whole),
-        "spike": ("one bright point of k-space", "amplitude in robust scales", (0.1, 0.2, 0.4, 0.8, 1.5), whole),
-        "zipper": ("radio interference", "amplitude in robust scales", (0.3, 0.7, 1.5, 3.0, 6.0), whole),
+        "spike": ("one bright point of k-space", "amplitude in robust SDs", (0.1, 0.2, 0.4, 0.8, 1.5), whole),
+        "zipper": ("radio interference", "amplitude in robust SDs", (0.3, 0.7, 1.5, 3.0, 6.0), whole),
         "ghosting": ("copies along one axis", "loss of every n-th line", (0.2, 0.4, 0.7, 1.2, 2.0), whole),
         "motion": ("head movement", "mm and degrees", (0.7, 1.5, 3.0, 5.0, 8.0), whole),
         "gibbs": ("ringing at edges", "resolution kept in mm", (3.0, 3.6, 4.5, 6.0, 8.0), whole),

@@ -40,7 +40,7 @@ _FLUIDS = (Tissue.VENTRICLE, Tissue.OUTER_FLUID)
 class Ingredients:
     """What is drawn, and in which range; ``(0, 0)`` or a probability of 0 leaves an ingredient out.
 
-    Intensities are in units of the clean brain's robust scale (interquartile range / 1.349).
+    Intensities are in units of the clean brain's robust SD (interquartile range / 1.349).
 
     Attributes:
         contrasts: weights by name of :data:`itermask3d.simulation.generator.contrasts.CONTRASTS`.

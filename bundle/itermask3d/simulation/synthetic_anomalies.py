@@ -1,12 +1,12 @@
-r"""Artificial disturbances of normal scans, which the network learns not to paint back.
+r"""Synthetic anomalies of normal scans, which the network learns not to reproduce.
 
-The guide shows the edges of a lesion as it shows those of a gyrus, so a network that has only ever seen undisturbed
+The guide shows the edges of a lesion as it shows those of a gyrus, so a network that has only ever seen unaltered
 scans trusts it and reconstructs the lesion. Trained with regions whose content is wrong in the image and in the guide,
-and the undisturbed scan as target, it learns to fill in what belongs there. The shapes are smooth random ones, the
+and the unaltered scan as target, it learns to fill in what belongs there. The shapes are smooth random ones, the
 contents random: no lesion and no shape of a lesion is shown.
 
-First the parameters of a disturbance are drawn, then it is applied: the same parameters give the same voxels on one
-kind of device, and one of strength 0 leaves the scan as it is.
+First the parameters of an anomaly are drawn, then it is applied: the same parameters give the same voxels on one kind
+of device, and one of strength 0 leaves the scan as it is.
 
 Source of the idea: Zavrtanik et al., DRAEM, ICCV 2021, doi:10.1109/ICCV48922.2021.00822; Kascenas et al., Medical
 Image Analysis 90, 102963 (2023), doi:10.1016/j.media.2023.102963.
@@ -27,21 +27,29 @@ from torch.nn.functional import avg_pool3d
 
 from itermask3d.method.masking import smooth_field
 
-__all__ = ["BASES", "Disturbance", "Disturbances", "Disturbed", "RandDisturbd", "disturb", "draw_disturbance"]
+__all__ = [
+    "BASES",
+    "AlteredScan",
+    "RandSyntheticAnomalyd",
+    "SyntheticAnomalies",
+    "SyntheticAnomaly",
+    "alter",
+    "draw_synthetic_anomaly",
+]
 
 BASES = ("mean", "elsewhere", "blurred")
 """What a region is filled with, before contrast and texture: its mean, tissue of another place, its blurred self."""
 
 _VISIBLE = 0.05
-"""Share of the new content from which on a voxel counts as disturbed."""
+"""Share of the new content from which on a voxel counts as altered."""
 
 
 @dataclass(frozen=True)
-class Disturbances:
-    """What is drawn, and in which range. Intensities are those of a normalised scan (its robust scale is 1).
+class SyntheticAnomalies:
+    """What is drawn, and in which range. Intensities are those of a normalised scan (its robust SD is 1).
 
     Attributes:
-        probability: share of the samples that are disturbed; 0 leaves all as they are.
+        probability: share of the samples that are altered; 0 leaves all as they are.
         max_regions: at most so many regions in a sample, at least one.
         radius_mm: of a region, log-uniform; each axis is stretched or shrunk by up to a half.
         roughness: how far a random field dents the region, as a share of its radius.
@@ -78,8 +86,8 @@ class Disturbances:
 
 
 @dataclass(frozen=True)
-class Disturbance:
-    """One region: attributes as in :class:`Disturbances`.
+class SyntheticAnomaly:
+    """One region: attributes as in :class:`SyntheticAnomalies`.
 
     Attributes:
         base: one of :data:`BASES`.
@@ -99,8 +107,8 @@ class Disturbance:
     seed: int
 
 
-class Disturbed(NamedTuple):
-    """A disturbed scan ``(D, H, W)`` and where it is disturbed.
+class AlteredScan(NamedTuple):
+    """An altered scan ``(D, H, W)`` and where it is altered.
 
     Attributes:
         image: same unit as the scan; outside the brain unchanged.
@@ -111,11 +119,11 @@ class Disturbed(NamedTuple):
     weight: torch.Tensor
 
 
-def draw_disturbance(ranges: Disturbances, rng: np.random.RandomState) -> Disturbance:
+def draw_synthetic_anomaly(ranges: SyntheticAnomalies, rng: np.random.RandomState) -> SyntheticAnomaly:
     """Draw one region; the state of ``rng`` advances, nothing else is touched."""
     low, high = np.log(ranges.radius_mm)
     radius = np.exp(rng.uniform(low, high)) * np.exp(rng.uniform(-np.log(1.5), np.log(1.5), 3))
-    return Disturbance(
+    return SyntheticAnomaly(
         base=BASES[rng.choice(len(BASES), p=(0.5, 0.3, 0.2))],
         radius_mm=(float(radius[0]), float(radius[1]), float(radius[2])),
         roughness=float(rng.uniform(*ranges.roughness)),
@@ -128,8 +136,10 @@ def draw_disturbance(ranges: Disturbances, rng: np.random.RandomState) -> Distur
     )
 
 
-def disturb(image: torch.Tensor, brain_mask: torch.Tensor, disturbance: Disturbance, *, spacing_mm: float) -> Disturbed:
-    r"""Put one disturbance into a scan.
+def alter(
+    image: torch.Tensor, brain_mask: torch.Tensor, anomaly: SyntheticAnomaly, *, spacing_mm: float
+) -> AlteredScan:
+    r"""Put one synthetic anomaly into a scan.
 
     .. math:: x' = x + w \, (b + k (x - b) + c + s\,n - x)
 
@@ -139,30 +149,30 @@ def disturb(image: torch.Tensor, brain_mask: torch.Tensor, disturbance: Disturba
     Args:
         image: normalised scan ``(D, H, W)``, zero outside the brain.
         brain_mask: boolean, same shape, with at least one voxel.
-        disturbance: from :func:`draw_disturbance`.
+        anomaly: from :func:`draw_synthetic_anomaly`.
         spacing_mm: edge of a voxel.
 
     Returns:
-        See :class:`Disturbed`; the arguments are not changed.
+        See :class:`AlteredScan`; the arguments are not changed.
     """
-    rng = np.random.default_rng(disturbance.seed)
-    weight = _weight(brain_mask, disturbance, spacing_mm, rng)
-    base = _base(image, brain_mask, weight, disturbance.base, spacing_mm, rng)
-    content = base + disturbance.keep * (image - base) + disturbance.contrast
-    if disturbance.texture > 0:
-        content = content + disturbance.texture * _field(image, disturbance.texture_cell_mm / spacing_mm, rng)
-    return Disturbed(image + weight * (content - image), weight)
+    rng = np.random.default_rng(anomaly.seed)
+    weight = _weight(brain_mask, anomaly, spacing_mm, rng)
+    base = _base(image, brain_mask, weight, anomaly.base, spacing_mm, rng)
+    content = base + anomaly.keep * (image - base) + anomaly.contrast
+    if anomaly.texture > 0:
+        content = content + anomaly.texture * _field(image, anomaly.texture_cell_mm / spacing_mm, rng)
+    return AlteredScan(image + weight * (content - image), weight)
 
 
-class RandDisturbd(RandomizableTransform, MapTransform):
-    """Disturb the image of a sample and keep the undisturbed one as its target.
+class RandSyntheticAnomalyd(RandomizableTransform, MapTransform):
+    """Alter the image of a sample and keep the unaltered one as its target.
 
-    Adds ``target``, the image as it was, and ``disturbed``, 1 where it was changed. The random state is MONAI's.
+    Adds ``target``, the image as it was, and ``altered``, 1 where it was changed. The random state is MONAI's.
 
     Args:
         keys: the normalised image, ``(1, D, H, W)``.
         spacing_mm: edge of a voxel.
-        disturbances: what to draw from.
+        synthetic_anomalies: what to draw from.
         mask_key: the brain mask on the same grid.
     """
 
@@ -170,14 +180,14 @@ class RandDisturbd(RandomizableTransform, MapTransform):
         self,
         keys: KeysCollection,
         spacing_mm: float,
-        disturbances: Disturbances,
+        synthetic_anomalies: SyntheticAnomalies,
         mask_key: str = "brain_mask",
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob=disturbances.probability)
+        RandomizableTransform.__init__(self, prob=synthetic_anomalies.probability)
         self.spacing_mm = float(spacing_mm)
-        self.disturbances = disturbances
+        self.synthetic_anomalies = synthetic_anomalies
         self.mask_key = mask_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -185,28 +195,30 @@ class RandDisturbd(RandomizableTransform, MapTransform):
         self.randomize(None)
         for key in self.key_iterator(sample):
             image, brain = (convert_to_tensor(sample[name], track_meta=False) for name in (key, self.mask_key))
-            changed, disturbed, inside = image[0], torch.zeros_like(image[0]), brain[0] > 0.5
-            for _ in range(self.R.randint(1, self.disturbances.max_regions + 1) if self._do_transform else 0):
-                drawn = draw_disturbance(self.disturbances, self.R)
-                changed, weight = disturb(changed, inside, drawn, spacing_mm=self.spacing_mm)
-                disturbed = torch.maximum(disturbed, (weight > _VISIBLE).to(disturbed))
-            sample |= {key: changed[None], "target": image, "disturbed": disturbed[None]}
+            changed, altered, inside = image[0], torch.zeros_like(image[0]), brain[0] > 0.5
+            for _ in range(self.R.randint(1, self.synthetic_anomalies.max_regions + 1) if self._do_transform else 0):
+                drawn = draw_synthetic_anomaly(self.synthetic_anomalies, self.R)
+                changed, weight = alter(changed, inside, drawn, spacing_mm=self.spacing_mm)
+                altered = torch.maximum(altered, (weight > _VISIBLE).to(altered))
+            sample |= {key: changed[None], "target": image, "altered": altered[None]}
         return sample
 
 
-def _weight(brain: torch.Tensor, disturbance: Disturbance, spacing_mm: float, rng: np.random.Generator) -> torch.Tensor:
+def _weight(
+    brain: torch.Tensor, anomaly: SyntheticAnomaly, spacing_mm: float, rng: np.random.Generator
+) -> torch.Tensor:
     """Soft shape around a random voxel of the brain."""
     voxels = brain.flatten().nonzero().flatten()
     centre = np.unravel_index(int(voxels[int(rng.integers(len(voxels)))]), brain.shape)
     squared = torch.zeros((1, 1, 1), device=brain.device)
-    for axis, (size, middle, radius) in enumerate(zip(brain.shape, centre, disturbance.radius_mm, strict=True)):
+    for axis, (size, middle, radius) in enumerate(zip(brain.shape, centre, anomaly.radius_mm, strict=True)):
         offsets = (torch.arange(size, device=brain.device) - int(middle)) * (spacing_mm / radius)
         squared = squared + offsets.square().view([-1 if other == axis else 1 for other in range(3)])
-    typical_mm = float(np.prod(disturbance.radius_mm) ** (1 / 3))
+    typical_mm = float(np.prod(anomaly.radius_mm) ** (1 / 3))
     cost = squared.sqrt()
-    if disturbance.roughness > 0:
-        cost = cost + disturbance.roughness * _field(brain, max(1.0, 0.5 * typical_mm / spacing_mm), rng)
-    return torch.sigmoid(4 * typical_mm / disturbance.border_mm * (1 - cost)) * brain
+    if anomaly.roughness > 0:
+        cost = cost + anomaly.roughness * _field(brain, max(1.0, 0.5 * typical_mm / spacing_mm), rng)
+    return torch.sigmoid(4 * typical_mm / anomaly.border_mm * (1 - cost)) * brain
 
 
 def _base(
