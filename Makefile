@@ -47,7 +47,7 @@ screen: setup ## screen DATA=folder, list, BIDS dataset or DICOM tree into OUT=o
 	@test -n "$(DATA)" || { echo "Name the scans: make screen DATA=path/to/scans" >&2; exit 2; }
 	$(PY) -m itermask3d screen "$(DATA)" "$(or $(OUT),out/screen)" $(ARGS)
 
-screen-check: setup ## a cohort of SCANS=40 of the normal scans in DATA, with lesions and faults, screened thrice; ARGS="--brain-masks …"
+screen-check: setup ## a cohort of SCANS=40 of the normal scans in DATA, with lesions and artefacts, screened thrice; ARGS="--brain-masks …"
 	@test -n "$(DATA)" || { echo "Name the normal scans: make screen-check DATA=path/to/scans" >&2; exit 2; }
 	@test -f "$(or $(OUT),out/screen-check)/cohort/truth.tsv" || \
 		$(PY) scripts/simulate_cohort.py "$(DATA)" "$(or $(OUT),out/screen-check)/cohort" --scans $(or $(SCANS),40) $(ARGS)

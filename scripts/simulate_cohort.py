@@ -1,12 +1,12 @@
-"""Mix a cohort from normal scans: half as they are, a quarter with a lesion put in, a quarter with a fault.
+"""Mix a cohort from normal scans: half as they are, a quarter with a lesion put in, a quarter with an artefact.
 
     python scripts/simulate_cohort.py SCANS OUT [--scans 40] [--subsets test validation] [--brain-masks FOLDER]
 
 Writes OUT/images, OUT/brain_masks, OUT/labels and OUT/scans.json, which screening takes as it is; OUT/truth.tsv with
-its dictionary truth.json, which says what was done to which scan; and OUT/records.json, from which every fault can be
-made again. Names tell nothing. Faults are of severity 2 or 3, and none is of the brain mask, so that OUT/images can
-also be screened without the masks. The same scans, number and seed give the same cohort. All lesions and faults are
-simulated: call them so.
+its dictionary truth.json, which says what was done to which scan; and OUT/records.json, from which every artefact can
+be made again. Names tell nothing. Artefacts are of severity 2 or 3, and none is of the brain mask, so that OUT/images
+can also be screened without the masks. The same scans, number and seed give the same cohort. All lesions and artefacts
+are simulated: call them so.
 """
 
 from __future__ import annotations
@@ -26,28 +26,32 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.files.scans import ScanError, list_scans, split_scans, voxel_volume_ml
 from itermask3d.files.writing import save_nifti, write_atomically
 from itermask3d.inference.results import RESEARCH_USE
-from itermask3d.simulation.artefacts.registry import FAULTS, Reach, apply, draw
+from itermask3d.simulation.artefacts.registry import ARTEFACTS, Reach, apply, draw
 from itermask3d.simulation.lesions import draw_look, draw_region, insert_lesion
 from itermask3d.simulation.subjects import load_subject, stream_of
 from tqdm import tqdm
 
-FAULT_SEVERITIES = (2, 3)
+ARTEFACT_SEVERITIES = (2, 3)
 LESION_KINDS = ("hypo", "hyper")
-MIXED_FAULTS = [name for name, fault in FAULTS.items() if fault.reach is not Reach.MASK]
+MIXED_ARTEFACTS = [name for name, artefact in ARTEFACTS.items() if artefact.reach is not Reach.MASK]
 
 COLUMNS: dict[str, dict[str, Any]] = {
     "case": {"Description": "Name of the scan in this cohort."},
     "kind": {
         "Description": "What was done to it.",
-        "Levels": {"normal": "nothing", "lesion": "a lesion was put in", "fault": "an acquisition fault was put in"},
+        "Levels": {
+            "normal": "nothing",
+            "lesion": "a lesion was put in",
+            "artefact": "an acquisition artefact was put in",
+        },
     },
     "source": {"Description": "Case of the normal scan that it was made from."},
     "subset": {"Description": "Of the split file that the normal scan belongs to."},
-    "fault": {"Description": "Kind of fault; see itermask3d.simulation.artefacts.registry.FAULTS."},
-    "severity": {"Description": "Of the fault, 1 to 5; 2 is mild and 3 clearly visible."},
+    "artefact": {"Description": "Kind of artefact; see itermask3d.simulation.artefacts.registry.ARTEFACTS."},
+    "severity": {"Description": "Of the artefact, 1 to 5; 2 is mild and 3 clearly visible."},
     "shape": {"Description": "Where the lesion's shape comes from: a file's name, or generated."},
     "contrast": {"Description": "Of the lesion, in units of the brain's robust SD; negative is darker."},
-    "label_ml": {"Description": "Volume of the label: lesion, or place of a fault that has one.", "Units": "ml"},
+    "label_ml": {"Description": "Volume of the label: lesion, or place of an artefact that has one.", "Units": "ml"},
 }
 """Every column of ``truth.tsv``, in its order."""
 
@@ -129,9 +133,9 @@ def choose(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def draw_kinds(n_scans: int, rng: np.random.Generator) -> list[str]:
-    """A quarter lesions, a quarter faults, the rest normal, shuffled."""
+    """A quarter lesions, a quarter artefacts, the rest normal, shuffled."""
     quarter = round(n_scans / 4)
-    kinds = ["lesion"] * quarter + ["fault"] * quarter + ["normal"] * (n_scans - 2 * quarter)
+    kinds = ["lesion"] * quarter + ["artefact"] * quarter + ["normal"] * (n_scans - 2 * quarter)
     return [kinds[index] for index in rng.permutation(n_scans)]
 
 
@@ -145,12 +149,12 @@ def mix(
     rng: np.random.Generator,
 ) -> Mixed:
     """Make one scan of the cohort of a normal one ``(D, H, W)``."""
-    if kind == "fault":
-        name = str(rng.choice(MIXED_FAULTS))
-        fault = draw(name, int(rng.choice(FAULT_SEVERITIES)), brain, affine, rng=rng)
-        faulted = apply(fault, image, brain, affine)
-        row = {"kind": kind, "fault": name, "severity": fault.severity, "label_ml": volume(faulted.label, affine)}
-        return Mixed(faulted.image, brain, faulted.label, row, fault.to_json())
+    if kind == "artefact":
+        name = str(rng.choice(MIXED_ARTEFACTS))
+        artefact = draw(name, int(rng.choice(ARTEFACT_SEVERITIES)), brain, affine, rng=rng)
+        altered = apply(artefact, image, brain, affine)
+        row = {"kind": kind, "artefact": name, "severity": artefact.severity, "label_ml": volume(altered.label, affine)}
+        return Mixed(altered.image, brain, altered.label, row, artefact.to_json())
     if kind == "lesion":
         region, origin = draw_region(list(shapes), brain, affine, rng)
         look = draw_look(rng, LESION_KINDS)
@@ -181,7 +185,7 @@ def write_truth(rows: Sequence[dict[str, Any]], output: Path, seed: int) -> None
     writer = csv.DictWriter(text, list(COLUMNS), delimiter="\t", lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: cell(row.get(name)) for name in COLUMNS} for row in rows)
-    about = {"Note": "All lesions and faults are simulated.", "Seed": seed, **COLUMNS}
+    about = {"Note": "All lesions and artefacts are simulated.", "Seed": seed, **COLUMNS}
     write_atomically(json.dumps(about, indent=1) + "\n", output / "truth.json")
     write_atomically(text.getvalue(), output / "truth.tsv")
 

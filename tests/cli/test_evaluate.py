@@ -29,7 +29,7 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A list of two normal scans, a lesion, a fault and a scan without label, and a list of two more normals."""
+    """A list of two normal scans, a lesion, an artefact and a scan without label, and a list of two more normals."""
     root = tmp_path_factory.mktemp("data")
     (root / "bundle").mkdir()
     write_fast_bundle(root / "bundle")
@@ -50,7 +50,7 @@ def data(tmp_path_factory) -> Path:
         item("n1", group="normal", subject="a"),
         item("n2", group="normal", subject="b"),
         item("l1", 60, label=label, group="strong lesion", subject="a"),
-        item("f1", noise=20, group="fault:noise:3", subject="a"),
+        item("f1", noise=20, group="artefact:noise:3", subject="a"),
         item("r1", 40),
         item("r2", 40, label=label, group="real", subject="c", contrast="FLAIR"),
     ]
@@ -158,14 +158,14 @@ def test_an_unknown_method_and_a_report_of_nothing_are_refused(script, data, tmp
     assert "holds no results" in capsys.readouterr().err
 
 
-def test_simulated_faults_are_listed_with_group_and_subject(script, data, tmp_path):
+def test_simulated_artefacts_are_listed_with_group_and_subject(script, data, tmp_path):
     folder = tmp_path / "thick_slices_3"
     folder.mkdir()
     (folder / "scans.json").write_text(json.dumps([{"case": "a", "image": "a.nii.gz"}]))
-    (found,) = script.faulted_scans(tmp_path, ["3"], 1)
-    with pytest.raises(ScanError, match=r"holds no FAULT_SEVERITY/scans.json of severity 4"):
-        script.faulted_scans(tmp_path, ["4"])
-    assert (found["case"], found["group"], found["subject"]) == ("thick_slices_3_a", "fault:thick_slices:3", "a")
+    (found,) = script.artefact_scans(tmp_path, ["3"], 1)
+    with pytest.raises(ScanError, match=r"holds no ARTEFACT_SEVERITY/scans.json of severity 4"):
+        script.artefact_scans(tmp_path, ["4"])
+    assert (found["case"], found["group"], found["subject"]) == ("thick_slices_3_a", "artefact:thick_slices:3", "a")
     assert found["image"] == str(folder / "a.nii.gz")
 
 

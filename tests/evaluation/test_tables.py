@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from itermask3d.evaluation.cases import MethodResults, fault_of
+from itermask3d.evaluation.cases import MethodResults, artefact_of
 from itermask3d.evaluation.discrimination import Figure
 from itermask3d.evaluation.page import evaluation_page
 from itermask3d.evaluation.plots import all_plots
@@ -81,43 +81,43 @@ def test_methods_are_compared_on_the_scans_that_both_have():
     assert found["difference"].value == pytest.approx(0.05)
 
 
-def test_faults_have_a_row_each_and_real_cases_no_mean():
-    rows = [row("n1", "normal", 0.1), row("f1", "fault:noise:1", 0.0), row("f2", "fault:noise:3", 0.9)]
+def test_artefacts_have_a_row_each_and_real_cases_no_mean():
+    rows = [row("n1", "normal", 0.1), row("f1", "artefact:noise:1", 0.0), row("f2", "artefact:noise:3", 0.9)]
     rows.append(row("r", "real", 0.5, dice=0.3, contrast="FLAIR", in_domain=False, outside="contrast, noise"))
     tables = tables_of(MethodResults("a", rows))
-    faults = {found["severity"]: found["auroc"].value for found in tables["faults"].rows}
-    assert faults == {"1": 0.0, "3": 1.0}
+    artefacts = {found["severity"]: found["auroc"].value for found in tables["artefacts"].rows}
+    assert artefacts == {"1": 0.0, "3": 1.0}
     assert "segmentation" not in tables
     assert "detection" not in tables
     (real,) = tables["real"].rows
     assert (real["case"], real["dice"], real["contrast"]) == ("r", 0.3, "FLAIR")
     assert real["domain"] == "outside: contrast, noise"
-    assert fault_of("fault:noise") is None
+    assert artefact_of("artefact:noise") is None
 
 
 def faulty_method() -> MethodResults:
     """Four normal scans; noise that the score misses and the domain sees, a ball that only the score sees."""
     rows = [row(f"n{i}", "normal", score=i / 10, domain_distance=0.2 + i / 10, in_domain=True) for i in range(4)]
     rows += [
-        row(f"f{i}", "fault:noise:2", 0.0, domain_distance=3.0, in_domain=False, outside="noise") for i in range(4)
+        row(f"f{i}", "artefact:noise:2", 0.0, domain_distance=3.0, in_domain=False, outside="noise") for i in range(4)
     ]
-    rows += [row(f"g{i}", "fault:inversion:2", 9.0, domain_distance=0.3, in_domain=True) for i in range(4)]
+    rows += [row(f"g{i}", "artefact:inversion:2", 9.0, domain_distance=0.3, in_domain=True) for i in range(4)]
     calibration = {f"c{i}": {"score": i / 10, "domain_distance": 0.2 + i / 10} for i in range(9)}
     return MethodResults("a", rows, calibration=calibration)
 
 
-def test_a_fault_is_ranked_and_flagged_by_score_by_distance_and_by_both():
+def test_a_artefact_is_ranked_and_flagged_by_score_by_distance_and_by_both():
     tables = tables_of(faulty_method(), level=0.1)
-    found = {(one["fault"], one["evidence"]): one for one in tables["faults"].rows}
+    found = {(one["artefact"], one["evidence"]): one for one in tables["artefacts"].rows}
     flagged = {key: one["flagged"].value for key, one in found.items()}
     assert flagged == {
         ("noise", "own score"): 0, ("noise", "domain distance"): 1, ("noise", "both"): 1,
         ("inversion", "own score"): 1, ("inversion", "domain distance"): 0, ("inversion", "both"): 1,
     }  # fmt: skip
     assert {round(one["level"], 6) for one in found.values()} == {0.1, 0.2}
-    (noise,) = (one for one in tables["fault_matrix"].rows if one["fault"] == "noise")
+    (noise,) = (one for one in tables["artefact_matrix"].rows if one["artefact"] == "noise")
     assert (noise["score_2"], noise["domain_2"], noise["both_2"]) == (pytest.approx(1 / 8), 1, 1)
-    assert tables["fault_matrix"].columns["both_2"] == "2: both"
+    assert tables["artefact_matrix"].columns["both_2"] == "2: both"
     by = {one["evidence"]: one for one in tables["specificity"].rows}
     assert by["both"]["level"] == pytest.approx(0.2)
     assert by["domain distance"]["flagged"].value == 0
@@ -144,10 +144,10 @@ def test_a_score_that_knows_nothing_is_worth_nothing_in_every_table():
     rng = np.random.default_rng(2)
     rows = [row(f"n{i}", "normal", score=float(rng.random()), subject=f"n{i}") for i in range(60)]
     rows += [row(f"l{i}", "lesion", score=float(rng.random()), subject=f"l{i}") for i in range(60)]
-    rows += [row(f"f{i}", "fault:blur:1", score=float(rng.random()), subject=f"f{i}") for i in range(60)]
+    rows += [row(f"f{i}", "artefact:blur:1", score=float(rng.random()), subject=f"f{i}") for i in range(60)]
     calibration = {f"c{i}": {"score": float(rng.random())} for i in range(199)}
     tables = tables_of(MethodResults("random", rows, calibration=calibration), level=0.1)
-    for name in ("detection", "faults"):
+    for name in ("detection", "artefacts"):
         (found,) = tables[name].rows
         assert found["auroc"].low < 0.5 < found["auroc"].high
         assert found["flagged"].low < 0.1 < found["flagged"].high
@@ -190,12 +190,12 @@ def test_every_form_of_a_table_has_every_row():
 def test_a_picture_stands_under_its_table_and_every_evidence_has_a_panel(tmp_path):
     tables = all_tables([faulty_method()], level=0.1)
     pictures = all_plots([faulty_method()], tables, output=tmp_path, curves={})
-    (fault_map,) = (picture for picture in pictures if picture.section == "fault_matrix")
-    assert all(f">{evidence}<" in svg_text(fault_map.path) for evidence in ("own score", "domain distance", "both"))
-    page = evaluation_page("E", tables, [fault_map], facts={})
-    assert page.index('id="fault_matrix"') < page.index(fault_map.alt) < page.index('id="faults"')
+    (artefact_map,) = (picture for picture in pictures if picture.section == "artefact_matrix")
+    assert all(f">{evidence}<" in svg_text(artefact_map.path) for evidence in ("own score", "domain distance", "both"))
+    page = evaluation_page("E", tables, [artefact_map], facts={})
+    assert page.index('id="artefact_matrix"') < page.index(artefact_map.alt) < page.index('id="artefacts"')
     assert 'id="figures"' not in page
-    assert 'id="figures"' in evaluation_page("E", tables[:1], [fault_map], facts={}), "its table is not there"
+    assert 'id="figures"' in evaluation_page("E", tables[:1], [artefact_map], facts={}), "its table is not there"
 
 
 def svg_text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Each figure answers to its fault, and a lesion moves the contrast little."""
+"""Each figure answers to its artefact, and a lesion moves the contrast little."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def slab(image: np.ndarray) -> np.ndarray:
     return lost
 
 
-IMAGE_FAULTS = {
+IMAGE_ARTEFACTS = {
     "inverted": (lambda image: -image, "depth_contrast", -1.5),
     "inverted tails": (lambda image: -image, "bright_tail", 0.5),
     "dark fluid": (lambda image: np.where(image < -1.8, -5, image), "dark_tail", -1.0),
@@ -73,9 +73,9 @@ IMAGE_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", IMAGE_FAULTS)
-def test_a_fault_of_the_image_moves_its_figure(normal, fault):
-    change, name, least = IMAGE_FAULTS[fault]
+@pytest.mark.parametrize("artefact", IMAGE_ARTEFACTS)
+def test_an_artefact_of_the_image_moves_its_figure(normal, artefact):
+    change, name, least = IMAGE_ARTEFACTS[artefact]
     moved = measured(np.where(brain(), change(t1(brain())), 0), brain())[name] - normal[name]
     assert moved <= least if least < 0 else moved >= least
 
@@ -87,7 +87,7 @@ def without(*where: slice) -> np.ndarray:
 
 
 EVERY, FIRST, LAST = slice(None), slice(0, 20), slice(52, None)
-MASK_FAULTS = {
+MASK_ARTEFACTS = {
     "top missing": (without(EVERY, EVERY, LAST), {"height_mm": -20, "flat_cut_percent": 10, "brain_ml": -50}),
     "front missing": (without(EVERY, LAST), {"length_mm": -20, "flat_cut_percent": 10}),
     "sides missing": (without(FIRST) & without(LAST), {"width_mm": -20}),
@@ -97,9 +97,9 @@ MASK_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", MASK_FAULTS)
-def test_a_fault_of_the_mask_moves_its_figures(normal, fault):
-    mask, expected = MASK_FAULTS[fault]
+@pytest.mark.parametrize("artefact", MASK_ARTEFACTS)
+def test_an_artefact_of_the_mask_moves_its_figures(normal, artefact):
+    mask, expected = MASK_ARTEFACTS[artefact]
     found = measured(t1(brain()) * mask, mask)
     for name, least in expected.items():
         moved = found[name] - normal[name]

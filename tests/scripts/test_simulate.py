@@ -72,13 +72,13 @@ def test_a_folder_without_lesion_shapes_is_named(run, normals, tmp_path):
         run("simulate_lesions", str(normals), str(tmp_path / "out"), "--shapes", str(tmp_path / "shapes"))
 
 
-def test_faults_are_made_of_normal_scans_alone_of_the_severities_and_subjects_asked_for(run, normals, tmp_path):
-    output = tmp_path / "faults"
-    few = ("--faults", "noise", "inversion", "--severities", "2", "4")
-    run("simulate_faults", str(normals), str(output), *few)
+def test_artefacts_are_made_of_normal_scans_alone_of_the_severities_and_subjects_asked_for(run, normals, tmp_path):
+    output = tmp_path / "artefacts"
+    few = ("--artefacts", "noise", "inversion", "--severities", "2", "4")
+    run("simulate_artefacts", str(normals), str(output), *few)
     found = {path.parent.name: list_scans(path) for path in output.glob("*/scans.json")}
     assert set(found) == {"noise_2", "noise_4", "inversion_2", "inversion_4"}
     assert [(item["case"], item["subject"]) for item in found["noise_2"]] == [("a1", "a"), ("b1", "b")]
     assert json.loads((output / "simulation.json").read_text())["scans"] == 8
-    run("simulate_faults", str(normals), str(tmp_path / "one"), *few, "--subjects", "1")
+    run("simulate_artefacts", str(normals), str(tmp_path / "one"), *few, "--subjects", "1")
     assert len(list_scans(tmp_path / "one" / "noise_2" / "scans.json")) == 1

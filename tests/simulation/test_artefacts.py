@@ -1,4 +1,4 @@
-"""Simulated faults: exact replay, severity zero is nothing, severities rise, places are where the label says."""
+"""Simulated artefacts: exact replay, severity zero is nothing, severities rise, places are where the label says."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ import pytest
 import torch
 from helpers import CENTRE_MM, axes_of, head_phantom, world_coordinates
 from itermask3d.simulation.artefacts.image import robust_scale
-from itermask3d.simulation.artefacts.kspace import KSPACE_FAULTS
-from itermask3d.simulation.artefacts.registry import FAULTS, SEVERITIES, FaultedScan, FaultRecord, Reach, apply, draw
+from itermask3d.simulation.artefacts.kspace import KSPACE_ARTEFACTS
+from itermask3d.simulation.artefacts.registry import (
+    ARTEFACTS,
+    SEVERITIES,
+    ArtefactRecord,
+    ArtefactScan,
+    Reach,
+    apply,
+    draw,
+)
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-REGIONAL = [name for name, fault in FAULTS.items() if fault.reach is Reach.REGION]
-OF_THE_MASK = [name for name, fault in FAULTS.items() if fault.reach is Reach.MASK]
-WHOLE = [name for name, fault in FAULTS.items() if fault.reach is Reach.WHOLE]
+REGIONAL = [name for name, artefact in ARTEFACTS.items() if artefact.reach is Reach.REGION]
+OF_THE_MASK = [name for name, artefact in ARTEFACTS.items() if artefact.reach is Reach.MASK]
+WHOLE = [name for name, artefact in ARTEFACTS.items() if artefact.reach is Reach.WHOLE]
 
 
 class Head:
@@ -30,10 +38,10 @@ class Head:
         inside = (x / 82) ** 2 + (y / 98) ** 2 + (z / 78) ** 2 <= 1
         self.image = np.where(self.brain, phantom.image, np.where(inside, 60 + 0.1 * z, 0)).astype(np.float32)
 
-    def fault(self, name: str, severity: int, seed: int = 0) -> FaultedScan:
+    def artefact(self, name: str, severity: int, seed: int = 0) -> ArtefactScan:
         return apply(self.record(name, severity, seed), self.image, self.brain, self.affine)
 
-    def record(self, name: str, severity: int, seed: int = 0) -> FaultRecord:
+    def record(self, name: str, severity: int, seed: int = 0) -> ArtefactRecord:
         return draw(name, severity, self.brain, self.affine, rng=np.random.default_rng(seed))
 
 
@@ -42,22 +50,22 @@ def head() -> Head:
     return Head()
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", ARTEFACTS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int16])
 def test_severity_zero_is_the_exact_identity(head, name, dtype):
     image = head.image.astype(dtype)
-    faulted = apply(head.record(name, 0), image, head.brain, head.affine)
-    assert np.array_equal(faulted.image, image)
-    assert np.array_equal(faulted.brain_mask, head.brain)
-    assert not np.shares_memory(faulted.image, image)
-    assert faulted.image.dtype == (np.float32 if dtype is np.int16 else dtype)
-    assert faulted.label is None or not faulted.label.any()
+    altered = apply(head.record(name, 0), image, head.brain, head.affine)
+    assert np.array_equal(altered.image, image)
+    assert np.array_equal(altered.brain_mask, head.brain)
+    assert not np.shares_memory(altered.image, image)
+    assert altered.image.dtype == (np.float32 if dtype is np.int16 else dtype)
+    assert altered.label is None or not altered.label.any()
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", ARTEFACTS)
 def test_a_record_that_went_through_json_makes_the_same_voxels(head, name):
     record = head.record(name, 3)
-    again = FaultRecord.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False)))
+    again = ArtefactRecord.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False)))
     assert again == record
     first, second = (apply(which, head.image, head.brain, head.affine) for which in (record, again))
     assert np.array_equal(first.image, second.image)
@@ -66,11 +74,11 @@ def test_a_record_that_went_through_json_makes_the_same_voxels(head, name):
     assert first.label is None or np.array_equal(first.label, second.label)
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", ARTEFACTS)
 def test_neither_the_scan_nor_the_global_random_state_is_touched(head, name):
     image, brain, affine = head.image.copy(), head.brain.copy(), head.affine.copy()
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
-    head.fault(name, 4)
+    head.artefact(name, 4)
     assert random.getstate() == states[0]
     assert np.array_equal(np.random.get_state()[1], states[1])
     assert torch.equal(torch.get_rng_state(), states[2])
@@ -79,62 +87,62 @@ def test_neither_the_scan_nor_the_global_random_state_is_touched(head, name):
     assert np.array_equal(head.affine, affine)
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", ARTEFACTS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_severities_rise(head, name, seed):
     change = []
     for severity in range(len(SEVERITIES)):
-        faulted = head.fault(name, severity, seed)
-        if FAULTS[name].reach is Reach.MASK:
-            change.append(float((faulted.brain_mask != head.brain).sum()))
+        altered = head.artefact(name, severity, seed)
+        if ARTEFACTS[name].reach is Reach.MASK:
+            change.append(float((altered.brain_mask != head.brain).sum()))
         else:
-            change.append(float(np.abs(faulted.image - head.image).mean()))
+            change.append(float(np.abs(altered.image - head.image).mean()))
     # The mildest levels of these are below the 4 mm of a voxel.
     start = 2 if name in ("gibbs", "thick_slices", "remnants") else 0
     assert all(before < after for before, after in zip(change[start:], change[start + 1 :], strict=False)), change
 
 
-@pytest.mark.parametrize("name", [name for name in FAULTS if name not in ("blur", "gibbs", "missing_top")])
-def test_another_seed_makes_another_fault(head, name):
+@pytest.mark.parametrize("name", [name for name in ARTEFACTS if name not in ("blur", "gibbs", "missing_top")])
+def test_another_seed_makes_another_artefact(head, name):
     parameters = [head.record(name, 4, seed).to_json() for seed in range(5)]
     assert any(other != parameters[0] for other in parameters[1:])
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_fault_of_the_whole_image_has_no_label_and_leaves_the_mask(head, name):
-    faulted = head.fault(name, 3)
-    assert faulted.label is None
-    assert np.array_equal(faulted.brain_mask, head.brain)
+def test_a_artefact_of_the_whole_image_has_no_label_and_leaves_the_mask(head, name):
+    altered = head.artefact(name, 3)
+    assert altered.label is None
+    assert np.array_equal(altered.brain_mask, head.brain)
 
 
 @pytest.mark.parametrize("name", REGIONAL)
-def test_the_label_of_a_regional_fault_is_where_the_brain_changed(head, name):
-    faulted = head.fault(name, 3)
-    assert faulted.label is not None
-    assert faulted.label.any()
-    assert not (faulted.label & ~head.brain).any()
+def test_the_label_of_a_regional_artefact_is_where_the_brain_changed(head, name):
+    altered = head.artefact(name, 3)
+    assert altered.label is not None
+    assert altered.label.any()
+    assert not (altered.label & ~head.brain).any()
     if name == "drop_out":
-        loss = 1 - faulted.image / np.maximum(head.image, 1e-6)
-        assert np.array_equal((loss > 0.475) & head.brain, faulted.label)
+        loss = 1 - altered.image / np.maximum(head.image, 1e-6)
+        assert np.array_equal((loss > 0.475) & head.brain, altered.label)
     else:
-        changed = faulted.image != head.image
-        assert not (changed & head.brain & ~ndimage.binary_dilation(faulted.label)).any()
-        assert changed[faulted.label].mean() > 0.95
+        changed = altered.image != head.image
+        assert not (changed & head.brain & ~ndimage.binary_dilation(altered.label)).any()
+        assert changed[altered.label].mean() > 0.95
 
 
 @pytest.mark.parametrize("name", OF_THE_MASK)
-def test_the_label_of_a_fault_of_the_mask_is_what_changed_in_it(head, name):
-    faulted = head.fault(name, 3)
-    assert np.array_equal(faulted.image, head.image)
-    assert np.array_equal(faulted.label, faulted.brain_mask != head.brain)
-    assert (faulted.label & head.brain).any() == (name == "missing_brain")
+def test_the_label_of_a_artefact_of_the_mask_is_what_changed_in_it(head, name):
+    altered = head.artefact(name, 3)
+    assert np.array_equal(altered.image, head.image)
+    assert np.array_equal(altered.label, altered.brain_mask != head.brain)
+    assert (altered.label & head.brain).any() == (name == "missing_brain")
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "PSR"])
 @pytest.mark.parametrize("spacing_mm", [(4, 4, 4), (3, 5, 4)])
 def test_the_top_is_missing_by_millimetres_in_every_orientation(codes, spacing_mm):
     head = Head(codes, spacing_mm)
-    label = head.fault("missing_top", 4).label
+    label = head.artefact("missing_top", 4).label
     height = world_coordinates(label.shape, head.affine)[2]
     top = height[head.brain].max()
     assert height[label].min() == pytest.approx(top - 35, abs=5)
@@ -142,17 +150,17 @@ def test_the_top_is_missing_by_millimetres_in_every_orientation(codes, spacing_m
 
 
 def test_noise_in_air_has_the_rayleigh_mean(head):
-    faulted = head.fault("noise", 3)
-    deviation = FAULTS["noise"].levels[2] * robust_scale(head.image, head.brain)
+    altered = head.artefact("noise", 3)
+    deviation = ARTEFACTS["noise"].levels[2] * robust_scale(head.image, head.brain)
     air = head.image == 0
-    assert faulted.image[air].mean() == pytest.approx(deviation * np.sqrt(np.pi / 2), rel=0.02)
-    assert np.std((faulted.image - head.image)[head.brain]) == pytest.approx(deviation, rel=0.02)
+    assert altered.image[air].mean() == pytest.approx(deviation * np.sqrt(np.pi / 2), rel=0.02)
+    assert np.std((altered.image - head.image)[head.brain]) == pytest.approx(deviation, rel=0.02)
 
 
 @pytest.mark.parametrize("severity", [1, 3, 5])
 def test_the_gain_varies_in_the_brain_by_its_level_and_is_one_on_average(head, severity):
-    gain = (head.fault("bias_field", severity).image / np.maximum(head.image, 1e-6))[head.brain]
-    assert gain.max() / gain.min() == pytest.approx(FAULTS["bias_field"].levels[severity - 1], rel=1e-3)
+    gain = (head.artefact("bias_field", severity).image / np.maximum(head.image, 1e-6))[head.brain]
+    assert gain.max() / gain.min() == pytest.approx(ARTEFACTS["bias_field"].levels[severity - 1], rel=1e-3)
     assert gain.mean() == pytest.approx(1, rel=1e-3)
 
 
@@ -162,7 +170,7 @@ def test_a_spike_is_one_wave_of_its_amplitude(head):
     wave = apply(record, signed, head.brain, head.affine).image - signed
     spectrum = np.abs(np.fft.fftn(wave)) / wave.size
     bins = tuple(np.asarray(record.parameters["bins"]) % wave.shape)
-    amplitude = FAULTS["spike"].levels[2] * robust_scale(head.image, head.brain)
+    amplitude = ARTEFACTS["spike"].levels[2] * robust_scale(head.image, head.brain)
     mirrored = tuple(-np.asarray(bins) % wave.shape)
     assert spectrum.argmax() in [np.ravel_multi_index(where, wave.shape) for where in (bins, mirrored)]
     assert 2 * spectrum.max() == pytest.approx(amplitude, rel=0.1)
@@ -170,29 +178,29 @@ def test_a_spike_is_one_wave_of_its_amplitude(head):
 
 def test_a_zipper_lies_on_its_lines_only(head):
     record = head.record("zipper", 3)
-    changed = np.moveaxis(head.fault("zipper", 3).image != head.image, record.parameters["axis"], 0)
+    changed = np.moveaxis(head.artefact("zipper", 3).image != head.image, record.parameters["axis"], 0)
     assert set(np.flatnonzero(changed.any(axis=(1, 2)))) == set(record.parameters["lines"])
 
 
 @pytest.mark.parametrize("size", [36, 38])
 def test_every_second_line_lost_makes_one_ghost_half_a_field_of_view_away(head, size):
     image, brain, half = head.image[:size], head.brain[:size], size // 2
-    ghosted = KSPACE_FAULTS["ghosting"][1](image, brain, head.affine, loss=0.4, axis=0, every=2)
+    ghosted = KSPACE_ARTEFACTS["ghosting"][1](image, brain, head.affine, loss=0.4, axis=0, every=2)
     ghost = (-1) ** half * np.roll(image, half, axis=0)
     central_line = image.mean(axis=0) * (half % 2 == 0)  # it is among the even ones, and kept
     np.testing.assert_allclose(ghosted, np.abs(image - 0.2 * (image + ghost) + 0.4 * central_line), atol=1e-3)
 
 
 def test_what_lies_outside_the_field_of_view_is_folded_and_not_lost(head):
-    faulted = head.fault("wrap_around", 4)
-    assert faulted.image.sum() == pytest.approx(head.image.sum(), rel=1e-5)
+    altered = head.artefact("wrap_around", 4)
+    assert altered.image.sum() == pytest.approx(head.image.sum(), rel=1e-5)
 
 
 @pytest.mark.parametrize("thickness_mm", [6.0, 8.0, 13.0])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_thick_slices_keep_a_linear_ramp(head, thickness_mm, axis):
     ramp = np.moveaxis(np.broadcast_to(np.arange(40.0)[:, None, None], (40, 8, 8)), 0, axis)
-    record = FaultRecord("thick_slices", 3, ramp.shape, {"thickness_mm": thickness_mm, "axis": axis})
+    record = ArtefactRecord("thick_slices", 3, ramp.shape, {"thickness_mm": thickness_mm, "axis": axis})
     thick = apply(record, ramp, np.ones(ramp.shape), head.affine).image
     inner = np.moveaxis(thick - ramp, axis, 0)[4:-8]
     np.testing.assert_allclose(inner, 0, atol=1e-6 if thickness_mm == 8 else 0.06)  # a voxel is a box, a ramp is not
@@ -223,7 +231,7 @@ def test_ringing_overshoots_beside_an_edge(severity):
 
 def test_a_head_that_does_not_move_is_reconstructed_as_it_is(head):
     still = np.zeros((2, 3)).tolist()
-    record = FaultRecord(
+    record = ArtefactRecord(
         "motion", 1, head.brain.shape, {"axis": 1, "times": [0.2, 0.7], "degrees": still, "shifts_mm": still}
     )
     np.testing.assert_allclose(apply(record, head.image, head.brain, head.affine).image, head.image, atol=1e-3)
@@ -232,13 +240,13 @@ def test_a_head_that_does_not_move_is_reconstructed_as_it_is(head):
 def test_a_movement_after_the_last_line_changes_nothing_and_one_before_the_first_does_not_move_the_head(head):
     for times, changed in (([1.0], False), ([0.3], True)):
         parameters = {"axis": 0, "times": times, "degrees": [[0, 0, 0]], "shifts_mm": [[0, 0, 20]]}
-        record = FaultRecord("motion", 1, head.brain.shape, parameters)
+        record = ArtefactRecord("motion", 1, head.brain.shape, parameters)
         moved = apply(record, head.image, head.brain, head.affine).image
         assert np.allclose(moved, head.image, atol=1e-2) != changed
         assert np.corrcoef(moved.ravel(), head.image.ravel())[0, 1] > 0.95
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", ARTEFACTS)
 @pytest.mark.parametrize("scan", ["constant", "one_voxel", "thin", "negative"])
 def test_awkward_scans_give_finite_voxels(head, name, scan):
     image, brain = head.image[::2, ::2, ::2], head.brain[::2, ::2, ::2]
@@ -253,15 +261,15 @@ def test_awkward_scans_give_finite_voxels(head, name, scan):
         image = image - 50
     for severity in (1, 5):
         record = draw(name, severity, brain, head.affine, rng=np.random.default_rng(0))
-        faulted = apply(record, image, brain, head.affine)
-        assert faulted.image.shape == image.shape
-        assert np.isfinite(faulted.image).all()
+        altered = apply(record, image, brain, head.affine)
+        assert altered.image.shape == image.shape
+        assert np.isfinite(altered.image).all()
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"fault": "scratch"}, "got 'scratch'"),
+        ({"artefact": "scratch"}, "got 'scratch'"),
         ({"severity": 6}, "severity .* got 6"),
         ({"severity": 2.5}, "severity .* got 2.5"),
         ({"severity": -1}, "severity .* got -1"),
@@ -272,7 +280,7 @@ def test_awkward_scans_give_finite_voxels(head, name, scan):
     ],
 )
 def test_a_wrong_argument_is_named_with_its_value(change, words):
-    arguments = {"fault": "noise", "severity": 1, "brain_mask": np.ones((8, 8, 8)), "affine": np.eye(4)} | change
+    arguments = {"artefact": "noise", "severity": 1, "brain_mask": np.ones((8, 8, 8)), "affine": np.eye(4)} | change
     with pytest.raises(ValueError, match=words):
         draw(**arguments, rng=np.random.default_rng(0))
 
@@ -286,14 +294,14 @@ def test_a_record_fits_its_own_scan_only(head):
     with pytest.raises(ValueError, match="1 NaN"):
         apply(record, holed, head.brain, head.affine)
     with pytest.raises(ValueError, match="got 'scratch'"):
-        FaultRecord.from_json(record.to_json() | {"fault": "scratch"})
+        ArtefactRecord.from_json(record.to_json() | {"artefact": "scratch"})
 
 
 def test_torchio_makes_the_same_ghosts(head):
     tio = pytest.importorskip("torchio", minversion="1.2", reason="needs torchio 1 as a second implementation")
     signed = head.image - 10  # so that the real part is taken, as TorchIO always does
     theirs = tio.Ghosting(num_ghosts=3, axis=1, intensity=0.6, restore=None)(torch.from_numpy(signed)[None])[0].numpy()
-    ours = KSPACE_FAULTS["ghosting"][1](signed, head.brain, head.affine, loss=0.6, axis=1, every=3)
+    ours = KSPACE_ARTEFACTS["ghosting"][1](signed, head.brain, head.affine, loss=0.6, axis=1, every=3)
     np.testing.assert_allclose(ours, theirs, atol=1e-2)
 
 
@@ -313,7 +321,7 @@ def test_torchio_makes_the_same_motion(head):
         degrees=-degrees * to_lps, translation=translation, times=np.array(times), image_interpolation="linear"
     )
     theirs = motion(tio.ScalarImage(tensor=torch.from_numpy(signed)[None], affine=affine)).data[0].numpy()
-    ours = KSPACE_FAULTS["motion"][1](
+    ours = KSPACE_ARTEFACTS["motion"][1](
         signed, head.brain, affine, axis=2, times=times, degrees=degrees, shifts_mm=shifts_mm
     )
     assert np.abs(ours - signed).max() > 10

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from fast_bundle import write_fast_bundle
 from helpers import axes_of, head_phantom
-from itermask3d.simulation.artefacts.registry import FaultRecord, apply
+from itermask3d.simulation.artefacts.registry import ArtefactRecord, apply
 from screening_helpers import write_scans
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -86,7 +86,7 @@ def test_one_seed_makes_one_cohort(mix, tmp_path):
 def test_the_table_says_what_was_done(mix, normals, tmp_path):
     cohort = mix(tmp_path / "cohort", "--scans", "4")
     rows = truth_of(cohort)
-    assert Counter(row["kind"] for row in rows) == {"normal": 2, "lesion": 1, "fault": 1}
+    assert Counter(row["kind"] for row in rows) == {"normal": 2, "lesion": 1, "artefact": 1}
     assert sorted(row["source"] for row in rows) == ["n0", "n1", "n2", "n3"]
     dictionary = json.loads((cohort / "truth.json").read_text())
     assert set(rows[0]) == {name for name, about in dictionary.items() if isinstance(about, dict)}
@@ -101,9 +101,9 @@ def test_the_table_says_what_was_done(mix, normals, tmp_path):
             label = nib.load(cohort / "labels" / f"{row['case']}.nii.gz").get_fdata() > 0
             assert float(row["label_ml"]) == pytest.approx(label.sum() * 0.064)
             assert changed[label].mean() > 0.99
-        if row["kind"] == "fault":
+        if row["kind"] == "artefact":
             assert row["severity"] in ("2", "3")
-            record = FaultRecord.from_json(records[row["case"]])
+            record = ArtefactRecord.from_json(records[row["case"]])
             again = apply(record, source.get_fdata(dtype=np.float32), brain, source.affine)
             np.testing.assert_array_equal(again.image.astype(np.float32), image)
 
@@ -122,7 +122,7 @@ def test_only_the_subsets_that_were_named_are_used(mix, normals, tmp_path):
 def test_kinds_do_not_follow_the_order_of_the_subsets(scripts):
     functions = runpy.run_path(str(scripts / "simulate_cohort.py"))
     draw_kinds, stream_of = functions["draw_kinds"], functions["stream_of"]
-    assert Counter(draw_kinds(40, stream_of(0, "kinds"))) == {"normal": 20, "lesion": 10, "fault": 10}
+    assert Counter(draw_kinds(40, stream_of(0, "kinds"))) == {"normal": 20, "lesion": 10, "artefact": 10}
     assert stream_of(0, "kinds").permutation(40).tolist() != stream_of(0, "order").permutation(40).tolist()
 
 

@@ -28,9 +28,9 @@ def evaluate(
     autoencoder_channels: Annotated[
         tuple[int, int, int, int, int], typer.Option(help="Its widths.", show_default=False)
     ] = CHANNELS,
-    faults: Annotated[str | None, typer.Option(help="Folder of simulated artefacts, added to the list.")] = None,
-    severities: Annotated[list[str] | None, typer.Option(metavar="N …", help="Only these of --faults.")] = None,
-    subjects: Annotated[int | None, typer.Option(help="Only the first so many of --faults.")] = None,
+    artefacts: Annotated[str | None, typer.Option(help="Folder of simulated artefacts, added to the list.")] = None,
+    severities: Annotated[list[str] | None, typer.Option(metavar="N …", help="Only these of --artefacts.")] = None,
+    subjects: Annotated[int | None, typer.Option(help="Only the first so many of --artefacts.")] = None,
     level: Annotated[float, typer.Option(help="Nominal rate of false alarms.")] = 0.05,
     share: Annotated[float | None, typer.Option(help="Of normal brain that baselines flag.")] = None,
     report_only: Annotated[bool, typer.Option("--report-only", help="Tables and page from what exists.")] = False,

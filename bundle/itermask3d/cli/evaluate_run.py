@@ -50,8 +50,8 @@ def evaluate_scans(arguments: Options) -> None:
     """Run what is missing, write the report, and compare it where that is asked for."""
     output = Path(arguments.output)
     items = list_scans(arguments.scans)
-    if arguments.faults:
-        items += faulted_scans(Path(arguments.faults), arguments.severities, arguments.subjects)
+    if arguments.artefacts:
+        items += artefact_scans(Path(arguments.artefacts), arguments.severities, arguments.subjects)
     methods = chosen_methods(arguments, output)
     if not arguments.report_only:
         run(items, methods, output, arguments)
@@ -102,22 +102,22 @@ def read_method(text: str) -> tuple[str, list[Path] | None]:
     return name, overlays
 
 
-def faulted_scans(
+def artefact_scans(
     folder: Path, severities: Sequence[str] | None = None, n_subjects: int | None = None
 ) -> list[dict[str, Any]]:
-    """Items of ``<fault>_<severity>/scans.json``, with group and subject, each under a name of its own."""
+    """Items of ``<artefact>_<severity>/scans.json``, with group and subject, each under a name of its own."""
     items = []
     for path in sorted(folder.glob("*_*/scans.json")):
-        fault, _, severity = path.parent.name.rpartition("_")
+        artefact, _, severity = path.parent.name.rpartition("_")
         if severities and severity not in severities:
             continue
         for item in list_scans(path):
-            facts = {"group": f"fault:{fault}:{severity}", "subject": item.get("subject", item["case"])}
+            facts = {"group": f"artefact:{artefact}:{severity}", "subject": item.get("subject", item["case"])}
             items.append({**item, **facts, "case": f"{path.parent.name}_{item['case']}"})
     if not items:
         wanted = f" of severity {', '.join(severities)}" if severities else ""
         raise ScanError(
-            f"'{folder}' holds no FAULT_SEVERITY/scans.json{wanted}; expected what scripts/simulate_faults.py wrote"
+            f"'{folder}' holds no ARTEFACT_SEVERITY/scans.json{wanted}; expected that of scripts/simulate_artefacts.py"
         )
     subjects = list(dict.fromkeys(item["subject"] for item in items))[:n_subjects]
     return [item for item in items if item["subject"] in subjects]
@@ -240,7 +240,7 @@ def run_facts(
 ) -> dict[str, Any]:
     """Command, data, split, seeds, hardware and versions, by name."""
     made = [Path(arguments.scans).parent / "simulation.json"]
-    made += [Path(arguments.faults) / "simulation.json"] if arguments.faults else []
+    made += [Path(arguments.artefacts) / "simulation.json"] if arguments.artefacts else []
     known, ran = versions(), [one for name, one in recorded(output).items() if name in {m.name for m in methods}]
     commands, machines = (list(dict.fromkeys(one[key] for one in ran)) for key in ("command", "hardware"))
     return {

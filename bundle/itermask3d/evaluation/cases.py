@@ -21,11 +21,11 @@ from itermask3d.inference.domain import Domain
 __all__ = [
     "EVIDENCE",
     "REAL",
-    "Fault",
+    "Artefact",
     "MethodResults",
+    "artefact_of",
     "collect",
     "collect_all",
-    "fault_of",
     "finite_values",
     "groups_of",
     "is_pooled",
@@ -117,21 +117,21 @@ class MethodResults:
 
 
 @dataclass(frozen=True)
-class Fault:
-    """A simulated acquisition fault, from a group ``fault:<name>:<severity>``."""
+class Artefact:
+    """A simulated acquisition artefact, from a group ``artefact:<name>:<severity>``."""
 
     name: str
     severity: str
 
 
-def fault_of(group: str) -> Fault | None:
-    """The fault that a group stands for; ``None`` for any other group.
+def artefact_of(group: str) -> Artefact | None:
+    """The artefact that a group stands for; ``None`` for any other group.
 
-    >>> fault_of("fault:noise:3")
-    Fault(name='noise', severity='3')
+    >>> artefact_of("artefact:noise:3")
+    Artefact(name='noise', severity='3')
     """
     parts = group.split(":")
-    return Fault(parts[1], parts[2]) if len(parts) == 3 and parts[0] == "fault" else None
+    return Artefact(parts[1], parts[2]) if len(parts) == 3 and parts[0] == "artefact" else None
 
 
 def collect_all(
@@ -257,8 +257,8 @@ def groups_of(methods: Sequence[MethodResults], wanted: Callable[[Mapping[str, A
 
 
 def is_pooled(group: str) -> bool:
-    """Whether a group's scans are taken together: not the real ones, shown one by one; faults have their own table."""
-    return group != REAL and fault_of(group) is None
+    """Whether a group's scans are taken together: real ones stand alone, artefacts have their own table."""
+    return group != REAL and artefact_of(group) is None
 
 
 def normals_of(method: MethodResults) -> list[Mapping[str, Any]]:

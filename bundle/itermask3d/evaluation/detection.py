@@ -10,7 +10,7 @@ from typing import Any
 from itermask3d.evaluation.cases import (
     EVIDENCE,
     MethodResults,
-    fault_of,
+    artefact_of,
     groups_of,
     is_pooled,
     mean_of,
@@ -22,7 +22,7 @@ from itermask3d.evaluation.rows import NORMAL
 from itermask3d.evaluation.text import Table
 from itermask3d.inference.calibration import attainable_level, false_alarm_interval, false_alarm_range
 
-__all__ = ["detection_table", "fault_matrix", "fault_table", "score_table", "specificity_table"]
+__all__ = ["artefact_matrix", "artefact_table", "detection_table", "score_table", "specificity_table"]
 
 RATES = {f"fpr_at_tpr_{rate}": f"FPR at {rate} % TPR" for rate in (80, 90, 95)}
 N_RESAMPLES = 1000
@@ -62,17 +62,20 @@ def detection_table(methods: Sequence[MethodResults], *, level: float) -> Table:
     )
 
 
-def fault_matrix(methods: Sequence[MethodResults]) -> Table:
-    """AUROC of the first method alone: a row a fault, a column a severity and kind of evidence."""
+def artefact_matrix(methods: Sequence[MethodResults]) -> Table:
+    """AUROC of the first method alone: a row per artefact, a column per severity and kind of evidence."""
     method = next(iter(methods), None)
-    groups = groups_of(methods[:1], lambda row: fault_of(row["group"]) is not None)
-    faults = [fault for group in groups if (fault := fault_of(group))]
-    severities, names = sorted({fault.severity for fault in faults}), sorted({fault.name for fault in faults})
+    groups = groups_of(methods[:1], lambda row: artefact_of(row["group"]) is not None)
+    artefacts = [artefact for group in groups if (artefact := artefact_of(group))]
+    severities, names = (
+        sorted({artefact.severity for artefact in artefacts}),
+        sorted({artefact.name for artefact in artefacts}),
+    )
     kinds = [kind for kind in EVIDENCE if method and any(method.ranks_by(row, kind) is not None for row in method.rows)]
     rows = [
-        {"fault": name}
+        {"artefact": name}
         | {
-            f"{kind}_{severity}": None if method is None else _auroc(method, f"fault:{name}:{severity}", kind)
+            f"{kind}_{severity}": None if method is None else _auroc(method, f"artefact:{name}:{severity}", kind)
             for severity in severities
             for kind in kinds
         }
@@ -80,11 +83,11 @@ def fault_matrix(methods: Sequence[MethodResults]) -> Table:
     ]
     columns = {f"{kind}_{severity}": f"{severity}: {EVIDENCE[kind]}" for severity in severities for kind in kinds}
     return Table(
-        "fault_matrix",
-        "Faults by severity, at a glance",
-        f"AUROC of {method.name if method else 'the first method'} for scans with a simulated fault against the normal "
-        "ones; the number before the colon is the severity, 1 to 5. " + _EVIDENCE_NOTE,
-        {"fault": "Fault", **columns},
+        "artefact_matrix",
+        "Artefacts by severity, at a glance",
+        f"AUROC of {method.name if method else 'the first method'} for scans with a simulated artefact against the "
+        "normal ones; the number before the colon is the severity, 1 to 5. " + _EVIDENCE_NOTE,
+        {"artefact": "Artefact", **columns},
         rows,
     )
 
@@ -95,26 +98,26 @@ def _auroc(method: MethodResults, group: str, kind: str) -> float | None:
     return figures["auroc"].value if figures else None
 
 
-def fault_table(methods: Sequence[MethodResults], *, level: float) -> Table:
-    """Detection of simulated faults: a row a fault, severity and method, and for the first one each evidence."""
+def artefact_table(methods: Sequence[MethodResults], *, level: float) -> Table:
+    """Detection of simulated artefacts: a row per artefact, severity and method; for the first one each evidence."""
     rows = []
-    for group in groups_of(methods, lambda row: fault_of(row["group"]) is not None):
-        fault = fault_of(group)
+    for group in groups_of(methods, lambda row: artefact_of(row["group"]) is not None):
+        artefact = artefact_of(group)
         for method in methods:
             for kind in EVIDENCE if method is methods[0] else ("score",):
                 row = _detection_row(method, group, level, kind)
-                if row and fault:
+                if row and artefact:
                     local = [row for row in method.rows if row["group"] == group and row.get("label_ml")]
                     dice = mean_of(local, "dice") if kind == "score" else None
-                    rows.append({**row, "fault": fault.name, "severity": fault.severity, "dice": dice})
-    rows.sort(key=lambda row: (row["fault"], row["severity"]))
-    columns = {"fault": "Fault", "severity": "Severity", "method": "Method", "evidence": "By", "n": "Scans"}
+                    rows.append({**row, "artefact": artefact.name, "severity": artefact.severity, "dice": dice})
+    rows.sort(key=lambda row: (row["artefact"], row["severity"]))
+    columns = {"artefact": "Artefact", "severity": "Severity", "method": "Method", "evidence": "By", "n": "Scans"}
     columns |= {"n_normal": "Normal scans", "auroc": "AUROC", "flagged": "Flagged at the level", "level": "Level"}
     return Table(
-        "faults",
-        "Detection of simulated acquisition faults",
-        "Scans with a fault against the normal ones. " + _EVIDENCE_NOTE + _flag_note(methods, level, both=True)
-        + "Dice where the fault has a place of its own. " + _INTERVALS,
+        "artefacts",
+        "Detection of simulated acquisition artefacts",
+        "Scans with an artefact against the normal ones. " + _EVIDENCE_NOTE + _flag_note(methods, level, both=True)
+        + "Dice where the artefact has a place of its own. " + _INTERVALS,
         {**columns, "dice": "Dice, mean"},
         rows,
     )  # fmt: skip
@@ -239,7 +242,7 @@ def score_table(methods: Sequence[MethodResults]) -> Table:
         abnormal = [row for row in method.rows if row["group"] not in (NORMAL, "unlabelled")]
         kinds = {
             "lesions": [row for row in abnormal if is_pooled(row["group"])],
-            "faults": [row for row in abnormal if fault_of(row["group"])],
+            "artefacts": [row for row in abnormal if artefact_of(row["group"])],
         }
         for score, title in SCORES.items():
             figures = {
@@ -251,6 +254,6 @@ def score_table(methods: Sequence[MethodResults]) -> Table:
         "scores",
         "Which figure should rank scans",
         "AUROC of other scores taken from the same results; the first of each method is the one in use.",
-        {"method": "Method", "score": "Score", "lesions": "AUROC, lesions", "faults": "AUROC, all faults"},
+        {"method": "Method", "score": "Score", "lesions": "AUROC, lesions", "artefacts": "AUROC, all artefacts"},
         rows,
     )

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from itermask3d.evaluation.cases import REAL, MethodResults, fault_of
+from itermask3d.evaluation.cases import REAL, MethodResults, artefact_of
 from itermask3d.evaluation.plots import COLOURS, Picture, file_name
 from itermask3d.evaluation.tables import domain_verdict
 from itermask3d.evaluation.text import shown
@@ -26,8 +26,8 @@ N_WORST = 3
 MARGIN = 3
 """Voxels shown around the brain."""
 
-N_FAULTS = 4
-"""Largest number of faults in the picture of hits, and in that of misses."""
+N_ARTEFACTS = 4
+"""Largest number of artefacts in the picture of hits, and in that of misses."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def case_pictures(
     methods: Sequence[MethodResults], *, items: Mapping[str, Mapping[str, Any]], output: Path, level: float
 ) -> list[Picture]:
     """Draw cases of the first method into ``output / "plots"``: best and median lesion, the worst ones, each real case,
-    and faults that were flagged and that were not.
+    and artefacts that were flagged and that were not.
 
     Args:
         methods: the first one is shown; figures of all stand in the captions of real cases.
@@ -68,7 +68,9 @@ def case_pictures(
         captions = [_caption(method, row) for row in rows]
         return _sheet(cuts, captions, folder / f"{name}.png", title, section)
 
-    rows = [row for row in method.rows if row.get("label_ml") and row["group"] != REAL and not fault_of(row["group"])]
+    rows = [
+        row for row in method.rows if row.get("label_ml") and row["group"] != REAL and not artefact_of(row["group"])
+    ]
     ranked = sorted(rows, key=lambda row: row["dice"])
     pictures = []
     if len(ranked) > N_WORST:
@@ -76,8 +78,8 @@ def case_pictures(
         pictures.append(draw([ranked[-1]], "best", f"The best {of}", "segmentation"))
         pictures.append(draw([ranked[len(ranked) // 2]], "median", f"The median {of}", "segmentation"))
         pictures.append(draw(ranked[:N_WORST], "worst", f"The {N_WORST} worst {of}", "segmentation"))
-    for name, title, chosen in _fault_choice(method, level):
-        pictures.append(draw(chosen, name, title, "faults"))
+    for name, title, chosen in _artefact_choice(method, level):
+        pictures.append(draw(chosen, name, title, "artefacts"))
     for row in (row for row in method.rows if row["group"] == REAL):
         found = "; ".join(_short(one, row["case"]) for one in methods)
         title = f"{row['case']} ({row.get('contrast') or 'contrast not named'}). {found}"
@@ -85,29 +87,29 @@ def case_pictures(
     return pictures
 
 
-def _fault_choice(method: MethodResults, level: float) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
-    """Scans with a fault, the strongest severity of each: those whose score flags them, and those that pass."""
+def _artefact_choice(method: MethodResults, level: float) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
+    """Scans with an artefact, the strongest severity of each: those whose score flags them, and those that pass."""
     strongest: dict[str, str] = {}
     for row in method.rows:
-        fault = fault_of(row["group"])
-        if fault:
-            strongest[fault.name] = max(fault.severity, strongest.get(fault.name, ""))
+        artefact = artefact_of(row["group"])
+        if artefact:
+            strongest[artefact.name] = max(artefact.severity, strongest.get(artefact.name, ""))
     firsts: dict[tuple[bool, str], Mapping[str, Any]] = {}
     for row in method.rows:
-        fault = fault_of(row["group"])
-        if fault and fault.severity == strongest[fault.name]:
-            firsts.setdefault((method.is_flagged(row, level), fault.name), row)
-    hits, misses = ([row for (flag, _), row in firsts.items() if flag is kind][:N_FAULTS] for kind in (True, False))
-    of = f"by the score of {method.name}, one scan a fault at its strongest severity"
-    chosen = [("fault_hits", f"Faults that are flagged {of}", hits)]
-    chosen.append(("fault_misses", f"Faults that are not flagged {of}", misses))
+        artefact = artefact_of(row["group"])
+        if artefact and artefact.severity == strongest[artefact.name]:
+            firsts.setdefault((method.is_flagged(row, level), artefact.name), row)
+    hits, misses = ([row for (flag, _), row in firsts.items() if flag is kind][:N_ARTEFACTS] for kind in (True, False))
+    of = f"by the score of {method.name}, one scan per artefact at its strongest severity"
+    chosen = [("artefact_hits", f"Artefacts that are flagged {of}", hits)]
+    chosen.append(("artefact_misses", f"Artefacts that are not flagged {of}", misses))
     return [one for one in chosen if one[2]]
 
 
 def _caption(method: MethodResults, row: Mapping[str, Any]) -> str:
     """Two lines about a case."""
-    fault = fault_of(row["group"])
-    what = f"{fault.name.replace('_', ' ')}, severity {fault.severity}" if fault else row["group"]
+    artefact = artefact_of(row["group"])
+    what = f"{artefact.name.replace('_', ' ')}, severity {artefact.severity}" if artefact else row["group"]
     facts = [f"score {shown(row['score'])}"]
     p_value = method.p_value(row)
     facts += [] if p_value is None else [f"p {p_value:.2g}"]

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from itermask3d.evaluation.cases import REAL, MethodResults, fault_of
+from itermask3d.evaluation.cases import REAL, MethodResults, artefact_of
 from itermask3d.evaluation.discrimination import Figure as Interval
 from itermask3d.evaluation.rows import NORMAL
 from itermask3d.evaluation.text import Table
@@ -55,7 +55,7 @@ def all_plots(
 
     Args:
         methods: the curves of the sweep are those of the first one.
-        tables: for the map of faults.
+        tables: for the map of artefacts.
         output: folder of the evaluation.
         curves: error quantiles of the sweep by case, of the first method.
     """
@@ -65,7 +65,7 @@ def all_plots(
     pictures.append(_dice_by_volume(methods, folder))
     pictures.append(_score_distributions(methods, folder))
     pictures.append(_tau_curves(methods[0], curves, folder))
-    pictures.append(_fault_map(methods, tables, folder))
+    pictures.append(_artefact_map(methods, tables, folder))
     return [picture for picture in pictures if picture is not None]
 
 
@@ -104,7 +104,7 @@ def _dice_by_volume(methods: Sequence[MethodResults], folder: Path) -> Picture |
     axes = figure.subplots()
     count = 0
     for (name, colour, _, marker), method in zip(_looks(methods), methods, strict=True):
-        rows = [row for row in method.rows if row.get("label_ml") and not fault_of(row["group"])]
+        rows = [row for row in method.rows if row.get("label_ml") and not artefact_of(row["group"])]
         if rows:
             axes.scatter(
                 [row["label_ml"] for row in rows],
@@ -124,17 +124,17 @@ def _dice_by_volume(methods: Sequence[MethodResults], folder: Path) -> Picture |
 
 def _score_distributions(methods: Sequence[MethodResults], folder: Path) -> Picture | None:
     groups = [NORMAL, *_abnormal_groups(methods)]
-    with_faults = any(fault_of(row["group"]) for method in methods for row in method.rows)
+    with_artefacts = any(artefact_of(row["group"]) for method in methods for row in method.rows)
     has_real = any(row["group"] == REAL for method in methods for row in method.rows)
-    names = [*groups, *([REAL] if has_real else []), *(["all faults"] if with_faults else [])]
-    names = [name for name in names if any(len(_scores(m, None if name == "all faults" else name)) for m in methods)]
+    names = [*groups, *([REAL] if has_real else []), *(["all artefacts"] if with_artefacts else [])]
+    names = [name for name in names if any(len(_scores(m, None if name == "all artefacts" else name)) for m in methods)]
     if not names:
         return None
     figure = Figure(figsize=(8, 1.0 + len(methods) * (0.6 + 0.28 * len(names))), layout="constrained")
     panels = figure.subplots(len(methods), 1, squeeze=False)[:, 0]
     for axes, method in zip(panels, methods, strict=True):
         for height, name in enumerate(names):
-            scores = _scores(method, None if name == "all faults" else name)
+            scores = _scores(method, None if name == "all artefacts" else name)
             spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(scores))
             colour, marker = COLOURS[height % len(COLOURS)], MARKERS[height % len(MARKERS)]
             axes.scatter(
@@ -165,7 +165,7 @@ def _tau_curves(method: MethodResults, curves: Mapping[str, Sequence[float]], fo
             continue
         colour, style = looks[kind]
         percent = np.arange(1, len(values) + 1) * 100 / len(values)
-        label = ("normal" if kind == "normal" else "with a lesion or fault") if kind not in seen else None
+        label = ("normal" if kind == "normal" else "with a lesion or artefact") if kind not in seen else None
         axes.plot(percent, values, color=colour, ls=style, lw=0.8, alpha=0.6, label=label)
         seen[kind] = seen.get(kind, 0) + 1
         tops.append(np.nanquantile(values, 0.97))
@@ -178,11 +178,11 @@ def _tau_curves(method: MethodResults, curves: Mapping[str, Sequence[float]], fo
     return _save(figure, folder / "curves.svg", "Error curves of the sweep", alt)
 
 
-def _fault_map(methods: Sequence[MethodResults], tables: Sequence[Table], folder: Path) -> Picture | None:
-    rows = next((table.rows for table in tables if table.name == "faults"), [])
+def _artefact_map(methods: Sequence[MethodResults], tables: Sequence[Table], folder: Path) -> Picture | None:
+    rows = next((table.rows for table in tables if table.name == "artefacts"), [])
     if not rows:
         return None
-    names, severities = (sorted({row[key] for row in rows}) for key in ("fault", "severity"))
+    names, severities = (sorted({row[key] for row in rows}) for key in ("artefact", "severity"))
     shown = list(dict.fromkeys((row["method"], row["evidence"]) for row in rows))
     size = (1.6 + len(shown) * (0.6 + 0.55 * len(severities)), 1.4 + 0.32 * len(names))
     figure = Figure(figsize=size, layout="constrained")
@@ -192,7 +192,7 @@ def _fault_map(methods: Sequence[MethodResults], tables: Sequence[Table], folder
         values = np.full((len(names), len(severities)), np.nan)
         for row in rows:
             if (row["method"], row["evidence"]) == (method, evidence) and isinstance(row.get("auroc"), Interval):
-                values[names.index(row["fault"]), severities.index(row["severity"])] = row["auroc"].value
+                values[names.index(row["artefact"]), severities.index(row["severity"])] = row["auroc"].value
         picture = axes.imshow(values, cmap="cividis", vmin=0.5, vmax=1, aspect="auto")
         for y, x in np.argwhere(np.isfinite(values)):
             colour = "black" if values[y, x] > 0.8 else "white"
@@ -203,18 +203,18 @@ def _fault_map(methods: Sequence[MethodResults], tables: Sequence[Table], folder
         axes.set_xlabel("severity")
     if picture is not None:
         figure.colorbar(picture, ax=panels.tolist(), label="AUROC", shrink=0.8, extend="min")
-    alt = f"Scan-level AUROC by fault ({len(names)}) and severity, a panel a method and evidence, as in the table."
-    return _save(figure, folder / "faults.svg", "Faults by severity", alt, "fault_matrix")
+    alt = f"Scan-level AUROC by artefact ({len(names)}) and severity, a panel a method and evidence, as in the table."
+    return _save(figure, folder / "artefacts.svg", "Artefacts by severity", alt, "artefact_matrix")
 
 
 def _abnormal_groups(methods: Sequence[MethodResults]) -> list[str]:
     groups = dict.fromkeys(row["group"] for method in methods for row in method.rows)
-    return [group for group in groups if group not in (NORMAL, REAL, "unlabelled") and not fault_of(group)]
+    return [group for group in groups if group not in (NORMAL, REAL, "unlabelled") and not artefact_of(group)]
 
 
 def _scores(method: MethodResults, group: str | None) -> np.ndarray:
-    """Finite scores of a group; of all faults for ``None``."""
-    rows = [row for row in method.rows if (fault_of(row["group"]) if group is None else row["group"] == group)]
+    """Finite scores of a group; of all artefacts for ``None``."""
+    rows = [row for row in method.rows if (artefact_of(row["group"]) if group is None else row["group"] == group)]
     scores = np.array([math.nan if row["score"] is None else row["score"] for row in rows], dtype=float)
     return scores[np.isfinite(scores)]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from itermask3d.evaluation.cases import REAL, MethodResults, fault_of, groups_of, is_pooled, mean_of, median_of
+from itermask3d.evaluation.cases import REAL, MethodResults, artefact_of, groups_of, is_pooled, mean_of, median_of
 from itermask3d.evaluation.detection import (
     N_RESAMPLES,
+    artefact_matrix,
+    artefact_table,
     detection_table,
-    fault_matrix,
-    fault_table,
     score_table,
     specificity_table,
 )
@@ -35,8 +35,8 @@ def all_tables(methods: Sequence[MethodResults], *, level: float) -> list[Table]
         paired_table(methods),
         detection_table(methods, level=level),
         specificity_table(methods, level=level),
-        fault_matrix(methods),
-        fault_table(methods, level=level),
+        artefact_matrix(methods),
+        artefact_table(methods, level=level),
         reconstruction_table(methods),
         score_table(methods),
         real_table(methods),
@@ -220,6 +220,6 @@ def paired_difference(pairs: Sequence[tuple[str, float]], *, seed: int = 0) -> F
 
 
 def _pairs(first: MethodResults, other: MethodResults, column: str) -> list[tuple[str, float]]:
-    known = {row["case"]: row for row in first.rows if row.get("label_ml") and not fault_of(row["group"])}
+    known = {row["case"]: row for row in first.rows if row.get("label_ml") and not artefact_of(row["group"])}
     both = [(row, known[row["case"]]) for row in other.rows if row["case"] in known]
     return [(row["subject"], float(row[column]) - float(base[column])) for row, base in both]

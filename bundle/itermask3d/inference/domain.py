@@ -219,7 +219,7 @@ class DomainCheck:
     def distance(self) -> float:
         """How far the worst figure lies from its usual value, in half-widths of its range; 0 without a figure.
 
-        Above 1 the scan is outside. A score for faults: it needs no weights and no mask, and knows no place.
+        Above 1 the scan is outside. A score for artefacts: it needs no weights and no mask, and knows no place.
         """
         return max((self.ranges[name].distance(value) for name, value in self.values.items()), default=0.0)
 

@@ -29,8 +29,8 @@ class RobustNormalized(MapTransform):
     .. math:: x = \operatorname{clip}\left(\frac{I - \mathrm{median}_B(I)}{\mathrm{IQR}_B(I) / 1.349}, \pm c\right)
 
     The scale equals the standard deviation for a normal distribution. Median and quartiles move little while a lesion
-    or a fault holds less than a quarter of the brain, where mean and standard deviation follow it: so the unit of the
-    error, and with it gamma, means the same on every scan.
+    or an artefact holds less than a quarter of the brain, where mean and standard deviation follow it: so the unit of
+    the error, and with it gamma, means the same on every scan.
 
     Args:
         keys: the image, and images that are to be brought to its scale.

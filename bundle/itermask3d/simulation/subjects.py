@@ -32,5 +32,5 @@ def brain_of_head(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def stream_of(seed: int, *words: str) -> np.random.Generator:
-    """A stream of its own for every scan and fault, whatever else is simulated."""
+    """A stream of its own for every scan and artefact, whatever else is simulated."""
     return np.random.default_rng([seed, *(zlib.crc32(word.encode()) for word in words)])

@@ -1,1 +1,1 @@
-"""Simulated acquisition faults over a scale of severity."""
+"""Simulated acquisition artefacts over a scale of severity."""

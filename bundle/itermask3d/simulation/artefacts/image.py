@@ -1,9 +1,9 @@
-"""Faults of a whole scan that are made in the image: noise, bias field, blur, thick slices.
+"""Artefacts of a whole scan that are made in the image: noise, bias field, blur, thick slices.
 
-Each fault is two pure functions. ``draw_<fault>(level, brain_mask, affine, rng)`` returns JSON-ready keyword arguments
-of ``apply_<fault>(image, brain_mask, affine, …)``, which returns a new image and holds no randomness but that of a seed
-among them. The number of draws does not depend on the level: one seed gives the same fault at every level, only
-stronger. MONAI's transforms do the work where they take physical parameters;
+Each artefact is two pure functions. ``draw_<artefact>(level, brain_mask, affine, rng)`` returns JSON-ready keyword
+arguments of ``apply_<artefact>(image, brain_mask, affine, …)``, which returns a new image and holds no randomness but
+that of a seed among them. The number of draws does not depend on the level: one seed gives the same artefact at every
+level, only stronger. MONAI's transforms do the work where they take physical parameters;
 :mod:`itermask3d.simulation.artefacts.registry` names the levels.
 
 Arguments of all: ``image`` float ``(D, H, W)`` in the scan's own unit; ``brain_mask`` boolean, same grid, not empty;
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from monai.transforms import GaussianSmooth, RandBiasField, RandRicianNoise
 
-__all__ = ["IMAGE_FAULTS", "axis_towards", "brain_span", "by_monai", "draw_seed", "robust_scale", "spacing_of"]
+__all__ = ["IMAGE_ARTEFACTS", "axis_towards", "brain_span", "by_monai", "draw_seed", "robust_scale", "spacing_of"]
 
 FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
 
@@ -142,7 +142,7 @@ def by_monai(transform: Any, image: np.ndarray) -> np.ndarray:
     return np.asarray(torch.as_tensor(changed)[0].numpy(force=True))
 
 
-IMAGE_FAULTS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
+IMAGE_ARTEFACTS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
     {
         "noise": (draw_noise, apply_noise),
         "bias_field": (draw_bias_field, apply_bias_field),
@@ -150,4 +150,4 @@ IMAGE_FAULTS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
         "thick_slices": (draw_thick_slices, apply_thick_slices),
     }
 )
-"""How each fault is drawn and applied."""
+"""How each artefact is drawn and applied."""

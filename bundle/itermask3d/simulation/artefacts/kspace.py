@@ -1,4 +1,4 @@
-"""Faults of a whole scan that are made in k-space: spike, zipper, ghosting, motion, Gibbs ringing, wrap-around.
+"""Artefacts of a whole scan that are made in k-space: spike, zipper, ghosting, motion, Gibbs ringing, wrap-around.
 
 Draw and apply as in :mod:`itermask3d.simulation.artefacts.image`. Ghosting and motion follow TorchIO's models
 (Pérez-García et al. 2021, DOI 10.1016/j.cmpb.2021.106236) without needing it: its next major version has another
@@ -27,7 +27,7 @@ from itermask3d.simulation.artefacts.image import (
     spacing_of,
 )
 
-__all__ = ["KSPACE_FAULTS"]
+__all__ = ["KSPACE_ARTEFACTS"]
 
 MOVEMENTS = 6
 ZIPPER_LINES = 3
@@ -214,7 +214,7 @@ def _magnitude(changed: np.ndarray, image: np.ndarray) -> np.ndarray:
     return np.abs(changed) if image.min() >= 0 else np.real(changed)
 
 
-KSPACE_FAULTS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
+KSPACE_ARTEFACTS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
     {
         "spike": (draw_spike, apply_spike),
         "zipper": (draw_zipper, apply_zipper),
@@ -224,4 +224,4 @@ KSPACE_FAULTS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
         "wrap_around": (draw_wrap_around, apply_wrap_around),
     }
 )
-"""How each fault is drawn and applied."""
+"""How each artefact is drawn and applied."""

@@ -1,8 +1,9 @@
-"""Faults that have a place, and faults of the brain mask, each as two pure functions with the place as ground truth.
+"""Artefacts that have a place, and artefacts of the brain mask, each as two pure functions with the place as ground
+truth.
 
-``draw_<fault>(level, brain_mask, affine, rng)`` returns JSON-ready keyword arguments of ``apply_<fault>(image,
-brain_mask, affine, …)``. For a fault of the image that returns the new image and the label; for one of the mask, the
-new mask and the label. Arguments as in :mod:`itermask3d.simulation.artefacts.image`.
+``draw_<artefact>(level, brain_mask, affine, rng)`` returns JSON-ready keyword arguments of ``apply_<artefact>(image,
+brain_mask, affine, …)``. For an artefact of the image that returns the new image and the label; for one of the mask,
+the new mask and the label. Arguments as in :mod:`itermask3d.simulation.artefacts.image`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from scipy import ndimage
 
 from itermask3d.simulation.artefacts.image import axis_towards, brain_span, spacing_of
 
-__all__ = ["LOCAL_FAULTS", "MASK_FAULTS"]
+__all__ = ["LOCAL_ARTEFACTS", "MASK_ARTEFACTS"]
 
 SLICE_MM = 4.0
 DEEPEST_LOSS = 0.95
@@ -185,7 +186,7 @@ def _squared_mm(shape: Sequence[int], affine: np.ndarray, centre: Sequence[int])
     return np.asarray(sum((row[0] * i + row[1] * j + row[2] * k) ** 2 for row in rows))
 
 
-LOCAL_FAULTS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
+LOCAL_ARTEFACTS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
     {
         "missing_top": (draw_missing_top, apply_slab),
         "missing_slab": (draw_missing_slab, apply_slab),
@@ -194,9 +195,9 @@ LOCAL_FAULTS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
         "inversion": (draw_inversion, apply_inversion),
     }
 )
-"""How each fault of the image is drawn and applied."""
+"""How each artefact of the image is drawn and applied."""
 
-MASK_FAULTS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
+MASK_ARTEFACTS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
     {"remnants": (draw_remnants, apply_remnants), "missing_brain": (draw_missing_brain, apply_missing_brain)}
 )
-"""How each fault of the brain mask is drawn and applied."""
+"""How each artefact of the brain mask is drawn and applied."""

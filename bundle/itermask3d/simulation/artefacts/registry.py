@@ -1,8 +1,8 @@
-"""Simulated acquisition faults over a scale of severity: draw one into a record, then apply the record.
+"""Simulated acquisition artefacts over a scale of severity: draw one into a record, then apply the record.
 
 A record is plain values: written to JSON and read again it gives the same voxels. Severity 0 is the scan as it is; at
-3 a rater would call the fault clearly visible. Levels are physical (millimetres, shares) or, for intensities, in units
-of the brain's robust SD.
+3 a rater would call the artefact clearly visible. Levels are physical (millimetres, shares) or, for intensities, in
+units of the brain's robust SD.
 
 >>> import numpy as np
 >>> brain = np.ones((20, 20, 20), dtype=bool)
@@ -21,18 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from itermask3d.simulation.artefacts.image import IMAGE_FAULTS
-from itermask3d.simulation.artefacts.kspace import KSPACE_FAULTS
-from itermask3d.simulation.artefacts.local import LOCAL_FAULTS, MASK_FAULTS
+from itermask3d.simulation.artefacts.image import IMAGE_ARTEFACTS
+from itermask3d.simulation.artefacts.kspace import KSPACE_ARTEFACTS
+from itermask3d.simulation.artefacts.local import LOCAL_ARTEFACTS, MASK_ARTEFACTS
 
-__all__ = ["FAULTS", "SEVERITIES", "Fault", "FaultRecord", "FaultedScan", "Reach", "apply", "draw"]
+__all__ = ["ARTEFACTS", "SEVERITIES", "Artefact", "ArtefactRecord", "ArtefactScan", "Reach", "apply", "draw"]
 
 SEVERITIES = ("none", "barely visible", "mild", "clearly visible", "strong", "extreme")
 """What each severity is called."""
 
 
 class Reach(StrEnum):
-    """What a fault changes."""
+    """What an artefact changes."""
 
     WHOLE = "whole"
     """The whole image; there is no label."""
@@ -43,8 +43,8 @@ class Reach(StrEnum):
 
 
 @dataclass(frozen=True)
-class Fault:
-    """A kind of fault.
+class Artefact:
+    """A kind of artefact.
 
     Attributes:
         what: one line for a reader.
@@ -62,8 +62,8 @@ class Fault:
     apply: Any
 
 
-def _faults() -> dict[str, Fault]:
-    how = {**IMAGE_FAULTS, **KSPACE_FAULTS, **LOCAL_FAULTS, **MASK_FAULTS}
+def _artefacts() -> dict[str, Artefact]:
+    how = {**IMAGE_ARTEFACTS, **KSPACE_ARTEFACTS, **LOCAL_ARTEFACTS, **MASK_ARTEFACTS}
     whole, region, mask = Reach.WHOLE, Reach.REGION, Reach.MASK
     table: dict[str, tuple[str, str, tuple[float, float, float, float, float], Reach]] = {
         "noise": ("Rician noise", "standard deviation in robust SDs", (0.1, 0.25, 0.5, 0.9, 1.5), whole),
@@ -84,25 +84,25 @@ def _faults() -> dict[str, Fault]:
         "remnants": ("non-brain kept in the mask", "mm", (2.0, 4.0, 8.0, 13.0, 20.0), mask),
         "missing_brain": ("brain missing from the mask", "radius in mm", (6.0, 10.0, 16.0, 24.0, 34.0), mask),
     }
-    return {name: Fault(*words, *how[name]) for name, words in table.items()}
+    return {name: Artefact(*words, *how[name]) for name, words in table.items()}
 
 
-FAULTS: Mapping[str, Fault] = MappingProxyType(_faults())
-"""Every fault by name."""
+ARTEFACTS: Mapping[str, Artefact] = MappingProxyType(_artefacts())
+"""Every artefact by name."""
 
 
 @dataclass(frozen=True)
-class FaultRecord:
-    """What was drawn; enough to make the same fault again on the same scan.
+class ArtefactRecord:
+    """What was drawn; enough to make the same artefact again on the same scan.
 
     Attributes:
-        fault: a name in :data:`FAULTS`.
+        artefact: a name in :data:`ARTEFACTS`.
         severity: 0 to 5.
         shape: of the scan.
-        parameters: keyword arguments of the fault's ``apply``; empty at severity 0.
+        parameters: keyword arguments of the artefact's ``apply``; empty at severity 0.
     """
 
-    fault: str
+    artefact: str
     severity: int
     shape: tuple[int, int, int]
     parameters: Mapping[str, Any]
@@ -112,25 +112,25 @@ class FaultRecord:
         return {**asdict(self), "shape": list(self.shape), "words": SEVERITIES[self.severity]}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> FaultRecord:
+    def from_json(cls, data: Mapping[str, Any]) -> ArtefactRecord:
         """Inverse of :meth:`to_json`.
 
         Raises:
-            ValueError: if the fault or the severity is unknown.
+            ValueError: if the artefact or the severity is unknown.
         """
-        _require_known(data["fault"], data["severity"])
+        _require_known(data["artefact"], data["severity"])
         depth, height, width = data["shape"]
-        return cls(data["fault"], data["severity"], (depth, height, width), dict(data["parameters"]))
+        return cls(data["artefact"], data["severity"], (depth, height, width), dict(data["parameters"]))
 
 
 @dataclass(frozen=True)
-class FaultedScan:
-    """A scan with a fault.
+class ArtefactScan:
+    """A scan with an artefact.
 
     Attributes:
         image: of the type of the scan where that is floating, else float32 ``(D, H, W)``.
-        brain_mask: boolean, same grid; another than before only where the fault is one of the mask.
-        label: boolean ground truth; ``None`` for a fault of the whole image, empty at severity 0 of the others.
+        brain_mask: boolean, same grid; another than before only where the artefact is one of the mask.
+        label: boolean ground truth; ``None`` for an artefact of the whole image, empty at severity 0 of the others.
     """
 
     image: np.ndarray
@@ -139,30 +139,30 @@ class FaultedScan:
 
 
 def draw(
-    fault: str, severity: int, brain_mask: np.ndarray, affine: np.ndarray, *, rng: np.random.Generator
-) -> FaultRecord:
-    """Draw the parameters of a fault.
+    artefact: str, severity: int, brain_mask: np.ndarray, affine: np.ndarray, *, rng: np.random.Generator
+) -> ArtefactRecord:
+    """Draw the parameters of an artefact.
 
     Args:
-        fault: a name in :data:`FAULTS`.
-        severity: 0 (none) to 5. Generators in one state give the same fault at every severity, only stronger.
+        artefact: a name in :data:`ARTEFACTS`.
+        severity: 0 (none) to 5. Generators in one state give the same artefact at every severity, only stronger.
         brain_mask: boolean ``(D, H, W)``; places are drawn in it and extents measured on it.
         affine: voxel to RAS millimetres.
         rng: source of everything random.
 
     Raises:
-        ValueError: for an unknown fault or severity, a mask that is not 3D or empty, or an unusable affine.
+        ValueError: for an unknown artefact or severity, a mask that is not 3D or empty, or an unusable affine.
     """
-    _require_known(fault, severity)
+    _require_known(artefact, severity)
     brain_mask = _checked_mask(brain_mask, affine)
-    kind = FAULTS[fault]
+    kind = ARTEFACTS[artefact]
     parameters = kind.draw(kind.levels[severity - 1], brain_mask, np.asarray(affine), rng) if severity else {}
     depth, height, width = brain_mask.shape
-    return FaultRecord(fault, severity, (depth, height, width), parameters)
+    return ArtefactRecord(artefact, severity, (depth, height, width), parameters)
 
 
-def apply(record: FaultRecord, image: np.ndarray, brain_mask: np.ndarray, affine: np.ndarray) -> FaultedScan:
-    """Make a drawn fault; the same arguments give the same voxels, and no argument is changed.
+def apply(record: ArtefactRecord, image: np.ndarray, brain_mask: np.ndarray, affine: np.ndarray) -> ArtefactScan:
+    """Make a drawn artefact; the same arguments give the same voxels, and no argument is changed.
 
     Args:
         record: from :func:`draw` on this scan, or read again.
@@ -173,7 +173,7 @@ def apply(record: FaultRecord, image: np.ndarray, brain_mask: np.ndarray, affine
     Raises:
         ValueError: if the shapes differ, or the mask is empty, the affine unusable or a voxel not finite.
     """
-    _require_known(record.fault, record.severity)
+    _require_known(record.artefact, record.severity)
     brain_mask = _checked_mask(brain_mask, affine)
     image = np.array(image, dtype=image.dtype if np.issubdtype(image.dtype, np.floating) else np.float32)
     if not image.shape == brain_mask.shape == tuple(record.shape):
@@ -183,19 +183,19 @@ def apply(record: FaultRecord, image: np.ndarray, brain_mask: np.ndarray, affine
         )
     if not np.isfinite(image).all():
         raise ValueError(f"image must be finite, got {int((~np.isfinite(image)).sum())} NaN or infinite voxels")
-    kind = FAULTS[record.fault]
+    kind = ARTEFACTS[record.artefact]
     if record.severity == 0:
-        return FaultedScan(image, brain_mask, None if kind.reach is Reach.WHOLE else np.zeros_like(brain_mask))
+        return ArtefactScan(image, brain_mask, None if kind.reach is Reach.WHOLE else np.zeros_like(brain_mask))
     changed = kind.apply(image, brain_mask, np.asarray(affine), **record.parameters)
     if kind.reach is Reach.MASK:
-        return FaultedScan(image, *changed)
+        return ArtefactScan(image, *changed)
     voxels, label = (changed, None) if kind.reach is Reach.WHOLE else changed
-    return FaultedScan(voxels.astype(image.dtype), brain_mask, label)
+    return ArtefactScan(voxels.astype(image.dtype), brain_mask, label)
 
 
-def _require_known(fault: str, severity: int) -> None:
-    if fault not in FAULTS:
-        raise ValueError(f"fault must be one of {', '.join(FAULTS)}, got '{fault}'")
+def _require_known(artefact: str, severity: int) -> None:
+    if artefact not in ARTEFACTS:
+        raise ValueError(f"artefact must be one of {', '.join(ARTEFACTS)}, got '{artefact}'")
     if severity not in range(len(SEVERITIES)):
         raise ValueError(f"severity must be a whole number from 0 to {len(SEVERITIES) - 1}, got {severity!r}")
 

@@ -1,15 +1,15 @@
-"""Put simulated acquisition faults into scans, over a scale of severity.
+"""Put simulated acquisition artefacts into scans, over a scale of severity.
 
-    python scripts/simulate_faults.py SCANS OUT [--brain-masks FOLDER] [--faults noise motion] [--severities 1 3 5]
-    python scripts/simulate_faults.py SCANS OUT --severities 2 4 --subjects 5
-    python scripts/simulate_faults.py SCANS OUT --sheet docs/faults.png
+    python scripts/simulate_artefacts.py SCANS OUT [--brain-masks FOLDER] [--artefacts noise motion] [--severities 1 3
+    5] python scripts/simulate_artefacts.py SCANS OUT --severities 2 4 --subjects 5
+    python scripts/simulate_artefacts.py SCANS OUT --sheet docs/artefacts.png
 
-Of a list that names groups the normal scans alone are taken. Writes OUT/<fault>_<severity>/ with images, brain_masks,
-labels (none for a fault of the whole image), scans.json, which inference and evaluation take as it is, and
-records.json, from which every fault can be made again; OUT/simulation.json says by which command.
-`itermask3d evaluate --faults
-OUT` takes all of it: every fault at two severities in five subjects makes 170 scans. With --sheet a picture of the
-first scan with all faults is drawn instead.
+Of a list that names groups the normal scans alone are taken. Writes OUT/<artefact>_<severity>/ with images,
+brain_masks, labels (none for an artefact of the whole image), scans.json, which inference and evaluation take as it is,
+and records.json, from which every artefact can be made again; OUT/simulation.json says by which command.
+`itermask3d evaluate --artefacts
+OUT` takes all of it: every artefact at two severities in five subjects makes 170 scans. With --sheet a picture of the
+first scan with all artefacts is drawn instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from itermask3d.files.scans import ScanError, list_scans, split_scans
 from itermask3d.files.writing import save_nifti, write_atomically
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.simulation.artefacts.image import axis_towards
-from itermask3d.simulation.artefacts.registry import FAULTS, SEVERITIES, FaultedScan, Reach, apply, draw
+from itermask3d.simulation.artefacts.registry import ARTEFACTS, SEVERITIES, ArtefactScan, Reach, apply, draw
 from itermask3d.simulation.subjects import load_subject, stream_of
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -46,13 +46,15 @@ def main() -> None:
         if not items:
             raise ScanError(f"'{arguments.scans}' holds no scan of the group 'normal'; expected normal scans")
         if arguments.sheet:
-            draw_sheet(*load_subject(items[0]), names=arguments.faults, seed=arguments.seed, path=Path(arguments.sheet))
+            draw_sheet(
+                *load_subject(items[0]), names=arguments.artefacts, seed=arguments.seed, path=Path(arguments.sheet)
+            )
             print(f"the sheet is {arguments.sheet}")
             return
         simulate(items, arguments)
     except ScanError as error:
         sys.exit(f"error: {error}")
-    print(f"{len(items)} scans, {len(arguments.faults)} faults in {arguments.output}")
+    print(f"{len(items)} scans, {len(arguments.artefacts)} artefacts in {arguments.output}")
 
 
 def parse() -> argparse.Namespace:
@@ -61,24 +63,26 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("scans", help="normal scans that nibabel reads: a file, a folder or a list")
     parser.add_argument("output")
-    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), metavar="FAULT")
+    parser.add_argument("--artefacts", nargs="+", choices=list(ARTEFACTS), default=list(ARTEFACTS), metavar="ARTEFACT")
     parser.add_argument("--severities", nargs="+", type=int, choices=range(len(SEVERITIES)), default=[1, 2, 3, 4, 5])
     parser.add_argument("--subjects", type=int, metavar="N", help="only the first N normal scans")
     parser.add_argument("--subset", help="use only this subset of the split file")
     parser.add_argument("--split-file", default=f"{BUNDLE_ROOT}/configs/split_ixi_t1_2mm.json")
     parser.add_argument("--brain-masks", help="folder of brain masks; without it deepbet is run on scans with the head")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sheet", help="draw the first scan with all faults into this picture, and write nothing else")
+    parser.add_argument(
+        "--sheet", help="draw the first scan with all artefacts into this picture, and write nothing else"
+    )
     return parser.parse_args()
 
 
 def simulate(items: Sequence[dict], arguments: argparse.Namespace) -> None:
-    """Write a folder a fault and severity; a scan meets the same fault, only stronger, at every severity."""
+    """Write a folder per artefact and severity; a scan meets the same artefact, only stronger, at every severity."""
     entries: dict[Path, list[dict]] = {}
     records: dict[Path, dict[str, dict]] = {}
     for item in tqdm(items, unit="scan"):
         image, brain, affine = load_subject(item)
-        for name in arguments.faults:
+        for name in arguments.artefacts:
             for severity in arguments.severities:
                 rng = stream_of(arguments.seed, item["case"], name)
                 record = draw(name, severity, brain, affine, rng=rng)
@@ -89,14 +93,14 @@ def simulate(items: Sequence[dict], arguments: argparse.Namespace) -> None:
     for folder in entries:
         write_atomically(json.dumps(entries[folder], indent=1) + "\n", folder / "scans.json")
         write_atomically(json.dumps(records[folder], indent=1) + "\n", folder / "records.json")
-    facts = {"command": public_command(["python", "scripts/simulate_faults.py", *sys.argv[1:]])}
+    facts = {"command": public_command(["python", "scripts/simulate_artefacts.py", *sys.argv[1:]])}
     facts |= {"scans": sum(map(len, entries.values())), "subset": arguments.subset, "seed": arguments.seed}
     write_atomically(json.dumps(facts, indent=1) + "\n", Path(arguments.output) / "simulation.json")
 
 
-def save(faulted: FaultedScan, affine: np.ndarray, folder: Path, case: str) -> dict[str, str]:
+def save(altered: ArtefactScan, affine: np.ndarray, folder: Path, case: str) -> dict[str, str]:
     """Write the volumes of one scan; return its list entry."""
-    volumes = {"image": faulted.image, "brain_mask": faulted.brain_mask, "label": faulted.label}
+    volumes = {"image": altered.image, "brain_mask": altered.brain_mask, "label": altered.label}
     written = {key: voxels for key, voxels in volumes.items() if voxels is not None}
     for key, voxels in written.items():
         (folder / f"{key}s").mkdir(parents=True, exist_ok=True)
@@ -108,7 +112,7 @@ def save(faulted: FaultedScan, affine: np.ndarray, folder: Path, case: str) -> d
 def draw_sheet(
     image: np.ndarray, brain: np.ndarray, affine: np.ndarray, *, names: Sequence[str], seed: int, path: Path
 ) -> None:
-    """Draw one row a fault and one column a severity; labels are outlined, what a faulty mask leaves out is dark."""
+    """Draw a row per artefact and a column per severity; labels are outlined, what a faulty mask leaves out is dark."""
     rows = (len(names) + 1) // 2
     columns = len(SEVERITIES)
     figure = Figure(figsize=(2 * columns * 1.05 + 0.6, rows * 1.3 + 0.5), facecolor="black")
@@ -122,10 +126,10 @@ def draw_sheet(
         plane = choose_plane(name, brain, image, affine, seed)
         for severity in range(columns):
             record = draw(name, severity, brain, affine, rng=stream_of(seed, name))
-            faulted = apply(record, image, brain, affine)
-            if FAULTS[name].reach is Reach.MASK:
-                faulted = replace(faulted, image=np.where(faulted.brain_mask, image, 0.3 * image))
-            draw_panel(axes[row, first + severity], faulted, affine, plane=plane, window=window)
+            altered = apply(record, image, brain, affine)
+            if ARTEFACTS[name].reach is Reach.MASK:
+                altered = replace(altered, image=np.where(altered.brain_mask, image, 0.3 * image))
+            draw_panel(axes[row, first + severity], altered, affine, plane=plane, window=window)
             if row == 0:
                 axes[row, first + severity].set_title(f"{severity} {SEVERITIES[severity]}", color="white", fontsize=7)
         axes[row, first].text(
@@ -136,7 +140,7 @@ def draw_sheet(
 
 
 def choose_plane(name: str, brain: np.ndarray, image: np.ndarray, affine: np.ndarray, seed: int) -> tuple[int, int]:
-    """Voxel axis and index of the plane that shows a fault best at its most severe."""
+    """Voxel axis and index of the plane that shows an artefact best at its most severe."""
     record = draw(name, len(SEVERITIES) - 1, brain, affine, rng=stream_of(seed, name))
     label = apply(record, image, brain, affine).label
     sideways = name == "bias_field" or record.parameters.get("axis") == axis_towards(affine, "S")[0]
@@ -147,13 +151,13 @@ def choose_plane(name: str, brain: np.ndarray, image: np.ndarray, affine: np.nda
 
 
 def draw_panel(
-    axes: Axes, faulted: FaultedScan, affine: np.ndarray, *, plane: tuple[int, int], window: tuple[float, float]
+    axes: Axes, altered: ArtefactScan, affine: np.ndarray, *, plane: tuple[int, int], window: tuple[float, float]
 ) -> None:
     """Draw one plane; the label is outlined."""
     axes.imshow(
-        upright(faulted.image, affine, plane), cmap="gray", vmin=window[0], vmax=window[1], interpolation="bilinear"
+        upright(altered.image, affine, plane), cmap="gray", vmin=window[0], vmax=window[1], interpolation="bilinear"
     )
-    if faulted.label is not None and (label := upright(faulted.label, affine, plane)).any():
+    if altered.label is not None and (label := upright(altered.label, affine, plane)).any():
         axes.contour(label, levels=[0.5], colors="#ff6b57", linewidths=0.6)
 
 
