@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from itermask3d.cli.app import app
+from typer.main import get_command
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -22,7 +24,6 @@ DOCUMENTS = sorted(
     ]
 )
 READABLE = [ROOT / "README.md", DOCS / "tutorial.md"]
-VERBS = ROOT / "bundle" / "itermask3d" / "cli"
 ROOTS = ("bundle/", "configs/", "scripts/", "docs/", "tests/", "monailabel_app/")
 """Where a name in a code span is meant as a path of the repository."""
 
@@ -112,23 +113,15 @@ def options_of(script: Path) -> frozenset[str]:
     return frozenset(value for value in found if isinstance(value, str) and re.fullmatch(r"--[a-z][\w-]*", value))
 
 
+@cache
 def options_of_verb(verb: str) -> frozenset[str]:
-    """The options of a verb of ``itermask3d``: its optional parameters, or the names that it gives them."""
-    tree = ast.parse(text_of(VERBS / f"{verb}.py"))
-    (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == verb]
-    found = set()
-    for parameter in function.args.args:
-        calls = [node for node in ast.walk(parameter) if isinstance(node, ast.Call)]
-        for call in (call for call in calls if ast.unparse(call.func) == "typer.Option"):
-            given = {node.value for node in call.args if isinstance(node, ast.Constant)}
-            found |= given or {f"--{parameter.arg.replace('_', '-')}"}
-    return frozenset(name for name in found if isinstance(name, str))
+    """The options of a verb of ``itermask3d``, hidden ones too."""
+    return frozenset(name for part in get_command(app).commands[verb].params for name in part.opts)
 
 
 def verbs() -> frozenset[str]:
     """The verbs that the application registers."""
-    loop = next(node for node in ast.parse(text_of(VERBS / "app.py")).body if isinstance(node, ast.For))
-    return frozenset(ast.unparse(loop.iter).strip("()").split(", "))
+    return frozenset(get_command(app).commands)
 
 
 def unknown_options(line: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from fast_bundle import write_fast_bundle
-from itermask3d.cli import screen_run
 from itermask3d.cli.app import main
 from itermask3d.files.discovery import discover
 from itermask3d.files.scans import ScanError
 from itermask3d.workflows.screening import cluster
+from itermask3d.workflows.screening import run as screen_run
 from itermask3d.workflows.screening.journal import Status
 from screening_helpers import KnownScreener, contents, write_scans
 
@@ -50,7 +51,8 @@ def screen(monkeypatch, capsys, bundle):
         with pytest.raises(SystemExit) as ended:
             main()
         signal.signal(signal.SIGTERM, before)
-        return int(ended.value.code or 0), capsys.readouterr().out
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out + captured.err
 
     return run
 
@@ -182,3 +184,21 @@ def test_a_scheduler_that_does_not_answer_is_named():
         cluster.connected("tcp://127.0.0.1:9", timeout_s=1),
     ):
         pass
+
+
+def test_a_machine_gets_a_summary_alone_on_standard_output(monkeypatch, capsys, bundle, tmp_path):
+    monkeypatch.setattr(screen_run, "local_client", one_process)
+    monkeypatch.setattr(screen_run, "Screener", KnownScreener)
+    source, output = write_scans(tmp_path / "in", ["a", "bad"]), tmp_path / "out"
+    words = ["itermask3d", "screen", str(source), str(output), "--bundle", str(bundle), "--json"]
+    monkeypatch.setattr(sys, "argv", words)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    signal.signal(signal.SIGTERM, before)
+    facts = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 1
+    assert (facts["end"], facts["scans"], facts["done"]) == ("whole", 2, 1)
+    assert [one["case"] for one in facts["failed"]] == ["bad"]
+    assert Path(facts["page"]).is_file()
+    assert Path(facts["table"]).is_file()

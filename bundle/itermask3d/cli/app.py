@@ -3,27 +3,65 @@
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 
 import typer
 
+from itermask3d import __version__
 from itermask3d.cli import calibrate, demo, evaluate, info, label, report, screen, segment, train
-from itermask3d.cli.common import NOTE, repeated
+from itermask3d.cli.common import NOTE, STATUS, repeated
 
 __all__ = ["app", "main"]
 
+EXAMPLES = """
+  itermask3d demo                      a first look
+  itermask3d segment scan.nii.gz       one scan; results lie beside it
+  itermask3d screen scans out/night    many scans, one page
+  itermask3d train normals out/own     a model of your own site
+  itermask3d --install-completion      complete words with the Tab key
+"""
+
+
+def epilog(examples: str, status: str = STATUS) -> str:
+    """What stands below the options of a help page: examples, exit statuses, and what all this is for."""
+    shown = "\n".join(
+        f"  {line.strip()}" if not line.startswith("  ") else line for line in examples.strip("\n").split("\n")
+    )
+    return f"\b\nExamples:\n{shown}\n\n{status}\n\n{NOTE}"
+
+
+def of_verb(verb: ModuleType) -> str:
+    """The epilog of a verb's module, from its ``EXAMPLES`` and ``STATUS``."""
+    return epilog(getattr(verb, "EXAMPLES", ""), getattr(verb, "STATUS", STATUS))
+
+
+def tell_version(asked: bool) -> None:
+    """Print the version and end, if asked to."""
+    if asked:
+        print(f"itermask3d {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="itermask3d",
-    help="Mark where a 3D brain MR scan differs from what a network expects of a normal brain.",
-    epilog=f"Exit status: 0 done, 1 some scan failed, 2 nothing could start. {NOTE}",
+    epilog=epilog(EXAMPLES, f"{STATUS} Every verb has --help."),
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+@app.callback()
+def itermask3d(
+    version: bool = typer.Option(False, "--version", callback=tell_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Mark where a 3D brain MR scan differs from what a network expects of a normal brain."""
+
+
 for module in (segment, screen, report, train, calibrate, evaluate, label, info, demo):
     name = module.__name__.rpartition(".")[2]
-    app.command(name, epilog=NOTE, no_args_is_help=name not in ("info", "demo"))(getattr(module, name))
+    app.command(name, epilog=of_verb(module), no_args_is_help=name not in ("info", "demo"))(getattr(module, name))
 
 
 def main() -> None:

@@ -9,9 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.cli.common import one_of, refuse
+from itermask3d.cli.common import for_machines, one_of, print_json, refuse
 
 __all__ = ["calibrate"]
+
+EXAMPLES = """
+itermask3d segment normals out/normals
+itermask3d calibrate out/normals --model any
+"""
+STATUS = "Exit status: 0 done, 2 nothing could be calibrated."
 
 
 def calibrate(
@@ -20,14 +26,23 @@ def calibrate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File (default: that of the model in the bundle).")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
-    """Turn the results of a run over normal scans into a model's calibration.
+    """Make a model's calibration of the results of normal scans.
 
     The scores become those against which later scans get their percentile and p-value; run with the settings and
     weights that will be used.
-
-    Example: itermask3d calibrate out/normals --model any
     """
+    with for_machines(as_json):
+        told = write(results, model, output)
+        print(f"{told['normal_scans']} normal scores in {told['file']}; ", end="")
+        print(f"the smallest p-value is {told['smallest_p_value']:.3g}")
+    if as_json:
+        print_json(told)
+
+
+def write(results: Path, model: str | None, output: Path | None) -> dict[str, Any]:
+    """Write the calibration; what it holds, in few words."""
     from itermask3d.files.writing import write_atomically
     from itermask3d.inference.calibration import attainable_level
     from itermask3d.inference.models import NAMES, model_file
@@ -48,7 +63,8 @@ def calibrate(
         refuse("the results come from different settings or weights; expected one run")
     target = output or model_file(f"{BUNDLE_ROOT}/models", "calibration.json", model or NAMES[0])
     write_atomically(json.dumps(calibration(found, left_out), indent=1) + "\n", target)
-    print(f"{len(found)} normal scores in {target}; the smallest p-value is {attainable_level(len(found)):.3g}")
+    facts = {"file": str(target), "normal_scans": len(found), "left_out": left_out}
+    return {**facts, "smallest_p_value": attainable_level(len(found))}
 
 
 def model_of(result: dict[str, Any]) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any, NoReturn
 
 import typer
 
 from itermask3d.files.literals import as_literals
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "LISTS", "NOTE", "NOT_STARTED", "config_values", "exclusive", "one_of"]
-__all__ += ["one_sentence", "refuse", "repeated"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "LISTS", "NOTE", "NOT_STARTED", "STATUS", "STOPPED", "as_given"]
+__all__ += ["config_values", "exclusive", "for_machines", "one_of", "one_sentence", "print_json", "refuse", "repeated"]
 
-DONE, FAILED, NOT_STARTED, INTERRUPTED = 0, 1, 2, 130
-"""Exit statuses: all done; some scan or stage failed; nothing could start; stopped by Ctrl-C."""
+DONE, FAILED, NOT_STARTED, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit statuses: all done; some scan or stage failed; nothing could start; stopped early; stopped by Ctrl-C."""
+
+STATUS = "Exit status: 0 done, 1 some scan failed, 2 nothing could start."
 
 NOTE = "For research use only. Not a medical device, not for diagnosis."
 
@@ -46,6 +50,23 @@ def config_values(values: Mapping[str, Any]) -> dict[str, Any]:
     Every value from a command line goes through here on its way to MONAI's parser, which takes it as text.
     """
     return as_literals({key: value for key, value in values.items() if value is not None})
+
+
+def as_given() -> str:
+    """The command as it was given, for records."""
+    return shlex.join(["itermask3d", *sys.argv[1:]])
+
+
+@contextmanager
+def for_machines(wanted: bool) -> Iterator[None]:
+    """Send what is printed inside to standard error, so that standard output holds JSON alone."""
+    with redirect_stdout(sys.stderr) if wanted else nullcontext():
+        yield
+
+
+def print_json(value: Any) -> None:
+    """Print a value for a machine; numbers that JSON has not are refused, not written."""
+    print(json.dumps(value, indent=1, allow_nan=False))
 
 
 def refuse(reason: object) -> NoReturn:

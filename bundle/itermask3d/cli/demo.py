@@ -11,6 +11,11 @@ from itermask3d.cli.common import one_sentence
 
 __all__ = ["demo"]
 
+EXAMPLES = """
+itermask3d demo
+itermask3d demo out/mine --scan t1.nii.gz
+"""
+
 
 def demo(
     output: Annotated[Path, typer.Argument(help="Folder for all files.")] = Path("out/demo"),
@@ -18,10 +23,7 @@ def demo(
         Path | None, typer.Option(help="A T1 scan that nibabel reads (default: the ICBM152 template).")
     ] = None,
 ) -> None:
-    """Segment a real scan as it is and once more with a lesion put in, and show what was found.
-
-    Example: itermask3d demo out/demo
-    """
+    """Segment a real scan, as it is and with a lesion put in."""
     from nibabel.filebasedimages import ImageFileError
 
     from itermask3d.cli.common import refuse

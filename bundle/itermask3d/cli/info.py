@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,8 +13,19 @@ from typing import Annotated, Any
 import typer
 
 from itermask3d import BUNDLE_ROOT, __version__
+from itermask3d.cli.common import DONE, FAILED, print_json, refuse
 
 __all__ = ["info"]
+
+EXAMPLES = """
+itermask3d info
+itermask3d info --json
+itermask3d info --bundle out/own/bundle
+"""
+STATUS = "Exit status: 0 everything that segment needs is here, 1 weights are missing."
+
+PARTS = {"model.pt": "weights", "domain.json": "domain", "calibration.json": "calibration"}
+"""What belongs to a model, by the name of the first model's file."""
 
 OPTIONAL = {
     "brain": ("deepbet", "HD_BET", "cc3d", "fill_voids"),
@@ -28,22 +41,34 @@ def info(
     bundle: Annotated[Path, typer.Option(help="Folder of another bundle.", show_default=False)] = Path(BUNDLE_ROOT),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say which version, models and optional parts are here, and what is missing.
+    """Say what is installed, which models are here, what is missing.
 
-    Example: itermask3d info --json
+    A model's files are told by the start of their SHA-256, which results name too.
     """
     facts = gather(bundle)
     if as_json:
-        print(json.dumps(facts, indent=1))
-        return
-    print(f"itermask3d {facts['version']}, bundle {facts['bundle']} (version {facts['bundle_version']})")
-    print(f"device: {facts['device']}")
-    print("versions: " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()))
+        print_json(facts)
+    else:
+        print("\n".join(told(facts)))
+    raise typer.Exit(DONE if facts["ready"] else FAILED)
+
+
+def told(facts: dict[str, Any]) -> list[str]:
+    """The facts as lines for a person."""
+    numbers = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    lines = [
+        f"itermask3d {facts['version']}: {'ready' if facts['ready'] else 'not ready, weights are missing'}",
+        f"  bundle    {facts['bundle']} (version {facts['bundle_version']})",
+        f"  device    {facts['device']}, {facts['cores']} cores",
+        f"  versions  {numbers}",
+    ]
     for name, model in facts["models"].items():
-        print(f"model {name}: {', '.join(f'{part} {told}' for part, told in model.items())}")
+        parts = ", ".join(f"{part} {state}" for part, state in model.items())
+        lines.append(f"  model     {name}: {parts}")
     for part, missing in facts["optional"].items():
-        told = f"missing {', '.join(missing)}: pip install 'itermask3d[{part}]'" if missing else "installed"
-        print(f"optional part {part}: {told}")
+        state = f"missing {', '.join(missing)}: pip install 'itermask3d[{part}]'" if missing else "installed"
+        lines.append(f"  part      {part}: {state}")
+    return lines
 
 
 def gather(bundle: Path) -> dict[str, Any]:
@@ -52,20 +77,25 @@ def gather(bundle: Path) -> dict[str, Any]:
 
     from itermask3d.inference.models import NAMES, model_file
 
+    if not (bundle / "configs").is_dir():
+        refuse(f"'{bundle}' is no bundle; expected a folder with configs and models")
     metadata = bundle / "configs" / "metadata.json"
+    models = {
+        name: {part: state(model_file(bundle / "models", file, name)) for file, part in PARTS.items()} for name in NAMES
+    }
     device = f"cuda ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else "cpu"
     return {
         "version": __version__,
         "bundle": str(bundle),
         "bundle_version": json.loads(metadata.read_text())["version"] if metadata.is_file() else None,
         "device": device,
-        "versions": {name: found for name in ("monai", "torch", "numpy") if (found := installed(name))},
-        "models": {name: {kind: state(model_file(bundle / "models", kind, name)) for kind in PARTS} for name in NAMES},
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "versions": {"python": platform.python_version()}
+        | {name: found for name in ("monai", "torch", "numpy") if (found := installed(name))},
+        "models": models,
+        "ready": models[NAMES[0]]["weights"] != "missing",
         "optional": {part: [name for name in needs if find_spec(name) is None] for part, needs in OPTIONAL.items()},
     }
-
-
-PARTS = ("model.pt", "domain.json", "calibration.json")
 
 
 def state(path: Path) -> str:

@@ -4,50 +4,58 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from itermask3d.cli.common import DONE, FAILED, refuse
+from itermask3d.cli.common import DONE, FAILED, print_json, refuse
 
 __all__ = ["report"]
+
+EXAMPLES = """
+itermask3d report scan_itermask3d
+itermask3d report out/night --dicom
+"""
 
 
 def report(
     folders: Annotated[list[Path], typer.Argument(help="A scan's result folder, or a folder of them.")],
-    scan: Annotated[
-        str | None, typer.Option(help="Where the scan lies now, if not at the path that result.json names.")
-    ] = None,
-    dicom: Annotated[
-        bool, typer.Option("--dicom", help="Also DICOM objects; the scan must be a DICOM series.")
-    ] = False,
+    scan: Annotated[str | None, typer.Option(help="Where the scan lies, if result.json names another path.")] = None,
+    dicom: Annotated[bool, typer.Option("--dicom", help="Also DICOM objects, for a DICOM series.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
 ) -> None:
     """Write a report page for finished scans.
 
     Every scan's folder gets report.html (one file, opens without a network) and report.json; with --dicom also the
     folder dicom/ with a segmentation, a structured report and the picture.
-
-    Example: itermask3d report results --dicom
     """
     found = [folder for given in folders for folder in find(given)]
     if not found:
         refuse("no folder with a result.json was found; expected the output of a run")
     if scan and len(found) > 1:
         refuse(f"--scan names one scan, and there are {len(found)} results")
+    written = [write(folder, scan, dicom=dicom) for folder in found]
+    for one in written:
+        if "reason" in one:
+            print(f"failed: {Path(one['folder']).name}: {one['reason']}", file=sys.stderr)
+        elif not as_json:
+            print("\n".join(one["files"]))
+    if as_json:
+        print_json(written)
+    raise typer.Exit(FAILED if any("reason" in one for one in written) else DONE)
+
+
+def write(folder: Path, scan: str | None, *, dicom: bool) -> dict[str, Any]:
+    """Write what was asked for of one scan: its folder and files, or the reason why there are none."""
     from itermask3d.files.scans import ScanError
     from itermask3d.reports.dicom_out import write_dicom
     from itermask3d.reports.scan_report import write_scan_report
 
-    failed = 0
-    for folder in found:
-        try:
-            print(write_scan_report(folder, scan=scan))
-            for path in write_dicom(folder, scan=scan) if dicom else ():
-                print(path)
-        except (ScanError, OSError) as error:
-            failed += 1
-            print(f"failed: {folder.name}: {error}", file=sys.stderr)
-    raise typer.Exit(FAILED if failed else DONE)
+    try:
+        files = [write_scan_report(folder, scan=scan), *(write_dicom(folder, scan=scan) if dicom else ())]
+    except (ScanError, OSError) as error:
+        return {"folder": str(folder), "reason": str(error)}
+    return {"folder": str(folder), "files": [str(path) for path in files]}
 
 
 def find(folder: Path) -> list[Path]:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
-from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.cli.common import DONE, config_values, exclusive, one_of, one_sentence, refuse
+from itermask3d.cli.common import DONE, config_values, exclusive, for_machines, one_of, one_sentence, print_json, refuse
 
 __all__ = ["segment"]
 
+EXAMPLES = """
+itermask3d segment scan.nii.gz
+itermask3d segment scans out --brain-masks masks
+itermask3d segment dicom/series out --model auto --json > results.json
+"""
+
 
 def segment(
-    scan: Annotated[Path, typer.Argument(help="A scan, a folder, a .txt or .json list, or one DICOM series.")],
-    output: Annotated[
-        Path | None, typer.Argument(help="Folder for the results (default: NAME_itermask3d beside the scan).")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="t1, any, or auto: by each scan's kind (default: t1).")] = None,
-    weights: Annotated[Path | None, typer.Option(help="State dict, instead of a model of the bundle.")] = None,
-    brain_masks: Annotated[
-        Path | None, typer.Option(help="Folder with a brain mask of the same name for every scan.")
-    ] = None,
+    scan: Annotated[Path, typer.Argument(help="Scan, folder, .txt or .json list, DICOM series.")],
+    output: Annotated[Path | None, typer.Argument(help="Folder (default: NAME_itermask3d beside it).")] = None,
+    model: Annotated[str | None, typer.Option(help="t1 (default), any, or auto: by the scan.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="State dict, instead of a model.")] = None,
+    brain_masks: Annotated[Path | None, typer.Option(help="Folder with a brain mask for every scan.")] = None,
     brain_extraction: Annotated[str | None, typer.Option(help="How the brain is found (default: auto).")] = None,
     gamma: Annotated[float | None, typer.Option(help="Slope at which the threshold is taken.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise in the masked region.")] = None,
@@ -34,14 +34,12 @@ def segment(
     bundle: Annotated[Path, typer.Option(help="Folder of another bundle.", show_default=False)] = Path(BUNDLE_ROOT),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished scans again.")] = False,
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.png.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, all else on stderr.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON; all else on stderr.")] = False,
 ) -> None:
     """Segment one scan, a folder of scans or a list of scans.
 
     Every scan gets a folder with its mask, anomaly map and reconstruction on its own grid, result.json and
     picture.png. Finished scans are not done again.
-
-    Example: itermask3d segment scan.nii.gz
     """
     exclusive(model=model, weights=weights)
     if not (bundle / "configs" / "inference.json").is_file():
@@ -63,7 +61,7 @@ def segment(
             "picture": False if no_picture else None,
         }
     )
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+    with for_machines(as_json):
         status, cases = run(bundle, values)
     show(where, cases, as_json=as_json)
     raise typer.Exit(status)
@@ -116,7 +114,7 @@ def show(folder: Path, cases: list[str], *, as_json: bool) -> None:
     paths = [path for case in cases if (path := folder / case / "result.json").is_file()]
     results = [json.loads(path.read_text()) for path in paths]
     if as_json:
-        print(json.dumps(results, indent=1))
+        print_json(results)
     elif len(cases) == 1:
         for path, result in zip(paths, results, strict=True):
             print("\n".join(told(result, path.parent)))

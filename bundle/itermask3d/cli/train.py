@@ -12,38 +12,45 @@ from itermask3d.cli.common import FAILED, INTERRUPTED, NOT_STARTED, one_of
 
 __all__ = ["train"]
 
+EXAMPLES = """
+itermask3d train scans out/own --check-only
+itermask3d train scans out/own --exclude sub-07 sub-12
+"""
+STATUS = (
+    "Exit status: 0 done, 1 a stage failed, 2 nothing could start, 3 look at OUTPUT/check/check.md first, 130 Ctrl-C."
+)
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def train(
-    scans: Annotated[str, typer.Argument(help="Normal scans of one contrast: folder, list, BIDS or DICOM tree.")],
+    scans: Annotated[str, typer.Argument(help="Normal scans of one contrast: folder, list, tree.")],
     output: Annotated[Path, typer.Argument(help="Folder for all that is made.")],
     check_only: Annotated[bool, typer.Option("--check-only", help="Check the scans and stop.")] = False,
     exclude: Annotated[list[str] | None, typer.Option(metavar="CASE …", help="Leave these scans out.")] = None,
     exclude_suspects: Annotated[bool, typer.Option("--exclude-suspects", help="Leave out what check.md says.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Go on although the checks found something.")] = False,
-    subject: Annotated[str | None, typer.Option(help="Regular expression; its first group is the person.")] = None,
-    contrast: Annotated[str, typer.Option(help="T1, T2 or FLAIR: chooses the tool for brain masks.")] = "T1",
+    subject: Annotated[str | None, typer.Option(help="Expression whose first group is the person.")] = None,
+    contrast: Annotated[str, typer.Option(help="T1, T2 or FLAIR.")] = "T1",
     brain_masks: Annotated[str | None, typer.Option(help="Folder with a brain mask for every scan.")] = None,
     brain_extraction: Annotated[str, typer.Option(help="How the brain is found.")] = "auto",
     bias_correction: Annotated[str, typer.Option(help="n4 or none.")] = "n4",
-    spacing_mm: Annotated[float | None, typer.Option(help="Edge of the network's voxels (default: 2).")] = None,
-    split_file: Annotated[Path | None, typer.Option(help="JSON of cases by subset (default: by --seed).")] = None,
+    spacing_mm: Annotated[float | None, typer.Option(metavar="MM", help="The network's voxels (default: 2).")] = None,
+    split_file: Annotated[Path | None, typer.Option(help="JSON of cases by subset.")] = None,
     seed: Annotated[int, typer.Option(help="Of split and training.")] = 2026,
     epochs: Annotated[int | None, typer.Option(help="Default: from the number of scans.")] = None,
     batch_size: Annotated[int, typer.Option(help="Scans at once.")] = 2,
     channels: Annotated[
-        tuple[int, int, int, int, int] | None, typer.Option(help="Widths of the network.", show_default=False)
+        tuple[int, int, int, int, int] | None,
+        typer.Option(metavar="N", help="Five widths of the network.", show_default=False),
     ] = None,
-    tune: Annotated[bool, typer.Option("--tune", help="Choose the loop's settings on validation scans.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Drop a training of other scans in OUTPUT.")] = False,
+    tune: Annotated[bool, typer.Option("--tune", help="Choose settings on validation scans.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Drop a training of other scans there.")] = False,
 ) -> None:
-    """Train on your own normal scans, from the checks of the scans to a calibrated bundle.
+    """Train on your own normal scans, up to a calibrated bundle.
 
     The result is OUTPUT/bundle, for every verb's --bundle, and OUTPUT/report.html. The same command goes on where a
-    run ended. Exit status also 3: the checks found something to look at first (OUTPUT/check/check.md), 130: Ctrl-C.
-
-    Example: itermask3d train scans out/own --check-only
+    run ended.
     """
     given = dict(locals())
     given["exclude"] = tuple(exclude or ())

@@ -1,14 +1,13 @@
-"""The run behind ``itermask3d evaluate``: every method over every scan, and one report."""
+"""Every method over every scan of a list, and one report: what ``itermask3d evaluate`` runs."""
 
 from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace as Options
 from typing import Any
 
 import torch
@@ -38,6 +37,8 @@ from itermask3d.inference.domain import Domain
 from itermask3d.inference.models import load_weights
 from itermask3d.inference.results import RESEARCH_USE, versions
 
+__all__ = ["MAIN", "Evaluated", "Options", "evaluate_scans"]
+
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 """The overlays of the repository; an installed package has none of them."""
 
@@ -46,23 +47,85 @@ BASELINES = ("zscore", "bright", "dark", "single_pass", "autoencoder", "atlas")
 REFERENCE = CONFIGS / "reference_inference.json"
 
 
-def evaluate_scans(arguments: Options) -> None:
-    """Run what is missing, write the report, and compare it where that is asked for."""
-    output = Path(arguments.output)
-    items = list_scans(arguments.scans)
-    if arguments.artefacts:
-        items += artefact_scans(Path(arguments.artefacts), arguments.severities, arguments.subjects)
-    methods = chosen_methods(arguments, output)
-    if not arguments.report_only:
-        run(items, methods, output, arguments)
-    report(items, list(methods), output, arguments)
-    if arguments.compare_with:
-        compare(arguments.compare_with, output, arguments.noise)
-    print(f"{len(items)} scans, {len(methods)} methods: {output / 'report.html'}")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A whole evaluation's choices.
+
+    Attributes:
+        scans: JSON list of the scans to be reported.
+        output: folder; made if absent.
+        bundle: folder of the bundle.
+        command: as it was given, for the record.
+        methods: see :func:`read_method`; ``None`` for the bundle alone, or for all that have run.
+        calibration: normal scans that set thresholds: list or folder.
+        atlas: normal scans that the atlas is made of.
+        autoencoder, autoencoder_channels: weights and widths of the auto-encoder.
+        artefacts, severities, subjects: folder of simulated artefacts, which of it, and of how many people.
+        level: nominal rate of false alarms.
+        share: of normal brain that baselines flag.
+        report_only: tables and page from what exists.
+        docs: a page and the part of its blocks that are written anew.
+        about, title: one sentence on the data, and the title of the page.
+        compare_with, noise: kept tables, and what may differ from them.
+    """
+
+    scans: str
+    output: Path
+    bundle: str
+    command: str = ""
+    methods: tuple[str, ...] | None = None
+    calibration: str | None = None
+    atlas: str | None = None
+    autoencoder: str | None = None
+    autoencoder_channels: tuple[int, ...] = (16, 32, 64, 128, 256)
+    artefacts: str | None = None
+    severities: tuple[str, ...] | None = None
+    subjects: int | None = None
+    level: float = 0.05
+    share: float | None = None
+    report_only: bool = False
+    docs: tuple[str, str] | None = None
+    about: str = ""
+    compare_with: str | None = None
+    noise: float = 0.01
+    title: str = "Evaluation"
 
 
-class DifferenceError(Exception):
-    """Figures that were kept did not come back."""
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation leaves.
+
+    Attributes:
+        report: the page; tables and ``metrics.json`` lie beside it.
+        scans, methods: how many scans, and the names of the methods.
+        written: files that ``docs`` changed.
+        differences: a sentence for every figure of ``compare_with`` that did not come back; ``None`` if not compared.
+    """
+
+    report: Path
+    scans: int
+    methods: tuple[str, ...]
+    written: tuple[str, ...] = ()
+    differences: tuple[str, ...] | None = None
+
+
+def evaluate_scans(options: Options) -> Evaluated:
+    """Run what is missing, write the report, and compare it where that is asked for.
+
+    Raises:
+        ScanError: if a list, a method or a file cannot be used.
+    """
+    items = list_scans(options.scans)
+    if options.artefacts:
+        items += artefact_scans(Path(options.artefacts), options.severities, options.subjects)
+    methods = chosen_methods(options, options.output)
+    if not options.report_only:
+        run(items, methods, options.output, options)
+    written = report(items, list(methods), options.output, options)
+    differences = None
+    if options.compare_with:
+        differences = tuple(compare_folders(options.compare_with, options.output, noise=options.noise))
+    return Evaluated(options.output / "report.html", len(items), tuple(methods), tuple(written), differences)
 
 
 def chosen_methods(arguments: Options, output: Path) -> dict[str, list[Path] | None]:
@@ -78,9 +141,9 @@ def recorded(output: Path) -> dict[str, dict[str, str]]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def record(output: Path, names: Iterable[str]) -> None:
+def record(output: Path, names: Iterable[str], command: str) -> None:
     """Keep the command that these methods were run with, beside those of earlier ones."""
-    made = {"command": shlex.join(["itermask3d", *sys.argv[1:]]), "hardware": hardware()}
+    made = {"command": command, "hardware": hardware()}
     known = recorded(output) | dict.fromkeys(names, made)
     write_atomically(json.dumps(known, indent=1) + "\n", output / "run.json")
 
@@ -123,17 +186,6 @@ def artefact_scans(
     return [item for item in items if item["subject"] in subjects]
 
 
-def compare(kept: str, output: Path, noise: float) -> None:
-    """Name every figure that did not come back; such a run ends with status 1."""
-    differences = compare_folders(kept, output, noise=noise)
-    for sentence in differences:
-        print(sentence)
-    if differences:
-        told = f"{len(differences)} figures differ from those of '{kept}' by more than the noise of {noise:g}"
-        raise DifferenceError(told)
-    print(f"every figure of '{kept}' came back, up to {noise:g}")
-
-
 def run(items: Sequence[dict], methods: dict[str, list[Path] | None], output: Path, arguments: Options) -> None:
     """Every method over every scan; the bundle first, because baselines flag the share that it flags."""
     normals = list_scans(arguments.calibration) if arguments.calibration else []
@@ -150,7 +202,7 @@ def run(items: Sequence[dict], methods: dict[str, list[Path] | None], output: Pa
             calibration = arguments.calibration if normals else None
             folder = output / "methods" / name
             run_bundle(listed, folder, overlays=overlays, calibration=calibration, bundle_root=arguments.bundle)
-            record(output, [name])
+            record(output, [name], arguments.command)
     parts = BundleParts.read(arguments.bundle)
     chosen = {
         name: baseline(name, parts, arguments, items, normals) for name, overlays in methods.items() if overlays is None
@@ -164,7 +216,7 @@ def run(items: Sequence[dict], methods: dict[str, list[Path] | None], output: Pa
             )
         baselines.calibrate(normals, share=share_to_flag(output, arguments))
     baselines.run(items)
-    record(output, chosen)
+    record(output, chosen, arguments.command)
 
 
 def share_to_flag(output: Path, arguments: Options) -> float:
@@ -210,8 +262,8 @@ def atlas_scans(parts: BundleParts, scans: Sequence[dict]) -> Iterator[tuple[tor
         yield parts.volumes(parts.prepare(item))
 
 
-def report(items: Sequence[dict], names: Sequence[str], output: Path, arguments: Options) -> None:
-    """All tables, figures and the page, anew from what lies on disk."""
+def report(items: Sequence[dict], names: Sequence[str], output: Path, arguments: Options) -> list[str]:
+    """All tables, figures and the page, anew from what lies on disk; what ``docs`` changed."""
     ranges = Path(arguments.bundle) / "models" / "domain.json"
     methods = collect_all(items, output, names, domain=Domain.read(ranges) if ranges.exists() else None)
     if not any(method.rows for method in methods):
@@ -228,11 +280,12 @@ def report(items: Sequence[dict], names: Sequence[str], output: Path, arguments:
     pictures = all_plots(methods, tables, output=output, curves=curves(methods[0], output))
     pictures += case_pictures(methods, items=by_case, output=output, level=arguments.level)
     write_atomically(evaluation_page(arguments.title, tables, pictures, facts=facts), output / "report.html")
-    if arguments.docs:
-        page, part = arguments.docs
-        public = {name: value for name, value in facts.items() if not name.startswith(("Method", "Scans"))}
-        public["Command"] = "; ".join(f"`{public_command(shlex.split(one))}`" for one in facts["Command"].split("; "))
-        print(f"{page}: {', '.join(write_docs(Path(page), part, tables, pictures, facts=public))}")
+    if not arguments.docs:
+        return []
+    page, part = arguments.docs
+    public = {name: value for name, value in facts.items() if not name.startswith(("Method", "Scans"))}
+    public["Command"] = "; ".join(f"`{public_command(shlex.split(one))}`" for one in facts["Command"].split("; "))
+    return list(write_docs(Path(page), part, tables, pictures, facts=public))
 
 
 def run_facts(
