@@ -1,10 +1,11 @@
-"""What each choice of a training is worth: train every variant of a study equally long, compare on validation scans.
+"""What each choice of a training is worth: train every variant of an ablation equally long, compare on validation
+scans.
 
-    python scripts/ablate_training.py configs/studies/recipe.json SCANS OUT --brain-masks masks \\
+    python scripts/ablate_training.py configs/training_ablations/recipe.json SCANS OUT --brain-masks masks \\
         --check t1=validation.json [--only NAME …] [--write docs/benchmarks.md recipe]
 
-A study is a JSON file: `overlays` and values for `all` variants, and the values in which each of the `variants`
-differs. Every variant is trained by the bundle's own workflow, then judged by one pass with the whole brain hidden,
+An ablation is a JSON file: `overlays` and values for `all` variants, and the values in which each of the `variants`
+differs. Every variant is trained by the bundle's own workflow, then judged by one pass with the whole brain masked,
 which is the loop's first step, so settings of the loop play no part. --check names lists as
 scripts/simulate_lesions.py writes them; the normal scans of the first set the threshold for all lists: the error that
 0.5 % of their voxels exceed. What is trained or judged is not done again, an interrupted training goes on; several
@@ -55,22 +56,22 @@ COLUMNS = {
 
 def main() -> None:
     arguments = parse()
-    study = json.loads(arguments.study.read_text())
-    variants = study["variants"]
+    ablation = json.loads(arguments.ablation.read_text())
+    variants = ablation["variants"]
     unknown = sorted(set(arguments.only or ()) - variants.keys())
     if unknown:
-        sys.exit(f"error: the study has no variant {', '.join(map(repr, unknown))}; it has {', '.join(variants)}")
+        sys.exit(f"error: the ablation has no variant {', '.join(map(repr, unknown))}; it has {', '.join(variants)}")
     try:
         checks = [named_list(text) for text in arguments.check]
         for number, name in enumerate(variants):
             if not arguments.only or name in arguments.only:
                 folder = arguments.output / f"{number:02d}"
-                files = config_files(study, name, folder)
+                files = config_files(ablation, name, folder)
                 train(files, folder, arguments)
                 judge(files, folder, checks, arguments)
     except ScanError as error:
         sys.exit(f"error: {error}")
-    text = study_table(read_judgements(variants, arguments.output), arguments.columns)
+    text = ablation_table(read_judgements(variants, arguments.output), arguments.columns)
     print(text)
     if arguments.write:
         page, block = arguments.write
@@ -81,7 +82,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=RESEARCH_USE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("study", type=Path, help="configs/studies/*.json")
+    parser.add_argument("ablation", type=Path, help="configs/training_ablations/*.json")
     parser.add_argument("scans", help="normal scans, of which the split file names those for training")
     parser.add_argument("output", type=Path)
     parser.add_argument("--check", nargs="+", default=[], metavar="NAME=LIST", help="validation scans")
@@ -101,12 +102,12 @@ def named_list(text: str) -> tuple[str, list[dict[str, str]]]:
     return name, list_scans(path)
 
 
-def config_files(study: Mapping[str, Any], name: str, folder: Path) -> list[str]:
+def config_files(ablation: Mapping[str, Any], name: str, folder: Path) -> list[str]:
     """The config of a variant: the bundle's, the overlays, and a file with the values, written here."""
-    values = dict(study["variants"][name])
-    overlays = [*study["overlays"], *values.pop("overlays", [])]
+    values = dict(ablation["variants"][name])
+    overlays = [*ablation["overlays"], *values.pop("overlays", [])]
     path = folder / "variant.json"
-    content = json.dumps({**study["all"], **values}, indent=1) + "\n"
+    content = json.dumps({**ablation["all"], **values}, indent=1) + "\n"
     if path.exists() and path.read_text() != content:
         raise ScanError(f"'{folder}' holds another variant than '{name}' of now; expected an empty folder")
     if not path.exists():
@@ -137,7 +138,7 @@ def judge(
     checks: Sequence[tuple[str, Sequence[Mapping[str, str]]]],
     arguments: argparse.Namespace,
 ) -> None:
-    """Write ``checks.json``: figures of every list, by one pass with the whole brain hidden."""
+    """Write ``checks.json``: figures of every list, by one pass with the whole brain masked."""
     path = folder / "checks.json"
     if path.exists() and json.loads(path.read_text()).keys() == dict(checks).keys():
         return
@@ -183,7 +184,7 @@ def usable(dataset: PersistentDataset, items: Sequence[Mapping[str, str]], name:
 def one_pass(
     sample: Mapping[str, Any], network: torch.nn.Module, spacing_mm: float, radius: float, noise: float
 ) -> dict[str, np.ndarray]:
-    """Errors of one scan's brain voxels when all of them are hidden, ``(n,)``, and their labels."""
+    """Errors of one scan's brain voxels when all of them are masked, ``(n,)``, and their labels."""
     image, brain, label = (
         convert_to_tensor(sample[key], track_meta=False)[None] for key in ("image", "brain_mask", "label")
     )
@@ -235,7 +236,7 @@ def read_judgements(variants: Mapping[str, Any], output: Path) -> dict[str, dict
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
-def study_table(judged: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = tuple(COLUMNS)) -> str:
+def ablation_table(judged: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = tuple(COLUMNS)) -> str:
     """A row a variant, the figures of each list side by side."""
     lists = dict.fromkeys(name for one in judged.values() for name in one)
     cells = [

@@ -1,4 +1,4 @@
-"""Options that a viewer can set: declared once, read from whatever a viewer sends, held within their range.
+"""Options that a viewer can set: declared once, read from whatever a viewer sends, clamped to their range.
 
 OHIF sends strings for numbers, a whole list where nobody chose, blanks, and null for a field that was cleared; it
 corrupts numbers whose default is a number while they are typed. So numbers are declared as strings.
@@ -41,10 +41,10 @@ class Number:
             number = math.nan
         if math.isnan(number):
             return self.default, f"{name} '{text}' is not a number; {self._default_text()} was used."
-        held = min(max(number, self.low), self.high)
-        if held == number:
+        clamped = min(max(number, self.low), self.high)
+        if clamped == number:
             return number, None
-        return held, f"{name} {number:g} is outside {self.low:g} to {self.high:g}{self.unit}; {held:g} was used."
+        return clamped, f"{name} {number:g} is outside {self.low:g} to {self.high:g}{self.unit}; {clamped:g} was used."
 
     def _default_text(self) -> str:
         return "the automatic value" if self.default is None else f"{self.default:g}"

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from itermask3d.evaluation.aupimo import FPR_BOUNDS, aupimo, paint_back, shared_rate, voxel_average_precision
+from itermask3d.evaluation.aupimo import FPR_BOUNDS, aupimo, reconstructed_share, shared_rate, voxel_average_precision
 from itermask3d.evaluation.discrimination import voxel_discrimination
 
 WIDE = (0.01, 0.1)
@@ -113,15 +113,15 @@ def pair() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0, -0.5])
-def test_paint_back_is_the_share_that_was_repeated(share):
+def test_reconstructed_share_is_the_share_that_was_repeated(share):
     healthy, lesioned, truth = pair()
-    assert paint_back(healthy + share * (lesioned - healthy), lesioned, healthy, truth) == pytest.approx(share)
+    assert reconstructed_share(healthy + share * (lesioned - healthy), lesioned, healthy, truth) == pytest.approx(share)
 
 
-def test_paint_back_ignores_what_happens_beside_the_lesion_and_has_no_value_without_a_change():
+def test_reconstructed_share_ignores_what_happens_beside_the_lesion_and_has_no_value_without_a_change():
     healthy, lesioned, truth = pair()
-    assert paint_back(np.where(truth, healthy, 99), lesioned, healthy, truth) == 0
-    assert math.isnan(paint_back(healthy, healthy, healthy, truth))
-    assert math.isnan(paint_back(healthy, lesioned, healthy, np.zeros_like(truth)))
+    assert reconstructed_share(np.where(truth, healthy, 99), lesioned, healthy, truth) == 0
+    assert math.isnan(reconstructed_share(healthy, healthy, healthy, truth))
+    assert math.isnan(reconstructed_share(healthy, lesioned, healthy, np.zeros_like(truth)))
     with pytest.raises(ValueError, match="one shape"):
-        paint_back(healthy[1:], lesioned, healthy, truth)
+        reconstructed_share(healthy[1:], lesioned, healthy, truth)

@@ -175,17 +175,17 @@ def test_corrupt_shows_the_noise_where_masked_and_the_image_elsewhere():
         torch.full((2, 1, 4, 5, 6), 7.0),
     )
     mask = torch.rand(image.shape, generator=torch.Generator().manual_seed(1)) < 0.4
-    hidden = corrupt(image, mask, noise)
-    assert torch.equal(hidden[mask], noise[mask])
-    assert torch.equal(hidden[~mask], image[~mask])
-    assert torch.equal(hidden, corrupt(image, mask.float(), noise))
+    masked = corrupt(image, mask, noise)
+    assert torch.equal(masked[mask], noise[mask])
+    assert torch.equal(masked[~mask], image[~mask])
+    assert torch.equal(masked, corrupt(image, mask.float(), noise))
 
 
 def test_corrupt_with_an_empty_mask_is_the_identity_in_a_new_tensor():
     image = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
-    hidden = corrupt(image, torch.zeros_like(image), torch.ones_like(image))
-    assert torch.equal(hidden, image)
-    assert hidden.data_ptr() != image.data_ptr()
+    masked = corrupt(image, torch.zeros_like(image), torch.ones_like(image))
+    assert torch.equal(masked, image)
+    assert masked.data_ptr() != image.data_ptr()
 
 
 def test_corrupt_hides_even_nan():

@@ -144,11 +144,11 @@ def test_masked_voxels_are_shown_as_noise_of_the_set_strength(noise):
         return torch.zeros_like(corrupted)
 
     refine(image, brain, guide, reconstruct, settings=RefinementSettings(n_steps=5, max_iterations=2, noise=noise))
-    hidden, inside = shown[0], brain > 0.5
-    assert hidden[inside].std().item() == pytest.approx(noise, rel=0.1)
-    assert torch.equal(hidden[~inside], image[~inside])
+    masked, inside = shown[0], brain > 0.5
+    assert masked[inside].std().item() == pytest.approx(noise, rel=0.1)
+    assert torch.equal(masked[~inside], image[~inside])
     drawn = RefinementTask(image, brain, guide, reconstruct).noise
-    assert torch.equal(hidden[inside], noise * drawn[inside])
+    assert torch.equal(masked[inside], noise * drawn[inside])
 
 
 @pytest.mark.parametrize("nested", [{}, {"nested": True, "error_window": 3}])
@@ -305,7 +305,7 @@ def test_ceiling_gives_a_scan_without_a_crossing_a_threshold():
 
 def test_an_unusable_curve_marks_nothing_whatever_the_ceiling():
     settings = RefinementSettings(threshold_floor=0.1, threshold_ceiling=0.3)
-    assert settings.hold(estimate_threshold([float("nan")] * 5, gamma=0.01)) == float("inf")
+    assert settings.clamp(estimate_threshold([float("nan")] * 5, gamma=0.01)) == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -425,14 +425,14 @@ def test_a_lesion_does_not_set_the_measure():
 
 def test_the_whole_brain_masked_is_reconstructed_once():
     image, brain, guide = scan(16)
-    hidden = []
+    masked = []
 
     def watched(corrupted, guide):
-        hidden.append(bool((corrupted != image)[brain > 0.5].all()))
+        masked.append(bool((corrupted != image)[brain > 0.5].all()))
         return blur(1.0)(corrupted, guide)
 
     refine(image, brain, guide, watched, settings=RefinementSettings(n_steps=10))
-    assert sum(hidden) == 1
+    assert sum(masked) == 1
 
 
 def test_wrong_shapes_and_empty_brains_are_refused():

@@ -1,4 +1,4 @@
-"""A study of training: every variant is possible, is trained and judged, and is not done twice."""
+"""An ablation of training: every variant is possible, is trained and judged, and is not done twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers import head_phantom, load_script
 from monai.bundle import ConfigParser
 
 ROOT = Path(__file__).resolve().parents[2]
-STUDIES = sorted((ROOT / "configs" / "studies").glob("*.json"))
+ABLATIONS = sorted((ROOT / "configs" / "training_ablations").glob("*.json"))
 TINY = {
     "network_def::channels": [2, 2, 2, 2, 2],
     "spacing_mm": 8.0,
@@ -58,10 +58,10 @@ def call(monkeypatch, *arguments: str | Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("study", "name"), [(path, name) for path in STUDIES for name in json.loads(path.read_text())["variants"]]
+    ("ablation", "name"), [(path, name) for path in ABLATIONS for name in json.loads(path.read_text())["variants"]]
 )
-def test_every_value_of_a_study_changes_something_that_the_config_has(study, name):
-    content = json.loads(study.read_text())
+def test_every_value_of_an_ablation_changes_something_that_the_config_has(ablation, name):
+    content = json.loads(ablation.read_text())
     values = dict(content["variants"][name])
     parser = ConfigParser()
     parser.read_config([ROOT / "bundle" / "configs" / "train.json", *(ROOT / file for file in content["overlays"])])
@@ -74,10 +74,10 @@ def test_every_value_of_a_study_changes_something_that_the_config_has(study, nam
             assert last in (parser[outer] if outer else parser.config) or "_target_" in parser[outer], key
 
 
-def test_a_study_is_trained_judged_written_into_a_page_and_not_done_twice(monkeypatch, scripts, tmp_path, scans):
-    study = tmp_path / "study.json"
+def test_an_ablation_is_trained_judged_written_into_a_page_and_not_done_twice(monkeypatch, scripts, tmp_path, scans):
+    ablation = tmp_path / "ablation.json"
     variant = {"overlays": ["configs/averaged_weights.json"]}
-    study.write_text(
+    ablation.write_text(
         json.dumps({"overlays": [], "all": {"epochs": 1, "val_interval": 1}, "variants": {"averaged": variant}})
     )
     page = tmp_path / "page.md"
@@ -85,7 +85,7 @@ def test_a_study_is_trained_judged_written_into_a_page_and_not_done_twice(monkey
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     override = json.dumps({**TINY, "split_file": str(scans["split"])})
     out = tmp_path / "out"
-    arguments = (study, scans["folder"], out, "--check", f"here={scans['check']}", "--override", override)
+    arguments = (ablation, scans["folder"], out, "--check", f"here={scans['check']}", "--override", override)
     call(monkeypatch, *arguments, "--write", page, "block")
 
     figures = json.loads((out / "00" / "checks.json").read_text())["here"]
@@ -102,11 +102,11 @@ def test_a_study_is_trained_judged_written_into_a_page_and_not_done_twice(monkey
 
 
 def test_another_variant_in_the_same_place_and_an_unknown_name_are_refused(monkeypatch, scripts, tmp_path, scans):
-    study = tmp_path / "study.json"
-    study.write_text(json.dumps({"overlays": [], "all": {}, "variants": {"a": {"epochs": 1}}}))
+    ablation = tmp_path / "ablation.json"
+    ablation.write_text(json.dumps({"overlays": [], "all": {}, "variants": {"a": {"epochs": 1}}}))
     with pytest.raises(SystemExit, match="no variant 'b'; it has a"):
-        call(monkeypatch, study, scans["folder"], tmp_path / "out", "--only", "b")
+        call(monkeypatch, ablation, scans["folder"], tmp_path / "out", "--only", "b")
     (tmp_path / "out" / "00").mkdir(parents=True)
     (tmp_path / "out" / "00" / "variant.json").write_text("{}")
     with pytest.raises(SystemExit, match="holds another variant than 'a' of now; expected an empty folder"):
-        call(monkeypatch, study, scans["folder"], tmp_path / "out")
+        call(monkeypatch, ablation, scans["folder"], tmp_path / "out")

@@ -56,22 +56,22 @@ def test_network_input_is_the_corrupted_image_and_the_guide(batch):
     shown = ~batch["mask"]
     assert torch.equal(inputs[:, :1][shown], batch["image"][shown])
     assert torch.equal(inputs[:, 1:], batch["high_frequency"])
-    hidden_brain = batch["mask"] * (batch["brain_mask"] > 0.5)
-    assert torch.equal(target, torch.cat((batch["image"], batch["brain_mask"], hidden_brain), dim=1))
+    masked_brain = batch["mask"] * (batch["brain_mask"] > 0.5)
+    assert torch.equal(target, torch.cat((batch["image"], batch["brain_mask"], masked_brain), dim=1))
 
 
 def test_hidden_voxels_carry_standard_normal_noise_and_nothing_of_the_image(batch):
     shape = (2, 1, 32, 32, 32)
     batch = {key: torch.zeros(shape) for key in batch} | {"image": torch.full(shape, 1e6), "mask": torch.ones(shape)}
-    hidden = PrepareReconstruction(seed=0)(batch, CPU)[0][:, 0]
-    assert hidden.mean().abs() < 0.02
-    assert hidden.std() == pytest.approx(1, abs=0.02)
-    assert not torch.equal(hidden[0], hidden[1])
+    masked = PrepareReconstruction(seed=0)(batch, CPU)[0][:, 0]
+    assert masked.mean().abs() < 0.02
+    assert masked.std() == pytest.approx(1, abs=0.02)
+    assert not torch.equal(masked[0], masked[1])
 
 
 def test_noise_can_be_left_out_for_an_ablation(batch):
-    hidden = {**batch, "mask": torch.ones(SHAPE)}
-    assert not PrepareReconstruction(noise=0.0)(hidden, CPU)[0][:, 0].any()
+    masked = {**batch, "mask": torch.ones(SHAPE)}
+    assert not PrepareReconstruction(noise=0.0)(masked, CPU)[0][:, 0].any()
 
 
 def test_seeded_noise_repeats_and_leaves_the_global_state_alone(batch):
@@ -125,15 +125,15 @@ def test_loss_ignores_the_background_and_its_padding(batch):
 def _prediction_and_target(log_error: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     prediction = torch.cat((_rand(*SHAPE), torch.full(SHAPE, log_error)), dim=1).requires_grad_()
     brain = (_rand(*SHAPE, seed=3) < 0.8).float()
-    hidden = brain * (_rand(*SHAPE, seed=2) < 0.5)
-    return prediction, torch.cat((_rand(*SHAPE, seed=1), brain, hidden), dim=1)
+    masked = brain * (_rand(*SHAPE, seed=2) < 0.5)
+    return prediction, torch.cat((_rand(*SHAPE, seed=1), brain, masked), dim=1)
 
 
 def test_predicted_variance_loss_is_its_formula():
     prediction, target = _prediction_and_target(log_error=0.7)
     squared = (prediction[:, :1] - target[:, :1]).square()
-    inside, hidden = squared[target[:, 1:2] > 0], squared[target[:, 2:] > 0]
-    wanted = inside.mean() + 0.1 * (hidden * np.exp(-0.7) + 0.7).mean()
+    inside, masked = squared[target[:, 1:2] > 0], squared[target[:, 2:] > 0]
+    wanted = inside.mean() + 0.1 * (masked * np.exp(-0.7) + 0.7).mean()
     assert PredictedVarianceLoss(weight=0.1)(prediction, target).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["FPR_BOUNDS", "SharedRate", "aupimo", "paint_back", "shared_rate", "voxel_average_precision"]
+__all__ = ["FPR_BOUNDS", "SharedRate", "aupimo", "reconstructed_share", "shared_rate", "voxel_average_precision"]
 
 FPR_BOUNDS = (1e-5, 1e-4)
 
@@ -127,7 +127,9 @@ def voxel_average_precision(values: np.ndarray, truth: np.ndarray) -> float:
     return float((np.diff(hits, prepend=0) * hits / (last_of_tie + 1)).sum() / hits[-1])
 
 
-def paint_back(reconstruction: np.ndarray, lesioned: np.ndarray, healthy: np.ndarray, truth: np.ndarray) -> float:
+def reconstructed_share(
+    reconstruction: np.ndarray, lesioned: np.ndarray, healthy: np.ndarray, truth: np.ndarray
+) -> float:
     r"""The share of a lesion's change that a reconstruction repeats.
 
     .. math:: \frac{\langle r - h,\; l - h \rangle}{\langle l - h,\; l - h \rangle} \quad \text{over the lesion}

@@ -87,7 +87,7 @@ class IntensityRule:
 
 
 class SinglePass:
-    """One pass with the whole brain hidden, by the method's own network and error: refinement left out.
+    """One pass with the whole brain masked, by the method's own network and error: refinement left out.
 
     Args:
         inferer: of the method; its guide, precision and error are used, its threshold is not.

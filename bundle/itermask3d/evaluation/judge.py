@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from itermask3d.evaluation.aupimo import SharedRate, aupimo, paint_back, shared_rate, voxel_average_precision
+from itermask3d.evaluation.aupimo import SharedRate, aupimo, reconstructed_share, shared_rate, voxel_average_precision
 from itermask3d.evaluation.by_size import ScanRecord, measure_scan
 from itermask3d.evaluation.judge_cache import array_digest, kept
 from itermask3d.evaluation.matched import (
@@ -95,7 +95,7 @@ class Ranking:
         average_precision: of the brain's voxels.
         aupimo: against the normal scans of the site.
         aupimo_pooled: against those of all sites.
-        paint_back: share of the lesion that the reconstruction repeats.
+        reconstructed_share: share of the lesion that the reconstruction repeats.
     """
 
     case: str
@@ -107,7 +107,7 @@ class Ranking:
     average_precision: float
     aupimo: float
     aupimo_pooled: float
-    paint_back: float
+    reconstructed_share: float
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _ranking(name: str, seen: Seen, case: Case, shared: Mapping[str, SharedRate]
     areas = [aupimo(lesion, shared[site]) if site in shared else math.nan for site in (case.site, POOLED)]
     painted = math.nan
     if seen.reconstruction is not None and case.healthy is not None:
-        painted = paint_back(seen.reconstruction, case.image, case.healthy, case.truth)
+        painted = reconstructed_share(seen.reconstruction, case.image, case.healthy, case.truth)
     return Ranking(
         case=case.name,
         subject=case.subject,
@@ -249,7 +249,7 @@ def _ranking(name: str, seen: Seen, case: Case, shared: Mapping[str, SharedRate]
         average_precision=voxel_average_precision(seen.anomaly_map[case.brain], case.truth[case.brain]),
         aupimo=areas[0],
         aupimo_pooled=areas[1],
-        paint_back=painted,
+        reconstructed_share=painted,
     )
 
 

@@ -123,7 +123,7 @@ def _ranking_table(rankings: Sequence[Ranking]) -> Table:
                     row = {"method": method, "site": site, "group": name}
                     rows.append(row | _ranking_cells(chosen, pooled=site == POOLED))
     columns = {"method": "Method", "site": "Site", "group": "Simulator or volume", "n": "Scans"}
-    columns |= {"aupimo": "AUPIMO", "average_precision": "Average precision", "paint_back": "Reconstructed"}
+    columns |= {"aupimo": "AUPIMO", "average_precision": "Average precision", "reconstructed_share": "Reconstructed"}
     note = (
         _SEMI + "AUPIMO: recall of a scan's lesion, averaged over the logarithm of the share of normal brain flagged, "
         "from 1 in 100,000 to 1 in 10,000. Average precision is by chance the lesion's share of the brain. Painted "
@@ -136,7 +136,7 @@ def _ranking_table(rankings: Sequence[Ranking]) -> Table:
 def _ranking_cells(chosen: Sequence[Ranking], *, pooled: bool) -> dict[str, Any]:
     subjects = [one.subject for one in chosen]
     area = "aupimo_pooled" if pooled else "aupimo"
-    names = {"aupimo": area, "average_precision": "average_precision", "paint_back": "paint_back"}
+    names = {"aupimo": area, "average_precision": "average_precision", "reconstructed_share": "reconstructed_share"}
     figures = {key: bootstrap_mean([getattr(one, name) for one in chosen], subjects) for key, name in names.items()}
     return {"n": len(chosen), **figures}
 

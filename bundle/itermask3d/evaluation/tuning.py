@@ -119,7 +119,7 @@ def _shrunk(
     for gamma, floor, nested in product(grid.gamma, grid.threshold_floor, grid.nested):
         settings = replace(base, gamma=gamma, threshold_floor=floor, nested=nested)
         rule = {name: getattr(settings, name) for name in ("fit_limit", "min_r_squared", "interpolate")}
-        threshold = settings.hold(estimate_threshold(curve, gamma=gamma, **rule))
+        threshold = settings.clamp(estimate_threshold(curve, gamma=gamma, **rule))
         if (threshold, nested) not in shrunk:
             shrunk[threshold, nested] = run_to_end(Shrink.from_settings(task, [threshold], settings))
         yield settings, threshold, shrunk[threshold, nested]

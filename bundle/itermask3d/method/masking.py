@@ -22,11 +22,11 @@ __all__ = ["BlobMask", "FieldMask", "FullMask", "MaskMixture", "RandMaskd", "cor
 
 
 def corrupt(image: torch.Tensor, mask: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    r"""Hide the masked voxels: :math:`(1-M)\,x + M\,n`.
+    r"""Replace the masked voxels: :math:`(1-M)\,x + M\,n`.
 
     Args:
         image: normalised image, any shape.
-        mask: same shape, 1 (or True) = hidden.
+        mask: same shape, 1 (or True) = masked.
         noise: same shape; standard normal as published.
 
     Returns:
@@ -37,7 +37,7 @@ def corrupt(image: torch.Tensor, mask: torch.Tensor, noise: torch.Tensor) -> tor
 
 @dataclass(frozen=True)
 class FullMask:
-    """Hide the whole brain: what the network sees in the first step at test time."""
+    """Mask the whole brain: what the network sees in the first step at test time."""
 
     def sample(
         self, brain_mask: torch.Tensor, *, spacing_mm: Sequence[float], rng: np.random.Generator
@@ -50,7 +50,7 @@ class FullMask:
 class BlobMask:
     """The paper's mask: one anisotropic Gaussian cloud of points around a random brain voxel.
 
-    Points fall on a coarse grid; a coarse cell that holds a point is hidden. Points outside the volume are dropped,
+    Points fall on a coarse grid; a coarse cell that holds a point is masked. Points outside the volume are dropped,
     never wrapped to the other side.
 
     Attributes:
@@ -100,13 +100,13 @@ class BlobMask:
 
 @dataclass(frozen=True)
 class FieldMask:
-    """Hide where a smooth random field is highest: scattered, irregular, of any coverage.
+    """Mask where a smooth random field is highest: scattered, irregular, of any coverage.
 
     At test time the mask is a thresholded error map, not one blob. This draws such shapes and, with ``coverage``
     uniform, every share of the brain from nearly nothing to nearly all.
 
     Attributes:
-        coverage: range of the share of brain voxels that is hidden.
+        coverage: range of the share of brain voxels that is masked.
         correlation_mm: range of distances between independent values of the field, drawn log-uniformly.
     """
 
@@ -122,10 +122,10 @@ class FieldMask:
         width_mm = np.exp(rng.uniform(*np.log(self.correlation_mm)))
         field = smooth_field(brain.shape, width_mm / np.asarray(spacing_mm), rng, brain.device)
         inside = field[brain]
-        n_hidden = round(share * inside.numel())
-        if n_hidden == 0:
+        n_masked = round(share * inside.numel())
+        if n_masked == 0:
             return torch.zeros_like(brain)
-        return (field >= inside.kthvalue(inside.numel() - n_hidden + 1).values) & brain
+        return (field >= inside.kthvalue(inside.numel() - n_masked + 1).values) & brain
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def split_prediction(prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
         prediction: output of the network, ``(B, 1 or 2, D, H, W)``.
 
     Returns:
-        Two tensors ``(B, 1, D, H, W)``; the second is held within a range that no real error leaves, or ``None``.
+        Two tensors ``(B, 1, D, H, W)``; the second is clamped to a range that no real error leaves, or ``None``.
     """
     if prediction.shape[1] == 1:
         return prediction, None

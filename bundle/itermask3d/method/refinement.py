@@ -35,7 +35,7 @@ class Refinement:
         reconstruction: network output at the final iteration, same shape.
         curves: ``(B, n_steps)`` float64 on the CPU, the error quantiles of the sweep.
         estimates: per scan, how the threshold was found.
-        thresholds: per scan, the threshold applied: the estimate, held between floor and ceiling.
+        thresholds: per scan, the threshold applied: the estimate, clamped between floor and ceiling.
         iterations: per scan, iterations of the shrink.
         converged: per scan, whether the stop rule was met within ``max_iterations``.
     """
@@ -123,7 +123,7 @@ def find_thresholds(
     rule = {name: getattr(settings, name) for name in ("gamma", "fit_limit", "min_r_squared", "interpolate")}
     curves = run_to_end(Sweep(task, settings.n_steps, schedule=settings.schedule), iter_callback).curves()
     estimates = tuple(estimate_threshold(curve.numpy(), **rule) for curve in curves)
-    return Thresholding(curves, estimates, tuple(settings.hold(estimate) for estimate in estimates))
+    return Thresholding(curves, estimates, tuple(settings.clamp(estimate) for estimate in estimates))
 
 
 def run_to_end(loop: Loop, iter_callback: IterationCallback | None = None) -> Loop:

@@ -40,9 +40,9 @@ class RefinementSettings:
             ``relative_error``. Published: none.
         interpolate: take the threshold where the slope crosses gamma between two steps instead of at the step after.
             Published: no.
-        threshold_floor, threshold_ceiling: the threshold is held between these: the error that normal brains show
+        threshold_floor, threshold_ceiling: the threshold is clamped between these: the error that normal brains show
             anyway, and one that no normal brain shows. Published: 0 and none. With a ceiling, a scan whose slope never
-            exceeds gamma is held to it.
+            exceeds gamma is clamped to it.
         peak_threshold: a region of the final mask counts only if some of it, as much as the smallest region that is
             kept, exceeds this; above the threshold, which outlines it. So a weak wide error is no finding, and a
             strong one is outlined to its edge (hysteresis, Canny 1986, DOI 10.1109/TPAMI.1986.4767851). Published:
@@ -102,7 +102,7 @@ class RefinementSettings:
             if not fulfilled:
                 raise ValueError(f"{name} = {getattr(self, name)} is outside its range, see RefinementSettings")
 
-    def hold(self, estimate: ThresholdEstimate) -> float:
+    def clamp(self, estimate: ThresholdEstimate) -> float:
         """The threshold to apply: the estimate between floor and ceiling; infinite where the curve is unusable."""
         if estimate.status is ThresholdStatus.UNUSABLE_CURVE:
             return math.inf

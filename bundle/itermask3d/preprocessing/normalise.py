@@ -91,7 +91,7 @@ def robust_normalised(
 def rescaled(
     volume: torch.Tensor, brain: torch.Tensor, median: torch.Tensor | float, scale: torch.Tensor | float, *, clip: float
 ) -> torch.Tensor:
-    """A volume in units of a scale about a median, held to ``clip``, zero outside the brain."""
+    """A volume in units of a scale about a median, clamped to ``clip``, zero outside the brain."""
     normalised = ((volume - median) / scale).clamp(-clip, clip)
     return torch.where(brain, normalised, torch.zeros_like(normalised))
 

@@ -39,9 +39,9 @@ class PrepareReconstruction:
         image, guide, mask, brain = (_on(batch[key], device, non_blocking) for key in _SAMPLE)
         target = _on(batch.get("target", image), device, non_blocking)
         unaltered = 1 - _on(batch["altered"], device, non_blocking) if "altered" in batch else 1
-        hidden = mask.to(image) * (brain > 0.5) * unaltered
+        masked = mask.to(image) * (brain > 0.5) * unaltered
         corrupted = corrupt(image, mask, self._noise(image))
-        return torch.cat((corrupted, guide), dim=1), torch.cat((target, brain, hidden), dim=1)
+        return torch.cat((corrupted, guide), dim=1), torch.cat((target, brain, masked), dim=1)
 
     def _noise(self, image: torch.Tensor) -> torch.Tensor:
         if self.noise == 0:

@@ -91,7 +91,7 @@ def sample_transforms(
         radius_cycles_per_mm: radius of the guide.
         clip: see :class:`RobustNormalized`.
         augment: off for validation.
-        mixture: training masks; ``None`` hides the whole brain (the fixed task of validation).
+        mixture: training masks; ``None`` masks the whole brain (the fixed task of validation).
         synthetic_anomalies: what the network shall not reproduce, see
             :mod:`itermask3d.simulation.synthetic_anomalies`; then the sample has ``target`` and ``altered`` as well.
             ``None`` alters nothing, as published.

@@ -236,7 +236,7 @@ def baseline(
     """How to make a baseline, and what its results depend on."""
     about: dict[str, Any]
     if name == "single_pass":
-        about = {"baseline": "one pass with the whole brain hidden", **weights_digest(parts.weights)}
+        about = {"baseline": "one pass with the whole brain masked", **weights_digest(parts.weights)}
         return lambda: SinglePass(parts.inferer, parts.trained_network), about
     if name == "autoencoder":
         if not arguments.autoencoder:

@@ -220,7 +220,7 @@ class Run:
             "Scans": ", ".join(f"{len(cases)} for {subset}" for subset, cases in splits.items()),
             "Left out": "; ".join(f"{case}: {why}" for case, why in self.checks.excluded.items()) or "none",
             "Training": f"{state['epoch']} epochs of batches of {recipe.batch_size}, {state['iteration']} steps, seed "
-            f"{recipe.seed}; lowest validation error {state['best']:.4g} (whole brain hidden, squared)",
+            f"{recipe.seed}; lowest validation error {state['best']:.4g} (whole brain masked, squared)",
             "Loop": "chosen on simulated lesions in the validation scans" if tuned else SHIPPED_LOOP,
             "Brain extraction": recipe.brain_extraction,
             "Bias correction": recipe.bias_correction,
