@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import ball, rotation
-from itermask3d.inference.picture import draw_picture, save_picture, verdict
+from itermask3d.inference.picture import draw_picture, headline, save_picture, verdict
 from itermask3d.inference.results import ScanResult, components, write_result
 from itermask3d.method.detection import Findings, Outcome
 from itermask3d.method.threshold import estimate_threshold
@@ -115,6 +115,35 @@ def test_picture_is_drawn_for_every_outcome(outcome):
     figure = draw_picture(scan)
     assert len(figure.axes) == 3 * 4 + 2
     assert "research use" in " ".join(text.get_text() for text in figure.texts)
+
+
+def brain_scan(centre_mm: tuple[float, float, float]) -> ScanResult:
+    """A brain of usual extent with one ball at a place of the template's space."""
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = (-80, -110, -70)
+    points = np.moveaxis(np.indices((41, 52, 42)), 0, -1) * 4.0 + affine[:3, 3]
+    brain = (((points - (0, -16, 8)) / (66, 82, 66)) ** 2).sum(-1) <= 1
+    mask = ((points - centre_mm) ** 2).sum(-1) <= 10**2
+    return replace(
+        result(), image=brain * 1.0, brain_mask=brain, mask=mask, anomaly_map=mask * 1.0, reconstruction=brain * 1.0,
+        affine=affine,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("centre_mm", "place"), [((-28, 40, 36), "left frontal lobe"), ((28, -78, 4), "right occipital lobe")]
+)
+def test_the_headline_says_how_large_and_roughly_where(centre_mm, place):
+    scan = brain_scan(centre_mm)
+    assert headline(scan) == f"One unusual region: {scan.mask.sum() * 0.064:.1f} ml, {place}"
+    assert any(headline(scan) == text.get_text() for text in draw_picture(scan).texts)
+
+
+def test_the_headline_names_no_place_in_a_brain_of_unusual_extent_and_no_health():
+    scan = result()
+    assert headline(scan) == "2 unusual regions, 2.6 ml; the largest: 2.3 ml"
+    assert headline(result(Outcome.NO_ANOMALY, lesions=False)) == "No unusual region marked"
+    assert headline(result(Outcome.FIT_FAILED)) == "No statement about this scan is possible"
 
 
 def test_verdict_is_plain_words():

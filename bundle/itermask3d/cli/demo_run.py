@@ -26,7 +26,7 @@ def demonstrate(source: Path | None, output: Path) -> int:
     command = [sys.executable, "-m", "itermask3d", "segment", str(inputs / "scans.json"), str(output / "results")]
     status = subprocess.run([*command, "--overwrite"], check=False).returncode
     if status == 0:
-        show(output)
+        show(output, template=source is None)
     return status
 
 
@@ -35,7 +35,7 @@ def volume(path: Path) -> nib.Nifti1Image:
     return cast(nib.Nifti1Image, nib.load(path))
 
 
-def show(output: Path) -> None:
+def show(output: Path, *, template: bool) -> None:
     """Print what was found, whether the lesion was hit, and where the files are."""
     lesion = volume(output / "input" / "lesion.nii.gz").get_fdata() > 0
     mask = volume(output / "results" / "with_lesion" / "with_lesion_mask.nii.gz").get_fdata() > 0
@@ -44,6 +44,9 @@ def show(output: Path) -> None:
     print(f"The mask covers {100 * np.mean(mask[lesion]):.0f} % of it (Dice of the whole mask {dice:.2f}).")
     untouched = json.loads((output / "results" / "as_it_is" / "result.json").read_text())
     print(f"In the scan as it is, {untouched['volumes_ml']['anomaly']:.0f} ml are flagged.")
+    if template and untouched["in_domain"] is False:
+        print("Both scans are called unusual by the distribution check. The template is the average of many brains,")
+        print("smoother than any scan; so the check is right, and the score gets no p-value.")
     print("\nLook at the pictures first:")
     for case in ("as_it_is", "with_lesion"):
         print(f"  {output / 'results' / case / 'picture.png'}")

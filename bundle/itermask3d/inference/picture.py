@@ -10,15 +10,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
+from scipy import ndimage
 
-from itermask3d.inference.results import ScanResult
+from itermask3d.inference.results import ScanResult, components
 from itermask3d.method.detection import Findings, Outcome
+from itermask3d.preprocessing.anatomy import align, describe, place_names
 
-__all__ = ["draw_picture", "save_picture", "verdict"]
+__all__ = ["draw_picture", "headline", "save_picture", "verdict"]
 
 PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 COLUMNS = ("scan", "expected by the network", "difference (anomaly map)", "flagged region")
-INK, PAPER, ACCENT = "#e8e8e8", "#111318", "#ff6b57"
+INK, DIM, PAPER, ACCENT = "#e8e8e8", "#a8adb8", "#111318", "#ff6b57"
+SMALL = 8
+"""Size of the small print."""
+
+SAMPLED_VOXELS = 2000
+"""Of a region, at most, to name its place."""
 
 
 def verdict(findings: Findings, anomaly_ml: float, *, in_domain: bool | None = None) -> str:
@@ -42,19 +49,40 @@ def verdict(findings: Findings, anomaly_ml: float, *, in_domain: bool | None = N
     return f"{text}; score above {findings.percentile_among_normals:.0f} % of the calibration's normal scans"
 
 
+def headline(result: ScanResult) -> str:
+    """What a reader would say of a scan: whether something is unusual, how large it is, and roughly where.
+
+    Such as "One unusual region: 24.6 ml, right frontal lobe". It names no disease, and nothing unusual is no health.
+    """
+    findings = result.findings
+    if findings.outcome is Outcome.FIT_FAILED:
+        return "No statement about this scan is possible"
+    if findings.outcome is Outcome.NO_ANOMALY or not result.mask.any():
+        said = "No unusual region marked"
+    else:
+        found = components(result.mask, result.anomaly_map, result.affine)
+        largest = f"{found[0].volume_ml:.1f} ml{_place(result)}"
+        said = f"One unusual region: {largest}"
+        if len(found) > 1:
+            said = f"{len(found)} unusual regions, {_anomaly_ml(result):.1f} ml; the largest: {largest}"
+    if result.in_domain is False:
+        return f"Doubtful, as the scan is unlike the training's. {said}"
+    return said
+
+
 def save_picture(result: ScanResult, path: Path | IO[bytes]) -> None:
-    """Write :func:`draw_picture` as a PNG of 1650 x 1500 pixels without time stamps."""
+    """Write :func:`draw_picture` as a PNG of 1650 x 1430 pixels without time stamps."""
     draw_picture(result).savefig(path, dpi=110, facecolor=PAPER, metadata={"Software": None})
 
 
 def draw_picture(result: ScanResult) -> Figure:
-    """Draw three planes through the strongest region (or the brain's centre) and the error curve.
+    """Draw three planes through the strongest region (or the brain's centre); the error curve is small print.
 
     Left is the patient's left on the page's right, as in radiology.
     """
-    figure = Figure(figsize=(15, 13.6), facecolor=PAPER)
+    figure = Figure(figsize=(15, 13), facecolor=PAPER)
     grid = GridSpec(
-        4, 4, figure=figure, height_ratios=(1, 1, 1, 0.75), left=0.04, right=0.98, top=0.9, bottom=0.07,
+        4, 4, figure=figure, height_ratios=(1, 1, 1, 0.42), left=0.04, right=0.98, top=0.875, bottom=0.06,
         hspace=0.06, wspace=0.04,
     )  # fmt: skip
     volumes, spacing = _canonical(result)
@@ -75,12 +103,32 @@ def draw_picture(result: ScanResult) -> Figure:
             if axis != 0 and column == 0:
                 axes.text(0.02, 0.5, "R", color=INK, transform=axes.transAxes, va="center")
                 axes.text(0.98, 0.5, "L", color=INK, transform=axes.transAxes, va="center", ha="right")
-    _draw_curve(figure.add_subplot(grid[3, :3]), result.findings)
-    _draw_facts(figure.add_subplot(grid[3, 3]), result)
-    title = f"{result.case}: {verdict(result.findings, _anomaly_ml(result), in_domain=result.in_domain)}"
-    figure.suptitle(title, color=INK, fontsize=min(18, 1800 / len(title)), y=0.96)
-    figure.text(0.5, 0.015, "For research use only, not for diagnosis", color=INK, ha="center", fontsize=10)
+    _draw_curve(figure.add_subplot(grid[3, :2]), result.findings)
+    _draw_facts(figure.add_subplot(grid[3, 2:]), result)
+    _draw_title(figure, result)
     return figure
+
+
+def _draw_title(figure: Figure, result: ScanResult) -> None:
+    said = headline(result)
+    figure.text(0.04, 0.975, said, color=INK, fontsize=min(24, 1450 / len(said)), va="top", weight="bold")
+    told = verdict(result.findings, _anomaly_ml(result))
+    figure.text(0.04, 0.932, f"{result.case}: {told}", color=DIM, fontsize=min(12, 2000 / len(told)), va="top")
+    figure.text(0.5, 0.012, "For research use only, not for diagnosis", color=INK, ha="center", fontsize=10)
+
+
+def _place(result: ScanResult) -> str:
+    """Where the largest region lies, after a comma; nothing where the brain is of no usual extent."""
+    alignment = align(result.brain_mask, result.affine)
+    if alignment is None or not alignment.usual:
+        return ""
+    labels, _ = ndimage.label(result.mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    voxels = np.argwhere(labels == sizes.argmax())
+    voxels = voxels[:: 1 + len(voxels) // SAMPLED_VOXELS]
+    names = place_names(alignment.to_template(nib.affines.apply_affine(result.affine, voxels)))
+    return f", {describe([name.split(', ')[0] for name in names], mentioned_share=1)}"
 
 
 def _groups(result: ScanResult) -> str:
@@ -142,7 +190,7 @@ def _slice(array: np.ndarray, axis: int, index: int) -> np.ndarray:
 def _draw_curve(axes: Axes, findings: Findings) -> None:
     percent = np.arange(1, len(findings.curve) + 1) * (100 / len(findings.curve))
     axes.set_facecolor(PAPER)
-    axes.plot(percent, findings.curve, color="#7fb2ff", lw=2, label="error quantile τ(t) of this scan")
+    axes.plot(percent, findings.curve, color="#7fb2ff", lw=1.2, label="error quantile τ(t) of this scan")
     fit = findings.estimate.fit
     if np.isfinite(fit.a) and np.isfinite(fit.b):
         used = findings.estimate.slope_source.value == "fit"
@@ -155,10 +203,10 @@ def _draw_curve(axes: Axes, findings: Findings) -> None:
         axes.axvline(percent[findings.estimate.step - 1], color=ACCENT, lw=0.8, ls=":")
     finite = [value for value in findings.curve[:97] if np.isfinite(value)]
     axes.set_ylim(0, 1.1 * max([*finite, findings.threshold or 0, 1e-3]))
-    axes.set_xlabel("share of the brain unmasked in the sweep (%)", color=INK)
-    axes.set_ylabel("error", color=INK)
-    axes.tick_params(colors=INK)
-    axes.legend(facecolor=PAPER, labelcolor=INK, edgecolor="#444444", loc="upper left")
+    axes.set_xlabel("share of the brain unmasked in the sweep (%)", color=DIM, fontsize=SMALL)
+    axes.set_ylabel("error", color=DIM, fontsize=SMALL)
+    axes.tick_params(colors=DIM, labelsize=SMALL)
+    axes.legend(facecolor=PAPER, labelcolor=DIM, edgecolor="#444444", loc="upper left", fontsize=SMALL)
 
 
 def _draw_facts(axes: Axes, result: ScanResult) -> None:
@@ -178,4 +226,6 @@ def _draw_facts(axes: Axes, result: ScanResult) -> None:
         *(f"! {warning}" for warning in result.warnings if warning not in told),
     ]
     axes.axis("off")
-    axes.text(0.05, 0.98, "\n".join(lines), color=INK, va="top", fontsize=11, transform=axes.transAxes, wrap=True)
+    axes.text(
+        0.05, 0.98, "\n".join(lines), color=DIM, va="top", fontsize=SMALL + 1, transform=axes.transAxes, wrap=True
+    )
