@@ -9,6 +9,7 @@ import torch
 
 from itermask3d.method.masking import corrupt
 from itermask3d.method.network import split_prediction
+from itermask3d.method.residual_bias import residual_bias_field
 from itermask3d.method.settings import RefinementSettings
 
 __all__ = ["Reconstructor", "RefinementTask", "brain_quantile"]
@@ -33,8 +34,8 @@ class RefinementTask:
         reconstructor: see :data:`Reconstructor`.
         seed: of the noise; each scan of the batch gets the same draw, whatever the batch size.
         noise: its standard deviation.
-        relative_error, predicted_variance_floor, error_saturation, error_window, error_level: see
-            :class:`RefinementSettings`.
+        relative_error, predicted_variance_floor, error_saturation, error_window, error_level,
+            residual_bias_order: see :class:`RefinementSettings`.
 
     Raises:
         ValueError: if the shapes differ, a brain mask is empty, or ``relative_error`` is asked of a reconstructor that
@@ -55,6 +56,7 @@ class RefinementTask:
         error_saturation: float | None = None,
         error_window: int = 1,
         error_level: float | None = None,
+        residual_bias_order: int | None = None,
     ) -> None:
         _check_shapes(image, brain_mask, high_frequency)
         self.image = image
@@ -76,9 +78,14 @@ class RefinementTask:
         self.levels = torch.ones(len(image), dtype=image.dtype, device=image.device)
         if relative_error and log_error is not None:
             self._expected = log_error.exp() + predicted_variance_floor
-            if error_level is not None:
-                self.levels = (self._median_error() / error_level).clamp_(min=1)
-                self._expected = self._expected * as_voxels(self.levels)
+        self.residual_bias = torch.zeros_like(image)
+        if residual_bias_order is not None:
+            residual = image - self._from_nothing
+            self.residual_bias = residual_bias_field(residual, self._expected, self.brain, order=residual_bias_order)
+            self.image = image - self.residual_bias
+        if self._expected is not None and error_level is not None:
+            self.levels = (self._median_error() / error_level).clamp_(min=1)
+            self._expected = self._expected * as_voxels(self.levels)
 
     @classmethod
     def from_settings(
@@ -102,6 +109,7 @@ class RefinementTask:
             error_saturation=settings.error_saturation,
             error_window=settings.error_window,
             error_level=settings.error_level,
+            residual_bias_order=settings.residual_bias_order,
         )
 
     def _median_error(self) -> torch.Tensor:

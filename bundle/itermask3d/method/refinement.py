@@ -107,7 +107,7 @@ def refine(
     return Refinement(
         mask=shrink.mask,
         anomaly_map=shrink.anomaly_map,
-        reconstruction=shrink.reconstruction,
+        reconstruction=shrink.reconstruction + task.residual_bias,
         curves=thresholding.curves,
         estimates=thresholding.estimates,
         thresholds=thresholding.thresholds,

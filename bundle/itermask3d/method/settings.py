@@ -38,6 +38,10 @@ class RefinementSettings:
             scan in which it is higher, as on another scanner, has all that the network expected scaled up by the ratio,
             so that its own normal tissue sets the measure. A scan in which it is lower is left alone. For
             ``relative_error``. Published: none.
+        residual_bias_order: a smooth field, a polynomial of this order in space, is taken out of the scan before the
+            loop: the one by which the scan differs from its first reconstruction
+            (:mod:`itermask3d.method.residual_bias`). On another scanner the shading that bias correction left is
+            no anomaly. Published: none.
         interpolate: take the threshold where the slope crosses gamma between two steps instead of at the step after.
             Published: no.
         threshold_floor, threshold_ceiling: the threshold is clamped between these: the error that normal brains show
@@ -69,6 +73,7 @@ class RefinementSettings:
     error_saturation: float | None = None
     error_window: int = 1
     error_level: float | None = None
+    residual_bias_order: int | None = None
     interpolate: bool = False
     threshold_floor: float = 0.0
     threshold_ceiling: float | None = None
@@ -90,6 +95,7 @@ class RefinementSettings:
             and self.error_window % 2 == 1
             and (self.error_window == 1 or self.nested),
             "error_level": self.error_level is None or self.error_level > 0,
+            "residual_bias_order": self.residual_bias_order is None or self.residual_bias_order in (0, 1, 2, 3, 4),
             "threshold_floor": self.threshold_floor >= 0,
             "threshold_ceiling": self.threshold_ceiling is None
             or self.threshold_ceiling >= max(self.threshold_floor, 1e-9),
