@@ -294,6 +294,22 @@ def test_nested_mask_is_what_exceeds_the_threshold_in_the_map(window):
     assert torch.equal(result.mask, result.anomaly_map > result.thresholds[0])
 
 
+def test_averaged_passes_give_each_voxel_the_mean_of_its_errors_while_masked():
+    image, brain, guide = scan(8)
+    task = RefinementTask(image, brain, guide, blur(1.0))
+    shrink = Shrink(task, [0.5], nested=True, average_passes=True, stop_ratio=1e-6)
+    inside = brain > 0.5
+    errors, masked, expected = [], [], torch.zeros_like(image)
+    while not shrink.done():
+        masked.append(shrink.mask)
+        errors.append(task.error(task.reconstruct(shrink.mask), shrink.mask))
+        expected = torch.where(shrink.mask, torch.stack(errors).mean(0), expected)
+        shrink.update()
+    assert len(errors) > 2
+    torch.testing.assert_close(shrink.anomaly_map[inside], expected[inside])
+    assert torch.equal(shrink.mask, (expected > 0.5) & masked[-1])
+
+
 def test_ceiling_gives_a_scan_without_a_crossing_a_threshold():
     image, brain, guide = scan(9)
     settings = RefinementSettings(n_steps=10, gamma=1e9, threshold_ceiling=0.3)
@@ -312,6 +328,7 @@ def test_an_unusable_curve_marks_nothing_whatever_the_ceiling():
     "settings",
     [
         {"error_window": 3},
+        {"average_passes": True},
         {"threshold_floor": 2.0, "threshold_ceiling": 1.0},
         {"threshold_ceiling": 0.0},
         {"noise": -1.0},

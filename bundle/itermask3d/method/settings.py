@@ -25,6 +25,8 @@ class RefinementSettings:
         stop_ratio: the shrink stops when an iteration removes less than this share of the mask.
         max_iterations: bound on the shrink; hitting it is recorded.
         nested: a voxel once unmasked stays unmasked. Published: no, voxels can come back.
+        average_passes: the error of a voxel in the shrink is the mean over the iterations in which it was masked; for
+            ``nested``. Published: no, that of the last.
         relative_error: divide the squared error by the one that the network expected there when the whole brain was
             masked, which needs a network with two output channels (:func:`itermask3d.method.network.split_prediction`).
             The error is then near 1 on any normal tissue, and thresholds mean the same on every scan. Published: no.
@@ -68,6 +70,7 @@ class RefinementSettings:
     stop_ratio: float = 0.01
     max_iterations: int = 50
     nested: bool = False
+    average_passes: bool = False
     relative_error: bool = False
     predicted_variance_floor: float = 0.0
     error_saturation: float | None = None
@@ -94,6 +97,7 @@ class RefinementSettings:
             "error_window": self.error_window >= 1
             and self.error_window % 2 == 1
             and (self.error_window == 1 or self.nested),
+            "average_passes": self.nested or not self.average_passes,
             "error_level": self.error_level is None or self.error_level > 0,
             "residual_bias_order": self.residual_bias_order is None or self.residual_bias_order in (0, 1, 2, 3, 4),
             "threshold_floor": self.threshold_floor >= 0,

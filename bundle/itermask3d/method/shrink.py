@@ -57,6 +57,7 @@ class Shrink:
         stop_ratio: float = 0.01,
         max_iterations: int = 50,
         nested: bool = False,
+        average_passes: bool = False,
         constraints: Constraints | None = None,
     ) -> None:
         self.task = task
@@ -65,9 +66,11 @@ class Shrink:
         self.stop_ratio = stop_ratio
         self.max_iterations = max_iterations
         self.nested = nested
+        self.average_passes = average_passes
         self.mask = self.constraints.first_mask(task.brain)
         self.reconstruction = torch.zeros_like(task.image)
         self.anomaly_map = torch.zeros_like(task.image)
+        self._mean_error = torch.zeros_like(task.image)
         self.iterations = [0] * len(task.image)
         self.converged = [False] * len(task.image)
 
@@ -86,6 +89,7 @@ class Shrink:
             stop_ratio=settings.stop_ratio,
             max_iterations=settings.max_iterations,
             nested=settings.nested,
+            average_passes=settings.average_passes,
             constraints=constraints,
         )
 
@@ -102,12 +106,13 @@ class Shrink:
 
         As published, the iteration that meets the stop rule, or is the last allowed, does not replace its mask: so the
         mask, the map and the reconstruction of the result belong together. Nested, it does, and the map keeps for each
-        voxel the error that unmasked it: so the mask is what exceeds the threshold in the map. Where nothing can exceed
-        the threshold, the mask is empty after one iteration, and the map is that of the whole brain masked.
+        voxel the error that unmasked it: so the mask is what exceeds the threshold in the map. With averaged passes
+        that error is the mean over the iterations so far. Where nothing can exceed the threshold, the mask is empty
+        after one iteration, and the map is that of the whole brain masked.
         """
         active = as_voxels(~torch.tensor(self.converged, device=self.mask.device))
         reconstruction = self.task.reconstruct(self.mask)
-        error = self.task.error(reconstruction, self.mask)
+        error = self._averaged(self.task.error(reconstruction, self.mask))
         mask = error > self.thresholds
         if self.nested:
             mask &= self.mask
@@ -123,6 +128,14 @@ class Shrink:
         goes_on = ~torch.tensor(self.converged, device=self.mask.device) & (max(self.iterations) < self.max_iterations)
         replaced = active if self.nested else as_voxels(goes_on | unreachable)
         self.mask = torch.where(replaced, mask, self.mask)
+
+    def _averaged(self, error: torch.Tensor) -> torch.Tensor:
+        """The mean with the errors of all earlier iterations; a voxel that is masked now was masked in all of them."""
+        if not self.average_passes:
+            return error
+        passes = as_voxels(torch.tensor(self.iterations, dtype=error.dtype, device=error.device) + 1)
+        self._mean_error = self._mean_error + (error - self._mean_error) / passes
+        return self._mean_error
 
 
 def _count(mask: torch.Tensor) -> torch.Tensor:
