@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from helpers import Phantom, axes_of, head_phantom, rotation
 from itermask3d.files.dicom import write_mr_series
+from itermask3d.files.identity import input_files
 from itermask3d.files.writing import save_nifti
 from itermask3d.inference.results import ScanResult, write_result
 from itermask3d.method.detection import Findings, Outcome
@@ -78,6 +79,7 @@ def finished_scan(
         affine=phantom.affine,
         preprocessing={"brain_extraction": "given", "median": 100.0, "scale": 10.0},
         settings=dict(SETTINGS),
+        inputs={key: {**told, **load_volume(scan).meta["read"]} for key, told in input_files({"image": scan}).items()},
         warnings=tuple(warnings),
     )
     written = write_result(replace(result), folder / case)

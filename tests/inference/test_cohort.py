@@ -146,3 +146,26 @@ def test_without_a_split_file_two_scans_are_one_for_each_subset():
     assert [len(split_scans(items, None, subset)) for subset in ("train", "validation")] == [1, 1]
     with pytest.raises(ScanError, match="at least two"):
         split_scans(items[:1], None, "train")
+
+
+def test_result_of_another_scan_of_the_same_name_survives(tmp_path):
+    results = store(tmp_path)
+    for patient in ("p1", "p2"):
+        (tmp_path / patient).mkdir()
+        (tmp_path / patient / "T1.nii.gz").write_bytes(patient.encode())
+    finish(results, ScanStream(tmp_path / "p1" / "T1.nii.gz", dict).items()[0])
+    before = (results.folder("T1") / "result.json").read_text()
+    for overwrite in (False, True):
+        results.overwrite = overwrite
+        second = ScanStream(tmp_path / "p2" / "T1.nii.gz", dict, store=results)
+        assert list(second) == []
+        assert "holds the result of" in second.failures["T1"]
+        assert (results.folder("T1") / "result.json").read_text() == before
+
+
+def test_damaged_result_counts_as_none(scans, tmp_path):
+    results = store(tmp_path)
+    finish(results, ScanStream(scans, dict).items()[0])
+    (results.folder("a") / "result.json").write_text('{"case": "a"')
+    assert results.read("a") is None
+    assert not results.is_done(ScanStream(scans, dict).items()[0])

@@ -242,12 +242,25 @@ def test_moved_scan_can_be_named(phantom: Phantom, tmp_path: Path) -> None:
     assert write_scan_report(folder, scan=moved).is_file()
 
 
-def test_scan_on_another_grid_is_refused(phantom: Phantom, tmp_path: Path) -> None:
+def test_another_scan_is_refused_wherever_it_lies(phantom: Phantom, tmp_path: Path) -> None:
     folder = finished_scan(phantom, tmp_path)
     other = tmp_path / "other.nii.gz"
-    nib.save(nib.Nifti1Image(phantom.image, np.diag([2.0, 2, 2, 1])), other)
-    with pytest.raises(ScanError, match="same affine"):
+    nib.save(nib.Nifti1Image(phantom.image[::-1], phantom.affine), other)
+    with pytest.raises(ScanError, match="is not the scan that was segmented"):
         write_scan_report(folder, scan=other)
+    other.replace(tmp_path / "phantom_scan.nii.gz")
+    with pytest.raises(ScanError, match="is not the scan that was segmented"):
+        write_scan_report(folder)
+    assert not list(folder.glob("*report*"))
+
+
+def test_relative_path_of_a_scan_is_refused(phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = finished_scan(phantom, tmp_path, scan=None, inputs={})
+    record = json.loads((folder / "result.json").read_text()) | {"scan": "phantom_scan.nii.gz"}
+    (folder / "result.json").write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ScanError, match=r"by the relative path 'phantom_scan\.nii\.gz'"):
+        write_scan_report(folder)
 
 
 def unpack(text: str, shape: list[int]) -> np.ndarray:

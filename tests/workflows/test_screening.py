@@ -37,7 +37,7 @@ def run(source: Path, output: Path, screener: Screener, **options) -> list[Recor
     """A whole run without workers."""
     found = discover(source)
     plan = make_plan(found.scans, output, screener, **options)
-    prepare_output(output, plan, found, "0")
+    prepare_output(output, plan, found, "0", screener)
     journal = Journal(output)
     journal.enter(plan.done)
     records = [screener.screen(scan, output) for scan in (*plan.todo, *plan.reports)]

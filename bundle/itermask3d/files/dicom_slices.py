@@ -19,8 +19,11 @@ POSITION_TOLERANCE_VOXELS = 0.1
 """How far a pixel of the series may lie from a voxel of the array; NIfTI headers are rounded to float32."""
 
 
-def read_slices(series_dir: str | Path) -> list[Dataset]:
+def read_slices(source: str | Path | Sequence[str | Path]) -> list[Dataset]:
     """Headers of a series of single-slice images, sorted along the normal of the image plane.
+
+    Args:
+        source: its folder, or its files.
 
     Returns:
         Headers without pixels, in which missing attributes that every file must name, if only emptily, are empty.
@@ -29,11 +32,14 @@ def read_slices(series_dir: str | Path) -> list[Dataset]:
         ScanError: if the folder holds no DICOM image, several series, several frames a file, two images of one place
             or images that lack a position.
     """
-    headers = [data for file in sorted(Path(series_dir).glob("*")) if (data := _header(file)) is not None]
+    one = isinstance(source, (str, Path))
+    files = sorted(Path(source).glob("*")) if isinstance(source, (str, Path)) else [Path(file) for file in source]
+    name = source if one else files[0].parent
+    headers = [data for file in files if (data := _header(file)) is not None]
     if not headers:
-        raise ScanError(f"folder '{series_dir}' holds no DICOM image; expected the files of one series")
+        raise ScanError(f"folder '{name}' holds no DICOM image; expected the files of one series")
     if len({str(data.get("SeriesInstanceUID")) for data in headers}) > 1:
-        raise ScanError(f"folder '{series_dir}' holds several series; expected one")
+        raise ScanError(f"folder '{name}' holds several series; expected one")
     for data in headers:
         _require(data)
     normal = np.cross(*np.reshape(np.asarray(headers[0].ImageOrientationPatient, dtype=float), (2, 3)))

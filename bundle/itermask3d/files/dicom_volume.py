@@ -94,6 +94,7 @@ def _volume(files: Sequence[SeriesFile], name: str, left_out: Sequence[str], lim
         combine((file.path, file.size, file.digest) for file in files),
         "dicom",
         instances=tuple(planes[index].uid for index in stack.planes),
+        series=read_text(files[0].data, "SeriesInstanceUID"),
         warnings=(*stack.warnings, *(strays if left_out else ())),
     )
 

@@ -15,6 +15,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from itermask3d.files.identity import series_name
 from itermask3d.files.scans import SCAN_SUFFIXES, ScanError, list_scans
 
 __all__ = ["BIDS_SUFFIXES", "Discovery", "FoundScan", "SkippedSeries", "discover", "is_bids"]
@@ -46,6 +47,7 @@ class FoundScan:
         folder: of the result, relative to the output folder, in POSIX form; its last part is ``case``.
         brain_mask: path, if one was given.
         files: the series' files, where their folder holds other series too; else empty.
+        series: of such a series, the name of :func:`itermask3d.files.identity.series_name`.
     """
 
     case: str
@@ -53,11 +55,14 @@ class FoundScan:
     folder: str
     brain_mask: str | None = None
     files: tuple[str, ...] = ()
+    series: str | None = None
 
     @property
     def item(self) -> dict[str, Any]:
         """As :func:`itermask3d.files.scans.list_scans` gives it."""
         item: dict[str, Any] = {"case": self.case, "image": self.image}
+        if self.files:
+            item |= {"files": list(self.files), "series": self.series}
         return item if self.brain_mask is None else item | {"brain_mask": self.brain_mask}
 
 
@@ -239,7 +244,8 @@ def _dicom(files: Sequence[Path], root: Path) -> tuple[list[FoundScan], tuple[Sk
             continue
         name = _name(_series_parts(folder, root, header, n_series[folder] > 1))
         alone = n_files[folder] == len(own)  # else a reader would stumble over the others
-        scans.append(FoundScan(name, str(folder), name, files=() if alone else tuple(map(str, own))))
+        scan = FoundScan(name, str(folder), name)
+        scans.append(scan if alone else replace(scan, files=tuple(map(str, own)), series=series_name(uid)))
         uids.append(uid)
     return _told_apart(scans, uids), tuple(skipped)
 

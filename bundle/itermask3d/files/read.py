@@ -14,7 +14,10 @@ from itermask3d.files.nrrd import NRRD_SUFFIXES, read_nrrd
 from itermask3d.files.scans import ScanError
 from itermask3d.files.volume import MEMORY_LIMIT_BYTES, Volume
 
-__all__ = ["VOLUME_SUFFIXES", "read_volume"]
+__all__ = ["VOLUME_SUFFIXES", "Source", "read_volume"]
+
+Source = str | Path | Sequence[str | Path]
+"""A file, a folder with one DICOM series, or the files of one."""
 
 READERS = (
     (NIFTI_SUFFIXES, read_nifti),
@@ -26,7 +29,7 @@ VOLUME_SUFFIXES = tuple(suffix for suffixes, _ in READERS for suffix in suffixes
 """Endings of files, in any case, that hold a volume; a DICOM series is named by its folder or its files."""
 
 
-def read_volume(source: str | Path | Sequence[str | Path], *, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> Volume:
+def read_volume(source: Source, *, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> Volume:
     """Read a scan: a file by its ending, a folder or a list of files as a DICOM series, one DICOM file as enhanced.
 
     Args:

@@ -31,6 +31,10 @@ SCAN_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".mha", ".mhd", ".i
 """File endings taken for scans when a folder is listed; a DICOM series is named by its folder."""
 
 
+PATHS = ("image", "brain_mask", "label")
+"""What names a file in an item; absolute, so that an item means the same wherever it is read."""
+
+
 class ScanError(ValueError):
     """A scan cannot be used; the message says in one sentence what was found and what was expected."""
 
@@ -51,7 +55,8 @@ def list_scans(
         label_dir: folder with a ground-truth lesion mask of the same file name for every scan.
 
     Returns:
-        Items with ``image`` (path), ``case`` (unique name for outputs) and, where given, ``brain_mask``, ``label``.
+        Items with ``image`` (absolute path), ``case`` (unique name for outputs) and, where given, ``brain_mask``,
+        ``label``.
 
     Raises:
         ScanError: if nothing is found, a listed file or a companion is missing, or two scans have one name.
@@ -59,7 +64,7 @@ def list_scans(
     items = _named([_item(entry) for entry in _entries(source)])
     for key, folder in (("brain_mask", brain_mask_dir), ("label", label_dir)):
         if folder:
-            items = [item | {key: str(_companion(item, Path(folder), key))} for item in items]
+            items = [item | {key: str(_companion(item, Path(folder), key).absolute())} for item in items]
     return items
 
 
@@ -206,7 +211,7 @@ def _relative_to(entry: Any, folder: Path) -> Any:
     if isinstance(entry, str):
         return folder / entry
     item = {key: value for key, value in entry.items() if value is not None}
-    for key in item.keys() & {"image", "brain_mask", "label"}:
+    for key in item.keys() & {*PATHS}:
         if not isinstance(item[key], str):
             raise ScanError(f"a listed item has {key} = {item[key]!r}; expected a path")
         item[key] = str(folder / item[key])
@@ -217,7 +222,7 @@ def _item(entry: Any) -> dict[str, Any]:
     item = dict(entry) if isinstance(entry, dict) else {"image": str(entry)}
     if "image" not in item:
         raise ScanError(f"a listed item has the keys {sorted(item)}, expected at least 'image'")
-    return item
+    return item | {key: str(Path(item[key]).absolute()) for key in PATHS if item.get(key)}
 
 
 def _named(items: list[dict[str, Any]]) -> list[dict[str, Any]]:

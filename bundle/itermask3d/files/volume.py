@@ -59,6 +59,7 @@ class Volume:
         known_sides: whether the file tells left from right.
         placement: of a NIfTI file, see :class:`Placement`.
         instances: of a DICOM series, the SOPInstanceUID of each slice along the third axis.
+        series: its SeriesInstanceUID.
         n_nan, n_infinite: how many voxels are NaN, and how many infinite.
         warnings: a sentence each.
     """
@@ -70,6 +71,7 @@ class Volume:
     known_sides: bool = True
     placement: Placement | None = None
     instances: tuple[str, ...] = ()
+    series: str = ""
     n_nan: int = 0
     n_infinite: int = 0
     warnings: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ its place. Nothing else in the repository moves files over others.
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 import shutil
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 
 __all__ = [
+    "no_room",
     "publish_folder",
     "replaced",
     "replaced_folder",
@@ -29,6 +31,15 @@ __all__ = [
     "write_atomically",
     "write_table",
 ]
+
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What the operating system says when nothing more can be written: no scan's fault, and the same for all."""
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether nothing more can be written."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 @contextmanager

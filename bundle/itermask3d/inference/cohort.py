@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
 from itermask3d.files.identity import input_files
-from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
-from itermask3d.files.writing import settle, write_atomically
+from itermask3d.files.scans import ScanError, bare_scan_errors, first_cause, list_scans
+from itermask3d.files.writing import no_room, settle, write_atomically
 from itermask3d.inference.choice import ChooseModeld, ChosenModels
 from itermask3d.inference.models import Networks, load_weights
 from itermask3d.inference.results import RESEARCH_USE, foreign_files
@@ -74,12 +74,12 @@ class ScanStream(IterableDataset[Any]):
         items = self.items()
         for number, item in enumerate(items, start=1):
             case = item["case"]
-            if self.store is not None and self.store.is_done(item):
-                logger.info("scan %d of %d, %s: done before", number, len(items), case)
-                self.finished.append(case)
-                continue
-            logger.info("scan %d of %d, %s", number, len(items), case)
             try:
+                if self._is_done(item):
+                    logger.info("scan %d of %d, %s: done before", number, len(items), case)
+                    self.finished.append(case)
+                    continue
+                logger.info("scan %d of %d, %s", number, len(items), case)
                 with bare_scan_errors():
                     prepared = self.transform(item | {"inputs": json.dumps(input_files(item))})
             except ScanError as reason:
@@ -87,6 +87,12 @@ class ScanStream(IterableDataset[Any]):
                 self.failures[case] = str(reason)
             else:
                 yield prepared
+
+    def _is_done(self, item: Mapping[str, Any]) -> bool:
+        if self.store is None:
+            return False
+        self.store.require_same_scan(item)
+        return self.store.is_done(item)
 
 
 class SegmentationRun:
@@ -119,7 +125,8 @@ class SegmentationRun:
         """Process every scan, write ``failures.json`` where there are any, print a summary.
 
         Raises:
-            SystemExit: with status 1 if a scan failed, 2 if nothing could start; the reason is printed.
+            SystemExit: with status 1 if a scan failed, 2 if nothing could start, 3 if the disk is full; the reason is
+                printed.
         """
         try:
             cases = [item["case"] for item in self.dataset.items()]
@@ -133,11 +140,22 @@ class SegmentationRun:
             raise SystemExit(2) from error
         try:
             self.evaluator.run()
+        except Exception as error:
+            if not no_room(first_cause(error)):
+                raise
+            reason = f"the disk is full ({first_cause(error)}); finished scans stay, and the same command goes on"
+            self.console.print(f"[red]stopped:[/red] {escape(reason)}", highlight=False)
+            raise SystemExit(3) from error
         finally:
             self._record_failures()
         self._summarise(cases)
-        if self.dataset.failures:
+        if self.failures:
             raise SystemExit(1)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Sentence by case, of the scans that could not be used or whose result could not be made."""
+        return {**self.dataset.failures, **self.store.failures}
 
     def _choose_models(self) -> None:
         """Put the choice behind the preprocessing, and the networks behind the inferer."""
@@ -170,12 +188,15 @@ class SegmentationRun:
 
     def _record_failures(self) -> None:
         path = self.store.directory / "failures.json"
-        if not self.dataset.failures:
+        if not self.failures:
             path.unlink(missing_ok=True)
             return
-        write_atomically(json.dumps(self.dataset.failures, indent=1) + "\n", path)
-        for case, reason in self.dataset.failures.items():
+        for case, reason in self.failures.items():
             self.console.print(f"[red]failed:[/red] {escape(f'{case}: {reason}')}", highlight=False)
+        try:
+            write_atomically(json.dumps(self.failures, indent=1) + "\n", path)
+        except OSError as error:
+            logger.error("'%s' cannot be written (%s)", path, error.strerror)
 
     def _summarise(self, cases: Sequence[str]) -> None:
         table = Table(title="IterMask3D", caption=RESEARCH_USE)
@@ -183,7 +204,7 @@ class SegmentationRun:
             table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
         for name in ("above % of normals", "p"):
             table.add_column(name, justify="right")
-        done = [case for case in cases if case not in self.dataset.failures]
+        done = [case for case in cases if case not in self.failures]
         for case in done:
             result = self.store.read(case)
             if result is not None:

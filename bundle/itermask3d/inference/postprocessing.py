@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureTyped, FlattenSubKeysd, Invertd, MapTransform
 
+from itermask3d.files.scans import ScanError
 from itermask3d.inference.domain import DomainCheck
 from itermask3d.inference.models import Choice
 from itermask3d.inference.picture import save_picture
@@ -31,6 +33,7 @@ class SaveResultd(MapTransform):
 
     Expects ``mask``, ``anomaly_map``, ``reconstruction`` and ``brain_mask`` inverted to the scan's grid, ``findings``
     as JSON text, ``figures`` of :class:`MeasureScand`, ``path``, ``case``, ``normalisation`` and ``brain_extraction``.
+    A scan that changed meanwhile gets no result but an entry of ``store.failures``.
     What was written as mask and findings goes back under these keys, so that figures are taken from what the user gets.
     """
 
@@ -41,7 +44,11 @@ class SaveResultd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
-        result = self.result(sample)
+        try:
+            result = self.result(sample)
+        except ScanError as error:
+            self.store.failures[str(sample["case"])] = str(error)
+            return sample
         write_result(result, self.store.folder(result.case), draw=save_picture if self.picture else None)
         sample["mask"] = torch.from_numpy(result.mask)[None].float()
         sample["findings"] = json.dumps(result.findings.to_json())
@@ -52,7 +59,7 @@ class SaveResultd(MapTransform):
         store = store or self.store
         choice = Choice.from_json(json.loads(sample["model"])) if "model" in sample else store.choice
         store = store.for_model(choice.name)
-        image = load_volume(sample["path"])
+        image = _scan_again(sample)
         voxels = {key: sample[key][0].numpy(force=True) for key in (*OUTPUTS, "brain_mask")}
         brain = voxels["brain_mask"] > 0.5
         normalisation = {key: float(value) for key, value in sample["normalisation"].items()}
@@ -79,7 +86,7 @@ class SaveResultd(MapTransform):
             affine=affine,
             preprocessing={"brain_extraction": str(sample["brain_extraction"]), **normalisation},
             settings=store.settings,
-            inputs=json.loads(str(sample.get("inputs", "{}"))),
+            inputs=_inputs(sample),
             warnings=(*image.meta["warnings"], *_warnings(findings, mask, domain, () if outside else store.caveats)),
             p_value=p_value,
             p_value_note=None if calibration is None or p_value is None else calibration.guarantee,
@@ -106,6 +113,25 @@ def inference_postprocessing(preprocessing: Compose, store: ResultStore | None, 
             *([SaveResultd(store, picture=picture)] if store is not None else []),
         ]
     )
+
+
+def _scan_again(sample: Mapping[Hashable, Any]) -> MetaTensor:
+    """The scan in its own intensities, which the network's input no longer has.
+
+    Raises:
+        ScanError: if it is no longer the one that was segmented.
+    """
+    image = load_volume(json.loads(str(sample.get("files", "[]"))) or str(sample["path"]))
+    read = json.loads(str(sample.get("read", "{}"))).get("image", image.meta["read"])
+    if image.meta["read"] != read:
+        raise ScanError(f"'{sample['path']}' was written while it was segmented; expected a scan that stays as it is")
+    return image
+
+
+def _inputs(sample: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """What the files were, and the digests of what was read."""
+    files, read = (json.loads(str(sample.get(key, "{}"))) for key in ("inputs", "read"))
+    return {key: {**described, **read.get(key, {})} for key, described in files.items()}
 
 
 def _domain(

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from itermask3d.files.identity import file_digest, input_files
+from itermask3d.files.identity import file_digest, is_unchanged, require_same_scan
 from itermask3d.inference.calibration import Calibration
 from itermask3d.inference.domain import Domain, DomainCheck
 from itermask3d.inference.models import AUTO, Choice, ModelTable, domain_digests
@@ -50,6 +50,9 @@ class ResultStore:
         model: name of the one whose files these are; by default the table's, where ``checkpoint`` is its weights.
         changes: settings that this run changes; :meth:`for_model` puts them over those of the model.
 
+    Attributes:
+        failures: sentence by case, of the scans whose result could not be made.
+
     Raises:
         ValueError: if models are to be chosen from, and a calibration or a domain is given for all of them.
     """
@@ -85,6 +88,7 @@ class ResultStore:
         self.models = models
         self.changes = dict(changes or {})
         self.model = model or self.choice.name
+        self.failures: dict[str, str] = {}
         self._stores: dict[str, ResultStore] = {}
 
     @property
@@ -161,15 +165,27 @@ class ResultStore:
             name = None if self.overwrite or result is None else self._chosen_before(result)
             return name is not None and self.for_model(name).is_done(item)
         plain = json.loads(json.dumps(self.settings))
-        same = result is not None and result["settings"] == plain and result["inputs"] == input_files(item)
-        return same and not self.overwrite
+        if self.overwrite or result is None or result.get("settings") != plain:
+            return False
+        return is_unchanged(result.get("inputs") or {}, item)
+
+    def require_same_scan(self, item: Mapping[str, Any]) -> None:
+        """Refuse a scan whose result would take the place of another scan's.
+
+        Raises:
+            ScanError: see :func:`itermask3d.files.identity.require_same_scan`.
+        """
+        result = self.read(item["case"])
+        if result is not None:
+            require_same_scan(result.get("inputs") or {}, item, self.folder(item["case"]))
 
     def _chosen_before(self, result: Mapping[str, Any]) -> str | None:
         """The model that made a result, if it would be chosen again; ``None`` where that is not known."""
         if self.models is None:
             return None
         first, told = self.models[self.models.names[0]], result.get("model") or {}
-        if result.get("in_domain") is True and result["settings"]["domain_sha256"] == file_digest(first.domain):
+        domain = (result.get("settings") or {}).get("domain_sha256")
+        if result.get("in_domain") is True and domain == file_digest(first.domain):
             return first.name
         chosen = told.get("requested") == AUTO and told.get("candidates") == domain_digests(self.models.known)
         return str(told["name"]) if chosen else None
@@ -208,9 +224,14 @@ class ResultStore:
         return domain.check(figures)
 
     def read(self, case: str) -> dict[str, Any] | None:
-        """The ``result.json`` of a scan; ``None`` where there is none."""
+        """The ``result.json`` of a scan; ``None`` where there is none, or a damaged one."""
         path = self.folder(case) / "result.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        try:
+            result = json.loads(path.read_text()) if path.is_file() else None
+        except (OSError, ValueError) as error:
+            logger.warning("'%s' cannot be read and counts as none (%s)", path, error)
+            return None
+        return result if isinstance(result, dict) else None
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:

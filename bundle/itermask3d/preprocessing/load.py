@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from itermask3d.files.read import read_volume
+from itermask3d.files.identity import read_record, source_of
+from itermask3d.files.read import Source, read_volume
 from itermask3d.files.scans import ScanError, require_same_grid
 from itermask3d.preprocessing.intensity import common_scale
 
@@ -74,20 +75,21 @@ def _check_values(image: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.T
     return values, counts
 
 
-def load_volume(path: str | Path) -> MetaTensor:
+def load_volume(source: Source) -> MetaTensor:
     """Load one volume ``(D, H, W)`` with its affine, through :func:`itermask3d.files.read.read_volume`.
 
     Args:
-        path: a file, or a folder with one DICOM series.
+        source: a file, a folder with one DICOM series, or the files of one.
 
     Returns:
-        Float32 voxels. ``meta["warnings"]`` holds what a reader of the result should know about the file, in sentences.
+        Float32 voxels. ``meta["warnings"]`` holds what a reader of the result should know about the file, in sentences,
+        and ``meta["read"]`` what was read, see :func:`itermask3d.files.identity.read_record`.
 
     Raises:
         ScanError: if it is missing, damaged, of no known format, or does not tell where its voxels lie.
     """
-    volume = read_volume(path)
-    meta = {"warnings": volume.warnings}
+    volume = read_volume(source)
+    meta = {"warnings": volume.warnings, "read": read_record(volume)}
     return MetaTensor(torch.from_numpy(volume.voxels), affine=torch.from_numpy(volume.affine.copy()), meta=meta)
 
 
@@ -96,7 +98,8 @@ class LoadScand(MapTransform):
 
     Each becomes a float32 :class:`monai.data.MetaTensor` ``(1, D, H, W)`` with its affine. Any format that MONAI's
     readers take: NIfTI, MGH, NRRD, MetaImage, a folder with one DICOM series. The image's intensities are common ones,
-    see :mod:`itermask3d.preprocessing.intensity`; what leads back to the scan's own is stored under ``intensity``.
+    see :mod:`itermask3d.preprocessing.intensity`; what leads back to the scan's own is stored under ``intensity``. What
+    was read is told under ``read``, and the files of a series that shares its folder under ``files``, as JSON text.
 
     Args:
         keys: the scan; checked by :func:`check_scan`.
@@ -113,10 +116,13 @@ class LoadScand(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
+        read: dict[str, Any] = {}
         for key in self.keys:
-            if not sample.get(key):
+            source = source_of(sample, str(key))
+            if source is None:
                 raise ScanError(f"an item names no '{key}'; expected the path of a scan")
-            image = load_volume(sample[key])
+            image = load_volume(source)
+            read[str(key)] = image.meta["read"]
             levels, counts = check_scan(image.as_tensor(), np.asarray(image.affine), str(sample[key]))
             scale = common_scale(levels.numpy(), counts.numpy())
             sample["path"], sample["intensity"] = str(sample[key]), scale
@@ -131,7 +137,8 @@ class LoadScand(MapTransform):
                     scan_shape=image.shape[1:],
                     scan_affine=np.asarray(image.affine),
                 )
-                sample[key] = _channel_first(mask)
+                sample[key], read[key] = _channel_first(mask), mask.meta["read"]
+        sample["read"], sample["files"] = json.dumps(read), json.dumps(list(sample.get("files") or ()))
         return sample
 
 

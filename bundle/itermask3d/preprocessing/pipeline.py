@@ -30,7 +30,7 @@ __all__ = ["inference_transforms"]
 
 BIAS_CORRECTIONS = ("none", "n4")
 
-FACTS = ("case", "path", "normalisation", "bias_field", "left_out", "brain_extraction", "inputs")
+FACTS = ("case", "path", "normalisation", "bias_field", "left_out", "brain_extraction", "inputs", "read", "files")
 """What stays in a sample beside its volumes."""
 
 

@@ -17,6 +17,8 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from scipy import ndimage
 
+from itermask3d.files.identity import require_recorded, series_source, source_files
+from itermask3d.files.read import Source
 from itermask3d.files.scans import ScanError, require_same_grid
 from itermask3d.inference.domain import DomainCheck
 from itermask3d.inference.picture import verdict
@@ -51,12 +53,14 @@ class FinishedScan:
     Attributes:
         folder: where it lies.
         scan: the scan's file or folder as it was found.
+        source: the same for a reader: of a series in a folder, its files.
         record: ``result.json`` as it is.
         result: the same with its volumes.
     """
 
     folder: Path
     scan: Path
+    source: Source
     record: Mapping[str, Any]
     result: ScanResult
 
@@ -71,17 +75,17 @@ def read_finished(folder: str | Path, *, scan: str | Path | None = None) -> Fini
 
     Args:
         folder: of one scan's result.
-        scan: where the scan lies now; default: the path in ``result.json``, from the working directory if relative.
+        scan: where the scan lies now; default: the path in ``result.json``.
 
     Raises:
-        ScanError: if the folder holds no complete result, or the scan is missing or on another grid.
+        ScanError: if the folder holds no complete result, or the scan is missing, on another grid or not the one that
+            was segmented.
     """
     folder = Path(folder)
     record = _read_record(folder)
-    path = Path(scan if scan is not None else record["scan"])
-    if not path.exists():
-        raise ScanError(f"the scan '{path}' of the result '{folder}' does not exist; name the file or folder it is now")
-    image = load_volume(path)
+    path, source = _scan_of(record, folder, scan)
+    image = load_volume(source)
+    require_recorded(record["inputs"].get("image") or {}, image.meta["read"], source)
     affine = np.asarray(image.affine, dtype=float)
     volumes = {name: _read_volume(folder, record["case"], name) for name in VOLUMES}
     for name, volume in volumes.items():
@@ -108,7 +112,18 @@ def read_finished(folder: str | Path, *, scan: str | Path | None = None) -> Fini
         domain=None if record.get("domain") is None else DomainCheck.from_json(record["domain"]),
         model=record.get("model"),
     )
-    return FinishedScan(folder, path, record, result)
+    return FinishedScan(folder, path, source, record, result)
+
+
+def _scan_of(record: Mapping[str, Any], folder: Path, scan: str | Path | None) -> tuple[Path, Source]:
+    """Where the scan of a result lies, and what a reader is given for it."""
+    recorded = record["inputs"].get("image") or {}
+    path = Path(scan if scan is not None else recorded.get("path", record["scan"]))
+    if scan is None and not path.is_absolute():
+        raise ScanError(f"the result '{folder}' names its scan by the relative path '{path}'; name where it lies now")
+    if not path.exists():
+        raise ScanError(f"the scan '{path}' of the result '{folder}' does not exist; name the file or folder it is now")
+    return path.absolute(), series_source(path.absolute(), recorded.get("series"))
 
 
 def report_data(finished: FinishedScan) -> dict[str, Any]:
@@ -143,7 +158,7 @@ def report_data(finished: FinishedScan) -> dict[str, Any]:
             "method": alignment.coarseness if alignment else "Places cannot be named without a brain mask.",
             "usual_extent": bool(alignment and alignment.usual),
         },
-        "acquisition": _acquisition(result, finished.scan),
+        "acquisition": _acquisition(result, finished.source),
         "warnings": [*result.warnings, *_own_warnings(result, alignment)],
         "provenance": _provenance(finished),
     }
@@ -211,7 +226,7 @@ def _to_mm(affine: np.ndarray, voxel: np.ndarray) -> list[float]:
     return [round(float(value), 2) for value in nib.affines.apply_affine(affine, voxel)]
 
 
-def _acquisition(result: ScanResult, scan: Path) -> dict[str, Any]:
+def _acquisition(result: ScanResult, scan: Source) -> dict[str, Any]:
     linear = result.affine[:3, :3]
     spacing = np.linalg.norm(linear, axis=0)
     directions = np.abs(linear / spacing)
@@ -228,9 +243,8 @@ def _acquisition(result: ScanResult, scan: Path) -> dict[str, Any]:
     }
 
 
-def _dicom_facts(scan: Path) -> dict[str, str] | None:
-    files = sorted(path for path in scan.iterdir() if path.is_file()) if scan.is_dir() else [scan]
-    for path in files:
+def _dicom_facts(scan: Source) -> dict[str, str] | None:
+    for path in source_files(scan):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
         except (InvalidDicomError, OSError):

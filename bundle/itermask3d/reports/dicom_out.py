@@ -102,9 +102,9 @@ def _write_all(finished: FinishedScan, data: dict[str, Any], folder: Path) -> No
     maker = Maker(version, weights=str(from_run["weights_sha256"]))
     result = finished.result
     segmentation = write_segmentation(
-        result.mask, result.affine, finished.scan, folder / "segmentation.dcm", maker=maker
+        result.mask, result.affine, finished.source, folder / "segmentation.dcm", maker=maker
     )
-    source = read_slices(finished.scan)
+    source = read_slices(finished.source)
     report = _report(data, source, dcmread(segmentation.path), maker)
     save_dataset(report, folder / "report.dcm")
     save_dataset(_picture(finished, source, maker, folder), folder / "picture.dcm")

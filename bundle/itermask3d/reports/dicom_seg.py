@@ -14,6 +14,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from itermask3d.files.dicom_slices import on_slices, read_slices
+from itermask3d.files.read import Source
 from itermask3d.files.scans import ScanError
 from itermask3d.files.writing import replaced
 
@@ -74,7 +75,7 @@ class Segmentation:
 def write_segmentation(
     mask: np.ndarray,
     affine: np.ndarray,
-    series_dir: str | Path,
+    series_dir: Source,
     path: str | Path,
     *,
     maker: Maker,
@@ -89,7 +90,7 @@ def write_segmentation(
         mask: ``(I, J, K)``; whatever is not 0 is marked.
         affine: ``(4, 4)``, the mask's voxels to RAS millimetres. Pixels find their voxels by scanner coordinates
             through it, so any order and direction of the axes will do.
-        series_dir: folder with the source series, and nothing of any other.
+        series_dir: folder with the source series, and nothing of any other; or its files.
         path: file to write, whole or not at all.
         maker: see :class:`Maker`.
         description: SeriesDescription; default: from ``maker`` and whether anything is marked.
@@ -122,7 +123,7 @@ def write_segmentation(
 
 
 def write_parametric_map(
-    anomaly_map: np.ndarray, affine: np.ndarray, series_dir: str | Path, path: str | Path, *, maker: Maker
+    anomaly_map: np.ndarray, affine: np.ndarray, series_dir: Source, path: str | Path, *, maker: Maker
 ) -> str:
     """Write an anomaly map as a DICOM parametric map (float32) over its series; returns its SeriesInstanceUID.
 

@@ -95,7 +95,7 @@ def screen_scans(options: Options, watch: Watch, *, report: Callable[..., Path])
             found.scans, options.output, planner, retry_failed=options.retry_failed, overwrite=options.overwrite
         )
         tell_plan(found, plan, watch)
-        prepare_output(options.output, plan, found, __version__)
+        prepare_output(options.output, plan, found, __version__, planner)
         Journal(options.output).enter(plan.done)
         end, throughput = (End.WHOLE, None) if options.report_only else work(options, plan, watch, report)
         clear_staging(options.output)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import logging
 import shutil
-import tempfile
 import threading
 import time
 import traceback
@@ -21,7 +19,7 @@ from typing import Any
 from itermask3d.files.discovery import Discovery, FoundScan
 from itermask3d.files.identity import input_files
 from itermask3d.files.scans import ScanError, first_cause, scan_error
-from itermask3d.files.writing import publish_folder, settle, write_atomically
+from itermask3d.files.writing import no_room, publish_folder, settle, write_atomically
 from itermask3d.inference.picture import save_picture
 from itermask3d.inference.results import RESEARCH_USE, ScanResult, foreign_files, write_result
 from itermask3d.inference.segmenter import Segmenter
@@ -34,9 +32,6 @@ logger = logging.getLogger(__name__)
 
 
 STAGING = ".staging"
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-"""What the operating system says when nothing more can be written: no scan's fault, and the same for all."""
-
 Report = Callable[[Path], object]
 """Writes a report into a scan's folder, which holds its result."""
 
@@ -187,10 +182,7 @@ class Screener:
             self._write_report(final)
 
     def _segment(self, scan: FoundScan) -> ScanResult:
-        with _readable(scan) as image:
-            prepared = self.segmenter.prepare({**scan.item, "image": image})
-            result, _ = self.segmenter.segment(prepared)
-        return replace(result, path=scan.image, inputs=input_files(scan.item))
+        return self.segmenter.segment(self.segmenter.prepare(scan.item))[0]
 
     def _write_report(self, folder: Path) -> None:
         if self.report is None:
@@ -198,16 +190,16 @@ class Screener:
         try:
             self.report(folder)
         except Exception as error:  # a page is worth less than the result that it shows
-            if _no_room(error):
+            if no_room(first_cause(error)):
                 raise
             logger.exception("%s: the result is there, but its report could not be written", folder.name)
 
 
-def prepare_output(output: Path, plan: Plan, found: Discovery, version: str) -> None:
+def prepare_output(output: Path, plan: Plan, found: Discovery, version: str, screener: Screener) -> None:
     """Make the output folder and clear what an interrupted run left; results of a BIDS dataset are described as such.
 
     Raises:
-        ScanError: if nothing can be written there, or a folder of a scan holds files of others.
+        ScanError: if nothing can be written there, or a folder of a scan holds files or the result of another.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -215,6 +207,8 @@ def prepare_output(output: Path, plan: Plan, found: Discovery, version: str) -> 
         for scan in plan.todo:
             settle(output / scan.folder)
             _require_own(output / scan.folder)
+        for scan in (*plan.todo, *plan.done):
+            screener.store(scan, output).require_same_scan(scan.item)
         if found.kind == "bids":
             description = json.dumps(_description(found.source, version), indent=1) + "\n"
             write_atomically(description, output / "dataset_description.json")
@@ -289,32 +283,15 @@ def _staged(output: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-@contextmanager
-def _readable(scan: FoundScan) -> Iterator[str]:
-    """What a reader is given: the scan, or a folder of links to a series that shares its folder with others."""
-    if not scan.files:
-        yield scan.image
-        return
-    with tempfile.TemporaryDirectory(prefix="itermask3d-") as folder:
-        for file in scan.files:
-            (Path(folder) / Path(file).name).symlink_to(file)
-        yield folder
-
-
 def _record_of(error: Exception, scan: FoundScan) -> Record:
     reason = scan_error(error)
-    if _no_room(error):
+    if no_room(first_cause(error)):
         return Record.of(scan, Status.NO_ROOM, reason=f"the result cannot be written ({first_cause(error)})")
     if reason is not None:
         return Record.of(scan, Status.FAILED, reason=_one_line(str(reason)))
     cause = first_cause(error)
     sentence = f"unexpected {type(cause).__name__}: {_one_line(str(cause)) or 'no message'}"
     return Record.of(scan, Status.FAILED, reason=sentence, details=_traceback(error))
-
-
-def _no_room(error: BaseException) -> bool:
-    cause = first_cause(error)
-    return isinstance(cause, OSError) and cause.errno in NO_ROOM
 
 
 def _one_line(text: str) -> str:
