@@ -7,6 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from faulty import affine_of, nifti_bytes
+from itermask3d.files.read import read_volume
 from itermask3d.files.writing import publish_folder, replaced, replaced_folder, save_nifti, settle, write_atomically
 
 
@@ -82,3 +84,24 @@ def test_a_sheared_affine_is_kept_by_the_sform(tmp_path: Path) -> None:
     save_nifti(np.zeros((3, 3, 3), dtype=np.uint8), affine, tmp_path / "a.nii.gz")
     np.testing.assert_allclose(nib.load(tmp_path / "a.nii.gz").affine, affine)
     assert names(tmp_path) == ["a.nii.gz"]
+
+
+def forms(path: Path) -> list:
+    image = nib.load(path)
+    return [image.affine, *image.get_sform(coded=True), *image.get_qform(coded=True)]
+
+
+SCANNER, MOVED = affine_of((12, -21, 33)), affine_of((9, -21, 30), origin=(1, 2, 3))
+
+
+@pytest.mark.parametrize("codes", [(1, 1), (2, 1), (0, 1), (4, 0), (0, 0), (1, 3)])
+def test_outputs_carry_both_forms_of_their_scan(codes, tmp_path):
+    content = nifti_bytes(affine=SCANNER, qform=MOVED, codes=codes)
+    (tmp_path / "scan.nii").write_bytes(content)
+    scan = read_volume(tmp_path / "scan.nii")
+    save_nifti(np.zeros(scan.voxels.shape, np.uint8), scan.affine, tmp_path / "mask.nii.gz", scan.placement)
+    for told, written in zip(forms(tmp_path / "scan.nii"), forms(tmp_path / "mask.nii.gz"), strict=True):
+        if told is None or np.ndim(told) == 0:
+            assert written == told
+        else:
+            np.testing.assert_allclose(written, told, atol=1e-5)

@@ -20,6 +20,8 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from itermask3d.files.volume import Placement
+
 __all__ = [
     "no_room",
     "publish_folder",
@@ -115,15 +117,22 @@ def save_atomically(state: Any, path: Path) -> None:
         torch.save(state, partial)
 
 
-def save_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    """Write a NIfTI with the affine as both sform and qform (scanner coordinates), millimetres.
+def save_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path, placement: Placement | None = None) -> None:
+    """Write a NIfTI in millimetres, with the affine as both sform and qform (scanner coordinates).
 
     The qform can only hold rotations and zooms; a sheared affine is kept exactly by the sform.
+
+    Args:
+        voxels, affine: see nibabel.
+        path: of the file.
+        placement: both forms and codes of the scan on whose grid the voxels lie; they are written as they are.
     """
     image = nib.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code="scanner")
-    image.set_qform(affine, code="scanner", strip_shears=True)
+    told = placement or Placement(affine, affine, 1, 1)
+    oriented = told.qform_code > 0 and bool(np.isfinite(told.qform).all())
+    image.set_qform(told.qform if oriented else affine, told.qform_code if oriented else 0, strip_shears=True)
+    image.set_sform(told.sform if np.isfinite(told.sform).all() else affine, told.sform_code)
     with replaced(path) as partial:
         nib.save(image, partial)
 

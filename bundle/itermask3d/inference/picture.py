@@ -101,8 +101,9 @@ def draw_picture(result: ScanResult) -> Figure:
             if column == 0:
                 axes.set_ylabel(plane, color=INK, fontsize=12)
             if axis != 0 and column == 0:
-                axes.text(0.02, 0.5, "R", color=INK, transform=axes.transAxes, va="center")
-                axes.text(0.98, 0.5, "L", color=INK, transform=axes.transAxes, va="center", ha="right")
+                doubt = "" if result.known_sides else "?"
+                axes.text(0.02, 0.5, f"R{doubt}", color=INK, transform=axes.transAxes, va="center")
+                axes.text(0.98, 0.5, f"L{doubt}", color=INK, transform=axes.transAxes, va="center", ha="right")
     _draw_curve(figure.add_subplot(grid[3, :2]), result.findings)
     _draw_facts(figure.add_subplot(grid[3, 2:]), result)
     _draw_title(figure, result)

@@ -92,6 +92,8 @@ class SaveResultd(MapTransform):
             p_value_note=None if calibration is None or p_value is None else calibration.guarantee,
             domain=domain,
             model=choice.to_json(),
+            placement=image.meta["placement"],
+            known_sides=image.meta["known_sides"],
         )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from itermask3d.files.scans import voxel_volume_ml
+from itermask3d.files.volume import Placement
 from itermask3d.files.writing import replaced_folder, save_nifti
 from itermask3d.inference.domain import DomainCheck
 from itermask3d.method.detection import Findings
@@ -73,6 +74,8 @@ class ScanResult:
             among the warnings.
         model: which model made it and why, see :class:`itermask3d.inference.models.Choice`; ``None`` where that is
             unknown.
+        placement: sform and qform of a NIfTI scan, which its outputs get too; ``None`` for other formats.
+        known_sides: whether the scan's file tells left from right.
     """
 
     case: str
@@ -92,6 +95,8 @@ class ScanResult:
     p_value_note: str | None = None
     domain: DomainCheck | None = None
     model: Mapping[str, Any] | None = None
+    placement: Placement | None = None
+    known_sides: bool = True
 
     @property
     def voxel_ml(self) -> float:
@@ -134,6 +139,7 @@ class ScanResult:
                 "shape": list(self.mask.shape),
                 "spacing_mm": np.linalg.norm(self.affine[:3, :3], axis=0).tolist(),
                 "affine": self.affine.tolist(),
+                "known_sides": self.known_sides,
             },
             "preprocessing": dict(self.preprocessing),
             "model": None if self.model is None else dict(self.model),
@@ -179,7 +185,7 @@ def write_result(result: ScanResult, folder: Path, *, draw: Callable[[ScanResult
     with replaced_folder(folder) as partial:
         for name, dtype in VOLUMES.items():
             voxels = np.asarray(getattr(result, name), dtype=dtype)
-            save_nifti(voxels, result.affine, partial / f"{result.case}_{name}.nii.gz")
+            save_nifti(voxels, result.affine, partial / f"{result.case}_{name}.nii.gz", result.placement)
         (partial / "result.json").write_text(json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
         if draw is not None:
             draw(result, partial / "picture.png")

@@ -101,8 +101,8 @@ class BrainMaskd(MapTransform):
         output_key: where the mask goes; with ``auto`` and ``provided``, a mask already there is used.
 
     Raises:
-        ScanError: if no brain of plausible size (:data:`PLAUSIBLE_BRAIN_ML`) is found, or the given mask does not lie
-            on the image's grid.
+        ScanError: if no brain of plausible size (:data:`PLAUSIBLE_BRAIN_ML`) is found, the given mask does not lie
+            on the image's grid, or voxels of the brain are marked under ``not_finite``.
         ValueError: for an unknown method.
     """
 
@@ -126,6 +126,7 @@ class BrainMaskd(MapTransform):
         else:
             mask = extract_brain(voxels, image.affine.numpy(force=True), chosen)
         _check_volume(mask, voxel_ml, chosen)
+        _check_finite(mask, sample.get("not_finite"), str(sample.get("path", "the scan")))
         sample[self.output_key] = MetaTensor(torch.from_numpy(mask[None].astype(np.float32)), meta=dict(image.meta))
         sample["brain_extraction"] = chosen
         return sample
@@ -168,6 +169,12 @@ def _check_volume(mask: np.ndarray, voxel_ml: float, method: str) -> None:
             f"no brain found: the brain mask ({method}) holds {mask.sum() * voxel_ml:.0f} ml, "
             f"expected {low:.0f} to {high:.0f} ml"
         )
+
+
+def _check_finite(mask: np.ndarray, not_finite: np.ndarray | None, name: str) -> None:
+    inside = 0 if not_finite is None else int(not_finite[mask].sum())
+    if inside:
+        raise ScanError(f"'{name}' holds {inside} NaN or infinite voxels inside the brain; expected finite intensities")
 
 
 def _deepbet(image: nib.Nifti1Image) -> np.ndarray:

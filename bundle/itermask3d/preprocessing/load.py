@@ -27,6 +27,9 @@ MAX_EQUAL_NEIGHBOURS = 0.5
 """Scans measured here, 8-bit ones included, have at most 0.18 of neighbours equal; label maps at least 0.77."""
 
 
+NOT_FINITE = "{count} voxels outside the brain are NaN or infinite and were taken for background"
+
+
 def check_scan(image: torch.Tensor, affine: np.ndarray, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Refuse what cannot be a 3D MR scan of a head.
 
@@ -82,15 +85,24 @@ def load_volume(source: Source) -> MetaTensor:
         source: a file, a folder with one DICOM series, or the files of one.
 
     Returns:
-        Float32 voxels. ``meta["warnings"]`` holds what a reader of the result should know about the file, in sentences,
-        and ``meta["read"]`` what was read, see :func:`itermask3d.files.identity.read_record`.
+        Float32 voxels, all finite: where the file holds NaN or infinity, the lowest finite value stands. In ``meta``,
+        ``not_finite`` is boolean and marks such voxels, or ``None``; ``warnings`` holds what a reader of the result
+        should know about the file, in sentences; ``read`` what was read, see
+        :func:`itermask3d.files.identity.read_record`; ``placement`` and ``known_sides`` what
+        :class:`itermask3d.files.volume.Volume` says.
 
     Raises:
         ScanError: if it is missing, damaged, of no known format, or does not tell where its voxels lie.
     """
     volume = read_volume(source)
-    meta = {"warnings": volume.warnings, "read": read_record(volume)}
-    return MetaTensor(torch.from_numpy(volume.voxels), affine=torch.from_numpy(volume.affine.copy()), meta=meta)
+    warnings, not_finite, voxels = volume.warnings, None, volume.voxels
+    if volume.n_nan + volume.n_infinite:
+        not_finite = ~np.isfinite(voxels)
+        voxels = np.where(not_finite, voxels[~not_finite].min(), voxels)
+        warnings = (*warnings, NOT_FINITE.format(count=int(not_finite.sum())))
+    meta: dict[str, Any] = {"warnings": warnings, "not_finite": not_finite, "read": read_record(volume)}
+    meta |= {"placement": volume.placement, "known_sides": volume.known_sides}
+    return MetaTensor(torch.from_numpy(voxels), affine=torch.from_numpy(volume.affine.copy()), meta=meta)
 
 
 class LoadScand(MapTransform):
@@ -99,7 +111,8 @@ class LoadScand(MapTransform):
     Each becomes a float32 :class:`monai.data.MetaTensor` ``(1, D, H, W)`` with its affine. Any format that MONAI's
     readers take: NIfTI, MGH, NRRD, MetaImage, a folder with one DICOM series. The image's intensities are common ones,
     see :mod:`itermask3d.preprocessing.intensity`; what leads back to the scan's own is stored under ``intensity``. What
-    was read is told under ``read``, and the files of a series that shares its folder under ``files``, as JSON text.
+    was read is told under ``read``, and the files of a series that shares its folder under ``files``, as JSON text;
+    ``not_finite`` marks voxels that hold no number.
 
     Args:
         keys: the scan; checked by :func:`check_scan`.
@@ -126,6 +139,7 @@ class LoadScand(MapTransform):
             levels, counts = check_scan(image.as_tensor(), np.asarray(image.affine), str(sample[key]))
             scale = common_scale(levels.numpy(), counts.numpy())
             sample["path"], sample["intensity"] = str(sample[key]), scale
+            sample["not_finite"] = image.meta["not_finite"]
             sample[key] = _channel_first(image, scale.inward(image.numpy()))
         for key in self.companion_keys:
             if sample.get(key) is not None:

@@ -111,6 +111,8 @@ def read_finished(folder: str | Path, *, scan: str | Path | None = None) -> Fini
         p_value_note=record.get("p_value_note"),
         domain=None if record.get("domain") is None else DomainCheck.from_json(record["domain"]),
         model=record.get("model"),
+        placement=image.meta["placement"],
+        known_sides=image.meta["known_sides"],
     )
     return FinishedScan(folder, path, source, record, result)
 
