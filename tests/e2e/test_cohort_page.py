@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers import head_phantom
-from itermask3d.files.discovery import FoundScan, SkippedSeries
+from itermask3d.files.discovery import FoundScan, LeftOut
 from itermask3d.method.detection import Outcome
 from itermask3d.reports.scan_report import write_scan_report
 from itermask3d.workflows.screening.cohort_report import Throughput, write_cohort_report
@@ -41,7 +41,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
         title="A night's scans",
         normals=[0.0, 0.01, 0.03],
         throughput=Throughput(4, 1200, 2, 1),
-        skipped=[SkippedSeries("/scans/x", "series 1 (scout): 3 images, expected at least 20")],
+        left_out=[LeftOut("/scans/x", "series 1 (scout): 3 images, expected at least 20")],
     )
 
 

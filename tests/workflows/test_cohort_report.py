@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from itermask3d.files.discovery import FoundScan, SkippedSeries
+from itermask3d.files.discovery import FoundScan, LeftOut
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.workflows.screening.cohort_report import Throughput, distribution, write_cohort_report
 from itermask3d.workflows.screening.cohort_table import COLUMNS, read_rows, write_cohort_table
@@ -91,9 +91,9 @@ def test_every_column_of_the_table_is_in_the_data_dictionary(cohort):
 
 
 def test_the_page_asks_nothing_of_the_network_and_escapes_what_it_shows(cohort):
-    skipped = [SkippedSeries("/scans/x", "series 1 (scout): 3 images")]
+    left_out = [LeftOut("/scans/x", "series 1 (scout): 3 images")]
     path = write_cohort_report(
-        cohort, title="<b>mine</b>", normals=[0.0, 0.02], throughput=Throughput(4, 3600, 2, 1), skipped=skipped
+        cohort, title="<b>mine</b>", normals=[0.0, 0.02], throughput=Throughput(4, 3600, 2, 1), left_out=left_out
     )
     page, text = Page(path), path.read_text()
     assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w+|@import|url\(", text)

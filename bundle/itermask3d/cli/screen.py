@@ -138,7 +138,7 @@ def summary(screened: Screened, output: Path) -> dict[str, Any]:
         "scans": len(screened.found.scans),
         "done": screened.done,
         "failed": [{"case": record.case, "reason": record.reason} for record in screened.failed],
-        "left_out": [{"folder": series.folder, "reason": series.reason} for series in screened.found.skipped],
+        "left_out": [{"path": entry.path, "reason": entry.reason} for entry in screened.found.left_out],
         "scans_per_hour": throughput.scans_per_hour if throughput else None,
         "page": None if screened.page is None else str(screened.page),
         "table": str(output / "scans.tsv"),

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 
 __all__ = ["MrProtocol", "MrSeries", "write_mr_series"]
 

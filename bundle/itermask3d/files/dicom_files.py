@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from itermask3d.files.dicom_pixels import check_length
 from itermask3d.files.dicom_planes import IMAGE_CLASSES, read_text
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 
 __all__ = ["FoundSeries", "NoDicomError", "SeriesFile", "group_series", "is_dicom", "read_files", "series_folder_files"]
 

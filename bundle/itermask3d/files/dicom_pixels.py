@@ -13,7 +13,7 @@ from pydicom.encaps import encapsulate, generate_pixel_data_frame
 from pydicom.uid import UID
 
 from itermask3d.files.dicom_planes import read_number
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 
 __all__ = ["check_length", "stored_pixels"]
 

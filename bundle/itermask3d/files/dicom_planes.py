@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 
 __all__ = ["IMAGE_CLASSES", "Plane", "planes_of", "read_number", "read_text"]
 

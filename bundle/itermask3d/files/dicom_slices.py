@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import format_number_as_ds
 
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 
 __all__ = ["on_slices", "read_slices"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from itermask3d.files.dicom_planes import DISTINCT, SHARED, Plane
 from itermask3d.files.dicom_steps import list_places, regular_step, slice_location_mm
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 from itermask3d.files.volume import check_affine
 
 __all__ = ["Stack", "arrange"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 
 __all__ = ["list_places", "regular_step", "slice_location_mm"]
 

@@ -12,7 +12,7 @@ from itermask3d.files.dicom_pixels import stored_pixels
 from itermask3d.files.dicom_planes import Plane, planes_of, read_text
 from itermask3d.files.dicom_stack import Stack, arrange
 from itermask3d.files.digest import combine
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 from itermask3d.files.volume import MEMORY_LIMIT_BYTES, Volume, check_memory
 
 __all__ = ["read_series"]

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import pydicom
-from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-
+from itermask3d.files.bids import BIDS_SUFFIXES, bids_scans, is_bids
+from itermask3d.files.errors import ScanError
 from itermask3d.files.identity import series_name
-from itermask3d.files.scans import SCAN_SUFFIXES, ScanError, list_scans
+from itermask3d.files.names import case_name
+from itermask3d.files.scans import list_scans, no_scan
+from itermask3d.files.series import named_series, place_of, title
+from itermask3d.files.spreadsheet import safe_row
+from itermask3d.files.tree import SCAN_SUFFIXES, LeftOut, Tree, search
 
-__all__ = ["BIDS_SUFFIXES", "Discovery", "FoundScan", "SkippedSeries", "discover", "is_bids"]
-
-BIDS_SUFFIXES = ("T1w",)
-"""Contrasts taken from a BIDS dataset unless others are asked for: those that the shipped weights know."""
-
-MIN_SLICES = 20
-"""A DICOM series of fewer images is a localiser or a part of a volume."""
-
-MAX_NAME_BYTES = 160
-"""Of a case; the names of its files are longer."""
-
-NIFTI = (".nii.gz", ".nii")
-NOT_RAW = {"derivatives", "sourcedata", "code", "stimuli"}
-"""Folders at the top of a BIDS dataset that hold no raw scans (BIDS specification, common principles)."""
-
-TAGS = ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType", "SamplesPerPixel",
-        "NumberOfFrames")  # fmt: skip
+__all__ = ["BIDS_SUFFIXES", "Discovery", "FoundScan", "LeftOut", "discover", "is_bids", "write_left_out"]
+from itermask3d.files.writing import write_atomically
 
 
 @dataclass(frozen=True)
@@ -67,14 +52,6 @@ class FoundScan:
 
 
 @dataclass(frozen=True)
-class SkippedSeries:
-    """A DICOM series that is no scan for this, and one sentence on why."""
-
-    folder: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Discovery:
     """What was found in a source.
 
@@ -82,13 +59,13 @@ class Discovery:
         kind: ``list``, ``folder``, ``bids`` or ``dicom``.
         source: absolute path.
         scans: in the order of their names; a list keeps its own.
-        skipped: DICOM series left out.
+        left_out: every other file below the source, but for parts of scans, and unusable DICOM series.
     """
 
     kind: str
     source: str
     scans: tuple[FoundScan, ...]
-    skipped: tuple[SkippedSeries, ...] = field(default=())
+    left_out: tuple[LeftOut, ...] = field(default=())
 
 
 def discover(
@@ -111,69 +88,50 @@ def discover(
         ScanError: if the source holds no scan, or a brain mask is missing.
     """
     path = Path(source).absolute()
-    skipped: tuple[SkippedSeries, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     if not path.is_dir():
         kind, scans = "list", [_plain(item) for item in list_scans(path)]
-    elif is_bids(path):
-        kind, scans = "bids", _bids(path, suffixes)
     else:
-        kind, scans, skipped = _folder(path, None if ignore is None else Path(ignore).absolute())
+        kind, scans, left_out = _folder(path, suffixes, None if ignore is None else Path(ignore).absolute())
     _require_unique(scans)
     if brain_mask_dir is not None:
         scans = _with_brain_masks(scans, brain_mask_dir)
-    return Discovery(kind, str(path), tuple(scans), skipped)
+    return Discovery(kind, str(path), tuple(scans), left_out)
 
 
-def is_bids(folder: Path) -> bool:
-    """Whether a folder is a raw BIDS dataset: it says so, or has subjects with a folder of anatomy."""
-    description = folder / "dataset_description.json"
-    if description.is_file():
-        try:
-            content = json.loads(description.read_text())
-        except ValueError:
-            content = {}
-        if isinstance(content, dict) and "BIDSVersion" in content:
-            return content.get("DatasetType", "raw") == "raw"
-    return any(_anatomy(folder))
+def write_left_out(left_out: Sequence[LeftOut], folder: Path) -> None:
+    """Write ``left_out.tsv``, a path and a reason a line; none where nothing was left out."""
+    path = folder / "left_out.tsv"
+    if not left_out:
+        path.unlink(missing_ok=True)
+        return
+    rows = [safe_row([entry.path, entry.reason]) for entry in left_out]
+    write_atomically("".join("\t".join(row) + "\n" for row in [["path", "reason"], *rows]), path)
 
 
-def _anatomy(folder: Path) -> Iterator[Path]:
-    yield from folder.glob("sub-*/anat")
-    yield from folder.glob("sub-*/ses-*/anat")
-
-
-def _bids(root: Path, suffixes: Sequence[str]) -> list[FoundScan]:
-    scans = []
-    for file in sorted(file for anat in _anatomy(root) for file in anat.iterdir()):
-        ending = next((ending for ending in NIFTI if file.name.endswith(ending)), None)
-        case = file.name[: -len(ending)] if ending else ""
-        if case.startswith("sub-") and case.rsplit("_", 1)[-1] in suffixes:
-            parent = file.parent.relative_to(root).as_posix()
-            scans.append(FoundScan(case, str(file), f"{parent}/{case}"))
+def _folder(
+    root: Path, suffixes: Sequence[str], ignore: Path | None
+) -> tuple[str, list[FoundScan], tuple[LeftOut, ...]]:
+    tree = search(root, ignore=ignore)
+    if is_bids(root):
+        files, others = bids_scans(root, tree.volumes, suffixes)
+        scans = [_bids(file, root) for file in files]
+        others += [LeftOut(place_of(series), f"{title(series)}: DICOM in a BIDS dataset") for series in tree.series]
+        if not scans:
+            wanted = " or ".join(f"*_{suffix}.nii.gz" for suffix in suffixes)
+            raise ScanError(f"BIDS dataset '{root}' holds no scan in sub-*/[ses-*/]anat; expected {wanted}")
+        return "bids", scans, (*tree.left_out, *others)
+    series, unusable = _dicom(tree, root)
+    scans = [*(_volume(file, root) for file in tree.volumes), *series]
+    left_out = (*tree.left_out, *unusable)
     if not scans:
-        wanted = " or ".join(f"*_{suffix}.nii.gz" for suffix in suffixes)
-        raise ScanError(f"BIDS dataset '{root}' holds no scan in sub-*/[ses-*/]anat; expected {wanted}")
-    return scans
+        raise ScanError(no_scan(root, left_out))
+    return "folder" if tree.volumes else "dicom", scans, left_out
 
 
-def _folder(root: Path, ignore: Path | None) -> tuple[str, list[FoundScan], tuple[SkippedSeries, ...]]:
-    files = [file for file in sorted(root.rglob("*")) if _is_input(file, root, ignore)]
-    volumes = [file for file in files if file.name.lower().endswith(SCAN_SUFFIXES)]
-    if volumes:
-        return "folder", [_volume(file, root) for file in volumes], ()
-    scans, skipped = _dicom(files, root)
-    if not scans:
-        found = f"{len(skipped)} DICOM series that cannot be used ({skipped[0].reason})" if skipped else "no scan"
-        raise ScanError(f"folder '{root}' holds {found}; expected {', '.join(SCAN_SUFFIXES)} or MR series in DICOM")
-    return "dicom", scans, skipped
-
-
-def _is_input(file: Path, root: Path, ignore: Path | None) -> bool:
-    if ignore is not None and ignore != root and ignore in file.parents:
-        return False
-    parts = file.relative_to(root).parts
-    hidden = any(part.startswith(".") for part in parts)
-    return not hidden and parts[0] not in NOT_RAW and file.is_file() and not (file.parent / "result.json").exists()
+def _bids(file: Path, root: Path) -> FoundScan:
+    case = file.name.removesuffix(".gz").removesuffix(".nii")
+    return FoundScan(case, str(file), f"{file.parent.relative_to(root).as_posix()}/{case}")
 
 
 def _plain(item: dict[str, Any]) -> FoundScan:
@@ -197,20 +155,8 @@ def _with_brain_masks(scans: Sequence[FoundScan], folder: str | Path) -> list[Fo
 
 def _volume(file: Path, root: Path) -> FoundScan:
     suffix = next(suffix for suffix in SCAN_SUFFIXES if file.name.lower().endswith(suffix))
-    name = _name((*file.relative_to(root).parts[:-1], file.name[: -len(suffix)]))
+    name = case_name("_".join((*file.relative_to(root).parts[:-1], file.name[: -len(suffix)])))
     return FoundScan(name, str(file), name)
-
-
-def _name(parts: tuple[str, ...]) -> str:
-    """A name that stays when other scans join the folder: all folders below the source, and the file's stem.
-
-    File systems allow 255 bytes; a longer one keeps its end and a digest of the whole.
-    """
-    name = "_".join(parts)
-    if len(name.encode()) <= MAX_NAME_BYTES:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{digest}_{name.encode()[-MAX_NAME_BYTES + 9 :].decode(errors='ignore')}"
 
 
 def _require_unique(scans: Sequence[FoundScan]) -> None:
@@ -223,71 +169,15 @@ def _require_unique(scans: Sequence[FoundScan]) -> None:
         )
 
 
-def _dicom(files: Sequence[Path], root: Path) -> tuple[list[FoundScan], tuple[SkippedSeries, ...]]:
-    """Group DICOM files by folder and SeriesInstanceUID; names come from folders, never from a patient's header."""
-    series: dict[tuple[Path, str], list[Path]] = {}
-    headers: dict[tuple[Path, str], Dataset] = {}
-    for file in files:
-        header = _header(file)
-        if header is not None:
-            key = (file.parent, str(header.get("SeriesInstanceUID", "")))
-            series.setdefault(key, []).append(file)
-            headers.setdefault(key, header)
-    n_series = Counter(folder for folder, _ in series)
-    n_files = Counter(file.parent for file in files)
-    skipped, scans, uids = [], [], []
-    for (folder, uid), own in series.items():
-        header = headers[folder, uid]
-        reason = _unsuitable(header, len(own))
-        if reason:
-            skipped.append(SkippedSeries(str(folder), f"{_title(header)}: {reason}"))
-            continue
-        name = _name(_series_parts(folder, root, header, n_series[folder] > 1))
-        alone = n_files[folder] == len(own)  # else a reader would stumble over the others
-        scan = FoundScan(name, str(folder), name)
-        scans.append(scan if alone else replace(scan, files=tuple(map(str, own)), series=series_name(uid)))
-        uids.append(uid)
-    return _told_apart(scans, uids), tuple(skipped)
-
-
-def _header(file: Path) -> Dataset | None:
-    try:
-        with file.open("rb") as stream:
-            if stream.read(132)[128:] != b"DICM":
-                return None
-            stream.seek(0)
-            return pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(TAGS))
-    except (OSError, InvalidDicomError, EOFError):
-        return None
-
-
-def _unsuitable(header: Dataset, n_files: int) -> str:
-    """Why a series cannot be screened; empty where nothing in its header speaks against it."""
-    image_type = [str(value) for value in header.get("ImageType", None) or []]
-    if str(header.get("Modality", "")) != "MR":
-        return f"modality {header.get('Modality', 'unknown')}, expected MR"
-    if any("LOCALIZER" in value.upper() for value in image_type):
-        return "a localiser"
-    if image_type and image_type[0] == "DERIVED":
-        return "derived from other images (ImageType DERIVED), expected one as acquired"
-    if int(header.get("SamplesPerPixel", 1) or 1) != 1:
-        return "colour images, expected grey values"
-    slices = max(n_files, int(header.get("NumberOfFrames", 1) or 1))
-    return f"{slices} images, expected at least {MIN_SLICES}" if slices < MIN_SLICES else ""
-
-
-def _title(header: Dataset) -> str:
-    return f"series {header.get('SeriesNumber', '?')} ({header.get('SeriesDescription', '') or 'no description'})"
-
-
-def _series_parts(folder: Path, root: Path, header: Dataset, crowded: bool) -> tuple[str, ...]:
-    parts = PurePosixPath(folder.relative_to(root).as_posix()).parts or (root.name,)
-    if not crowded:
-        return parts
-    number = header.get("SeriesNumber", None)
-    label = re.sub(r"[^A-Za-z0-9]+", "-", str(header.get("SeriesDescription", "") or "")).strip("-")
-    series = f"series-{'x' if number is None else int(number)}"
-    return (*parts[:-1], "_".join(part for part in (parts[-1], series, label) if part))
+def _dicom(tree: Tree, root: Path) -> tuple[list[FoundScan], list[LeftOut]]:
+    """A scan a series; names come from folders, never from a patient's header."""
+    named, left_out = named_series(tree.series, root)
+    scans = []
+    for series in named:
+        name = case_name("_".join(series.parts))
+        scan = FoundScan(name, series.place, name, files=series.files)
+        scans.append(replace(scan, series=series_name(series.uid)) if series.files else scan)
+    return _told_apart(scans, [series.uid for series in named]), left_out
 
 
 def _told_apart(scans: Sequence[FoundScan], uids: Sequence[str]) -> list[FoundScan]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from itermask3d.files.dicom_files import group_series, series_folder_files
+from itermask3d.files.errors import ScanError
 from itermask3d.files.read import Source, read_volume
-from itermask3d.files.scans import ScanError
 from itermask3d.files.volume import Volume
 
 __all__ = ["file_digest", "input_files", "is_unchanged", "read_record", "require_recorded"]

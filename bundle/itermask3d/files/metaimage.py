@@ -10,8 +10,8 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from itermask3d.files.digest import combine, hash_stream
+from itermask3d.files.errors import ScanError
 from itermask3d.files.nrrd import beside
-from itermask3d.files.scans import ScanError
 from itermask3d.files.streams import Layout, Loaded, open_file, read_voxels, skip
 from itermask3d.files.volume import MEMORY_LIMIT_BYTES, Volume, check_affine, check_memory, one_volume
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from itermask3d.files.digest import combine, hash_stream
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 from itermask3d.files.streams import Layout, decompressed, is_gzip, open_file, read_exactly, read_voxels
 from itermask3d.files.volume import MEMORY_LIMIT_BYTES, UNKNOWN_SIDES, Volume, check_affine, check_memory, one_volume
 

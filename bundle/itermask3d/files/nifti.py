@@ -15,7 +15,7 @@ from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
 from nibabel.spatialimages import HeaderDataError
 
 from itermask3d.files.digest import combine, hash_stream
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 from itermask3d.files.streams import Layout, decompressed, is_gzip, open_file, read_exactly, read_voxels, skip
 from itermask3d.files.volume import (
     MEMORY_LIMIT_BYTES,

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from itermask3d.files.digest import combine, hash_stream
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 from itermask3d.files.streams import Layout, Loaded, decompressed, open_file, read_voxels, skip
 from itermask3d.files.volume import MEMORY_LIMIT_BYTES, UNKNOWN_SIDES, Volume, check_affine, check_memory, one_volume
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from itermask3d.files.dicom_files import is_dicom
 from itermask3d.files.dicom_volume import read_series
+from itermask3d.files.errors import ScanError
 from itermask3d.files.metaimage import METAIMAGE_SUFFIXES, read_metaimage
 from itermask3d.files.mgh import MGH_SUFFIXES, read_mgh
 from itermask3d.files.nifti import NIFTI_SUFFIXES, read_nifti
 from itermask3d.files.nrrd import NRRD_SUFFIXES, read_nrrd
-from itermask3d.files.scans import ScanError
 from itermask3d.files.volume import MEMORY_LIMIT_BYTES, Volume
 
 __all__ = ["VOLUME_SUFFIXES", "Source", "read_volume"]

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from itermask3d.files.bids import BIDS_SUFFIXES, bids_scans, is_bids
+from itermask3d.files.errors import ScanError, bare_scan_errors, first_cause, scan_error
+from itermask3d.files.identity import series_name
+from itermask3d.files.listed import read_json_list, read_lines
+from itermask3d.files.names import case_name
+from itermask3d.files.series import NamedSeries, named_series
+from itermask3d.files.tree import SCAN_SUFFIXES, LeftOut, search
 
 __all__ = [
     "SCAN_SUFFIXES",
@@ -18,6 +25,7 @@ __all__ = [
     "bare_scan_errors",
     "first_cause",
     "list_scans",
+    "no_scan",
     "require_same_grid",
     "require_scans",
     "scan_error",
@@ -27,16 +35,8 @@ __all__ = [
 
 GRID_TOLERANCE_VOXELS = 0.1
 
-SCAN_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".mha", ".mhd", ".img")
-"""File endings taken for scans when a folder is listed; a DICOM series is named by its folder."""
-
-
 PATHS = ("image", "brain_mask", "label")
 """What names a file in an item; absolute, so that an item means the same wherever it is read."""
-
-
-class ScanError(ValueError):
-    """A scan cannot be used; the message says in one sentence what was found and what was expected."""
 
 
 def list_scans(
@@ -44,6 +44,7 @@ def list_scans(
     *,
     brain_mask_dir: str | Path | None = None,
     label_dir: str | Path | None = None,
+    left_out: Callable[[LeftOut], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Turn one scan, a folder or a list file into MONAI dictionary items.
 
@@ -53,6 +54,7 @@ def list_scans(
             sequence of paths. Relative paths in a list are relative to the list's folder.
         brain_mask_dir: folder with a brain mask of the same file name for every scan.
         label_dir: folder with a ground-truth lesion mask of the same file name for every scan.
+        left_out: told of every file of a folder that is no scan nor part of one.
 
     Returns:
         Items with ``image`` (absolute path), ``case`` (unique name for outputs) and, where given, ``brain_mask``,
@@ -61,7 +63,7 @@ def list_scans(
     Raises:
         ScanError: if nothing is found, a listed file or a companion is missing, or two scans have one name.
     """
-    items = _named([_item(entry) for entry in _entries(source)])
+    items = _named([_item(entry) for entry in _entries(source, left_out or _ignore)])
     for key, folder in (("brain_mask", brain_mask_dir), ("label", label_dir)):
         if folder:
             items = [item | {key: str(_companion(item, Path(folder), key).absolute())} for item in items]
@@ -160,48 +162,58 @@ def voxel_volume_ml(affine: np.ndarray) -> float:
     return float(abs(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3]))) / 1000
 
 
-def _entries(source: str | Path | Sequence[str | Path]) -> list[Any]:
+def _ignore(left_out: LeftOut) -> None:
+    """For callers who do not ask."""
+
+
+def _entries(source: str | Path | Sequence[str | Path], told: Callable[[LeftOut], None]) -> list[Any]:
     if not isinstance(source, (str, Path)):
         return list(source)
     path = Path(source)
     if not path.exists():
         raise ScanError(f"'{path}' does not exist; expected a scan, a folder of scans or a list file")
     if path.is_dir():
-        return _folder(path)
-    if path.suffix == ".txt":
-        lines = [line.strip() for line in path.read_text().splitlines()]
-        return [path.parent / line for line in lines if line and not line.startswith("#")]
-    if path.suffix == ".json":
+        return _folder(path, told)
+    if path.suffix.lower() == ".txt":
+        return list(read_lines(path))
+    if path.suffix.lower() == ".json":
         return _json_list(path)
     return [path]
 
 
-def _folder(path: Path) -> list[Path]:
-    visible = [file for file in path.rglob("*") if file.is_file() and not _is_hidden_or_result(file, path)]
-    found = sorted(file for file in visible if file.name.lower().endswith(SCAN_SUFFIXES))
-    if found:
-        return found
-    folders = sorted({file.parent for file in visible if _is_dicom(file)})
-    if not folders:
-        raise ScanError(f"folder '{path}' holds no scan; expected {', '.join(SCAN_SUFFIXES)} or DICOM files")
-    return folders
+def _folder(root: Path, told: Callable[[LeftOut], None]) -> list[Any]:
+    tree = search(root)
+    files, left_out = list(tree.volumes), list(tree.left_out)
+    items: list[Any] = []
+    if is_bids(root):
+        files, others = bids_scans(root, tree.volumes, BIDS_SUFFIXES)
+        left_out += others
+    else:
+        alone = not files and {file.parent for series in tree.series for file in series.files} == {root}
+        named, others = named_series(tree.series, root, any_kind=alone)
+        left_out += others
+        items = [_series_item(series) for series in named]
+    for entry in left_out:
+        told(entry)
+    if not files and not items:
+        raise ScanError(no_scan(root, left_out))
+    return [*files, *items]
 
 
-def _is_hidden_or_result(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return hidden or (file.parent / "result.json").exists()
+def _series_item(series: NamedSeries) -> dict[str, Any]:
+    shared = {"files": list(series.files), "series": series_name(series.uid)} if series.files else {}
+    return {"image": series.place, "case": series.parts[-1], **shared}
 
 
-def _is_dicom(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+def no_scan(root: Path, left_out: Sequence[LeftOut]) -> str:
+    """The sentence about a folder in which nothing can be segmented."""
+    why = f" ({left_out[0].path}: {left_out[0].reason})" if left_out else ""
+    what = f"no scan among {len(left_out)} files, folders and series{why}" if left_out else "no scan"
+    return f"folder '{root}' holds {what}; expected {', '.join(SCAN_SUFFIXES)} or MR series in DICOM"
 
 
 def _json_list(path: Path) -> list[Any]:
-    try:
-        entries = json.loads(path.read_text())
-    except ValueError as error:
-        raise ScanError(f"'{path}' is no JSON ({error}); expected a list of paths or items") from error
+    entries = read_json_list(path)
     if not isinstance(entries, list) or not all(isinstance(entry, (str, dict)) for entry in entries):
         raise ScanError(f"'{path}' holds no list of scans; expected a JSON list of paths or items")
     return [_relative_to(entry, path.parent) for entry in entries]
@@ -215,6 +227,10 @@ def _relative_to(entry: Any, folder: Path) -> Any:
         if not isinstance(item[key], str):
             raise ScanError(f"a listed item has {key} = {item[key]!r}; expected a path")
         item[key] = str(folder / item[key])
+    if "files" in item:
+        if not isinstance(item["files"], list) or not all(isinstance(file, str) for file in item["files"]):
+            raise ScanError(f"a listed item has files = {item['files']!r}; expected a list of paths")
+        item["files"] = [str((folder / file).absolute()) for file in item["files"]]
     return item
 
 
@@ -230,7 +246,7 @@ def _named(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         raise ScanError("the list of scans is empty; expected at least one")
     taken: dict[str, str] = {}
     for item in items:
-        case = item["case"] = str(item.get("case") or _stem(Path(item["image"])))
+        case = item["case"] = case_name(str(item.get("case") or _stem(Path(item["image"]))))
         if Path(case).name != case or case in (".", ".."):
             raise ScanError(f"the case '{case}' cannot name a folder; expected a name without '/'")
         if case in taken:
@@ -251,30 +267,12 @@ def _companion(item: dict[str, Any], folder: Path, key: str) -> Path:
     for candidate in candidates:
         if candidate.exists():
             return candidate
+    names = {candidate.name for candidate in candidates}
+    below = [path for path in folder.rglob("*") if path.name in names and str(path.absolute()) != item["image"]]
+    if len(below) == 1:
+        return below[0]
+    if below:
+        raise ScanError(
+            f"scan '{item['case']}' has {len(below)} files for its {key} ('{below[0]}', '{below[1]}'); expected one"
+        )
     raise ScanError(f"scan '{item['case']}' has no {key} in '{folder}'; expected '{candidates[0].name}' there")
-
-
-def first_cause(error: BaseException) -> BaseException:
-    """What others wrapped: the exception at the start of the chain."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def scan_error(error: BaseException | None) -> ScanError | None:
-    """Find the :class:`ScanError` behind an exception; MONAI wraps what a transform raises."""
-    while error is not None and not isinstance(error, ScanError):
-        error = error.__cause__
-    return error
-
-
-@contextmanager
-def bare_scan_errors() -> Iterator[None]:
-    """Let a block raise the :class:`ScanError` itself where MONAI wrapped one; any other exception passes as it is."""
-    try:
-        yield
-    except Exception as error:
-        reason = scan_error(error)
-        if reason is None or reason is error:
-            raise
-        raise reason from reason.__cause__

@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 
 __all__ = ["Layout", "Loaded", "decompressed", "is_gzip", "open_file", "read_exactly", "read_voxels", "skip"]
 

@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from itermask3d.files.digest import Identity
-from itermask3d.files.scans import ScanError
+from itermask3d.files.errors import ScanError
 
 __all__ = [
     "MEMORY_LIMIT_BYTES",

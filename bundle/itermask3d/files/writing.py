@@ -99,7 +99,8 @@ def settle(folder: Path) -> None:
 def write_atomically(content: str | bytes, path: Path) -> None:
     """Write text or bytes as a file."""
     with replaced(path) as partial:
-        partial.write_bytes(content) if isinstance(content, bytes) else partial.write_text(content)
+        # A path may hold bytes that are no UTF-8: they are written as \\udcxx, and the file stays readable.
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:

@@ -15,13 +15,15 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
+from itermask3d.files.discovery import write_left_out
 from itermask3d.files.identity import input_files
 from itermask3d.files.scans import ScanError, bare_scan_errors, first_cause, list_scans
+from itermask3d.files.tree import LeftOut, grouped
 from itermask3d.files.writing import no_room, settle, write_atomically
 from itermask3d.inference.choice import ChooseModeld, ChosenModels
 from itermask3d.inference.models import Networks, load_weights
 from itermask3d.inference.results import RESEARCH_USE, foreign_files
-from itermask3d.inference.store import ResultStore
+from itermask3d.inference.store import ResultStore, require_own_place
 
 __all__ = ["ScanStream", "SegmentationRun"]
 
@@ -32,7 +34,7 @@ class ScanStream(IterableDataset[Any]):
     """Items one by one through a transform; a scan that cannot be used is recorded and left out.
 
     Args:
-        source: see :func:`itermask3d.files.scans.list_scans`; read when the iteration starts.
+        source: see :func:`itermask3d.files.scans.list_scans`; searched once, when the scans are first asked for.
         transform: from item to network input.
         store: scans that are done there are not processed again.
         brain_mask_dir, label_dir: see :func:`itermask3d.files.scans.list_scans`.
@@ -40,6 +42,7 @@ class ScanStream(IterableDataset[Any]):
     Attributes:
         failures: sentence by case, of the scans that could not be used.
         finished: cases that were done before.
+        left_out: what lies in a folder and is no scan.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class ScanStream(IterableDataset[Any]):
         self.label_dir = label_dir
         self.failures: dict[str, str] = {}
         self.finished: list[str] = []
+        self.left_out: list[LeftOut] = []
+        self._items: list[dict[str, Any]] | None = None
 
     def items(self) -> list[dict[str, Any]]:
         """The listed scans.
@@ -66,7 +71,15 @@ class ScanStream(IterableDataset[Any]):
         Raises:
             ScanError: see :func:`itermask3d.files.scans.list_scans`.
         """
-        return list_scans(self.source, brain_mask_dir=self.brain_mask_dir, label_dir=self.label_dir)
+        if self._items is None:
+            self.left_out.clear()
+            self._items = list_scans(
+                self.source,
+                brain_mask_dir=self.brain_mask_dir,
+                label_dir=self.label_dir,
+                left_out=self.left_out.append,
+            )
+        return self._items
 
     def __iter__(self) -> Iterator[Any]:
         if get_worker_info() is not None:
@@ -91,7 +104,7 @@ class ScanStream(IterableDataset[Any]):
     def _is_done(self, item: Mapping[str, Any]) -> bool:
         if self.store is None:
             return False
-        self.store.require_same_scan(item)
+        require_own_place(self.store, item)
         return self.store.is_done(item)
 
 
@@ -185,6 +198,9 @@ class SegmentationRun:
             raise ScanError(f"results cannot be written to '{self.store.directory}' ({error.strerror})") from error
         for case in cases:
             settle(self.store.folder(case))
+        write_left_out(self.dataset.left_out, self.store.directory)
+        for line in grouped(self.dataset.left_out):
+            self.console.print(escape(line), highlight=False)
 
     def _record_failures(self) -> None:
         path = self.store.directory / "failures.json"

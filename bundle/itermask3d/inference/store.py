@@ -16,7 +16,7 @@ from itermask3d.inference.domain import Domain, DomainCheck
 from itermask3d.inference.models import AUTO, Choice, ModelTable, domain_digests
 from itermask3d.method.inferer import IterMaskInferer
 
-__all__ = ["ResultStore"]
+__all__ = ["ResultStore", "require_own_place"]
 
 logger = logging.getLogger(__name__)
 
@@ -169,16 +169,6 @@ class ResultStore:
             return False
         return is_unchanged(result.get("inputs") or {}, item)
 
-    def require_same_scan(self, item: Mapping[str, Any]) -> None:
-        """Refuse a scan whose result would take the place of another scan's.
-
-        Raises:
-            ScanError: see :func:`itermask3d.files.identity.require_same_scan`.
-        """
-        result = self.read(item["case"])
-        if result is not None:
-            require_same_scan(result.get("inputs") or {}, item, self.folder(item["case"]))
-
     def _chosen_before(self, result: Mapping[str, Any]) -> str | None:
         """The model that made a result, if it would be chosen again; ``None`` where that is not known."""
         if self.models is None:
@@ -232,6 +222,17 @@ class ResultStore:
             logger.warning("'%s' cannot be read and counts as none (%s)", path, error)
             return None
         return result if isinstance(result, dict) else None
+
+
+def require_own_place(store: ResultStore, item: Mapping[str, Any]) -> None:
+    """Refuse a scan whose result would take the place of another scan's.
+
+    Raises:
+        ScanError: see :func:`itermask3d.files.identity.require_same_scan`.
+    """
+    result = store.read(item["case"])
+    if result is not None:
+        require_same_scan(result.get("inputs") or {}, item, store.folder(item["case"]))
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from itermask3d.files.discovery import SkippedSeries
+from itermask3d.files.tree import LeftOut, grouped
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.inference.store import ResultStore
@@ -176,7 +176,7 @@ def write_cohort_report(
     title: str,
     normals: Sequence[float] = (),
     throughput: Throughput | None = None,
-    skipped: Sequence[SkippedSeries] = (),
+    left_out: Sequence[LeftOut] = (),
 ) -> Path:
     """Write ``index.html``, ``scans.tsv`` and ``scans.json`` about all scans of an output folder.
 
@@ -187,7 +187,7 @@ def write_cohort_report(
         title: of the cohort.
         normals: see :func:`matching_normals`.
         throughput: of the run that ends; ``None`` leaves the cost out.
-        skipped: DICOM series that were no scans.
+        left_out: files and DICOM series that were no scans.
 
     Returns:
         The page.
@@ -209,7 +209,8 @@ def write_cohort_report(
         headings=[(HEADINGS[name], COLUMNS[name], name in DECIMALS) for name in SHOWN],
         rows=[_shown(output, row) for row in sorted(rows, key=_by_score) if row["outcome"] is not None],
         failures=[row for row in rows if row["outcome"] is None],
-        skipped=skipped,
+        left_out=left_out,
+        left_out_lines=grouped(left_out, examples=20),
         cost=_cost(throughput),
         dictionary=COLUMNS,
     )

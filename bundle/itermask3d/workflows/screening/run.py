@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from itermask3d import __version__
-from itermask3d.files.discovery import Discovery, discover
+from itermask3d.files.discovery import Discovery, discover, write_left_out
+from itermask3d.files.tree import grouped
 from itermask3d.workflows.screening.cluster import (
     connected,
     dashboard,
@@ -96,6 +97,7 @@ def screen_scans(options: Options, watch: Watch, *, report: Callable[..., Path])
         )
         tell_plan(found, plan, watch)
         prepare_output(options.output, plan, found, __version__, planner)
+        write_left_out(found.left_out, options.output)
         Journal(options.output).enter(plan.done)
         end, throughput = (End.WHOLE, None) if options.report_only else work(options, plan, watch, report)
         clear_staging(options.output)
@@ -164,8 +166,8 @@ def tell_plan(found: Discovery, plan: Plan, watch: Watch) -> None:
         f"{found.source} ({found.kind}): {len(found.scans)} scans, {len(plan.done)} done before, {len(plan.todo)} to do"
         + (f", {len(plan.reports)} reports to write" if plan.reports else "")
     )
-    for series in found.skipped:
-        watch.say(f"left out: {series.folder}: {series.reason}")
+    for line in grouped(found.left_out):
+        watch.say(line)
     for record in plan.failed:
         watch.say(f"failed before: {record.case}: {record.reason}")
     if plan.failed:
@@ -188,7 +190,7 @@ def conclude(
             title=options.title or Path(found.source).name,
             normals=normals,
             throughput=throughput,
-            skipped=found.skipped,
+            left_out=found.left_out,
         )
     except OSError as error:
         watch.say(f"the page could not be written ({error}); with --report-only it is made anew")

@@ -23,7 +23,7 @@ from itermask3d.files.writing import no_room, publish_folder, settle, write_atom
 from itermask3d.inference.picture import save_picture
 from itermask3d.inference.results import RESEARCH_USE, ScanResult, foreign_files, write_result
 from itermask3d.inference.segmenter import Segmenter
-from itermask3d.inference.store import ResultStore
+from itermask3d.inference.store import ResultStore, require_own_place
 from itermask3d.workflows.screening.journal import JOURNAL, Journal, Record, Status
 
 __all__ = ["Plan", "Screener", "clear_staging", "exclusive", "make_plan", "prepare_output"]
@@ -208,7 +208,7 @@ def prepare_output(output: Path, plan: Plan, found: Discovery, version: str, scr
             settle(output / scan.folder)
             _require_own(output / scan.folder)
         for scan in (*plan.todo, *plan.done):
-            screener.store(scan, output).require_same_scan(scan.item)
+            require_own_place(screener.store(scan, output), scan.item)
         if found.kind == "bids":
             description = json.dumps(_description(found.source, version), indent=1) + "\n"
             write_atomically(description, output / "dataset_description.json")
@@ -224,7 +224,7 @@ def clear_staging(output: Path) -> None:
     shutil.rmtree(output / STAGING, ignore_errors=True)
 
 
-BIDSIGNORE = ("**/anat/*", "index.html", JOURNAL, "scans.tsv", "scans.json")
+BIDSIGNORE = ("**/anat/*", "index.html", JOURNAL, "scans.tsv", "scans.json", "left_out.tsv")
 """What lies beside the specification: a folder for each scan, and the tables of the whole cohort."""
 
 README = f"""Results of IterMask3D, an unsupervised anomaly segmenter for 3D brain MR.
