@@ -128,3 +128,8 @@ def test_description_adds_what_holds_a_share() -> None:
     assert describe(names) == "left frontal lobe, cortex; also left insular region"
     assert describe(names[:7]) == "left frontal lobe, cortex"
     assert describe([]) == "unknown"
+
+
+def test_no_side_is_named_where_the_scan_knows_none():
+    names = ["left frontal lobe, cortex"] * 3 + ["right frontal lobe, cortex"] * 2
+    assert describe(names, known_sides=False) == "frontal lobe, cortex"

@@ -129,7 +129,8 @@ def _place(result: ScanResult) -> str:
     voxels = np.argwhere(labels == sizes.argmax())
     voxels = voxels[:: 1 + len(voxels) // SAMPLED_VOXELS]
     names = place_names(alignment.to_template(nib.affines.apply_affine(result.affine, voxels)))
-    return f", {describe([name.split(', ')[0] for name in names], mentioned_share=1)}"
+    names = [name.split(", ")[0] for name in names]
+    return f", {describe(names, mentioned_share=1, known_sides=result.known_sides)}"
 
 
 def _groups(result: ScanResult) -> str:

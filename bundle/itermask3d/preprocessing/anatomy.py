@@ -106,18 +106,21 @@ def place_names(points_mm: np.ndarray) -> list[str]:
     return [_words(side, region, tissue) for side, region, tissue in zip(sides, regions, tissues, strict=True)]
 
 
-def describe(names: Sequence[str], *, mentioned_share: float = MENTIONED_SHARE) -> str:
+def describe(names: Sequence[str], *, mentioned_share: float = MENTIONED_SHARE, known_sides: bool = True) -> str:
     """One clause on where a region lies, from the places of its voxels: structures by their share, then the tissue.
 
     Args:
         names: of its voxels, see :func:`place_names`.
         mentioned_share: further structures are named from this share of the voxels on.
+        known_sides: whether the scan tells left from right; otherwise no side is named.
 
     >>> describe(["left frontal lobe, cortex"] * 3 + ["right frontal lobe, cortex"] * 2)
     'frontal lobe on both sides, cortex'
     """
     if not names:
         return "unknown"
+    if not known_sides:
+        names = [name.removeprefix("left ").removeprefix("right ") for name in names]
     structures = Counter(name.split(", ")[0] for name in names)
     tissues = Counter(name.split(", ")[-1] for name in names if ", " in name)
     main, *others = [name for name, count in structures.most_common() if count >= mentioned_share * len(names)] or [

@@ -207,7 +207,7 @@ def _places(result: ScanResult, alignment: Alignment | None) -> list[dict[str, A
                 "centroid_mm": _to_mm(result.affine, group.mean(axis=0)),
                 "peak_mm": _to_mm(result.affine, group[int(errors.argmax())]),
                 "peak_error": float(errors.max()),
-                "place": describe(here),
+                "place": describe(here, known_sides=result.known_sides),
             }
         )
     return described
