@@ -112,6 +112,11 @@ train: setup ## train on DATA=folder of normal scans; also OVERLAY=configs/file.
 	$(PY) -m monai.bundle run --config_file "['bundle/configs/train.json'$(if $(OVERLAY),$(comma)'$(OVERLAY)')]" \
 		--dataset_dir "$(DATA)" $(ARGS)
 
+.PHONY: adapt
+adapt: setup ## adapt the weights to the scanner of 10 to 50 normal raw scans in DATA=folder, into OUT=folder; also ARGS="--workers 2 …"
+	@test -n "$(DATA)" -a -n "$(OUT)" || { echo "Name scans and output: make adapt DATA=path/to/scans OUT=path" >&2; exit 2; }
+	$(PY) -m itermask3d adapt "$(DATA)" "$(OUT)" $(ARGS)
+
 own: setup ## from DATA=folder of normal raw scans to a trained, calibrated bundle in OUT=folder; also ARGS="--check-only …"
 	@test -n "$(DATA)" -a -n "$(OUT)" || { echo "Name scans and output: make own DATA=path/to/scans OUT=path" >&2; exit 2; }
 	$(PY) -m itermask3d train "$(DATA)" "$(OUT)" $(ARGS)

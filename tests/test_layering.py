@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "inference": {"files", "method", "preprocessing"},
     "reports": {"files", "method", "preprocessing", "inference"},
     "evaluation": {"files", "method", "preprocessing", "inference"},
-    "workflows": {"files", "method", "preprocessing", "inference", "evaluation"},
+    "workflows": {"files", "method", "preprocessing", "simulation", "training", "inference", "evaluation"},
     "cli": {
         "files",
         "method",

@@ -82,3 +82,15 @@ def test_artefacts_are_made_of_normal_scans_alone_of_the_severities_and_subjects
     assert json.loads((output / "simulation.json").read_text())["scans"] == 8
     run("simulate_artefacts", str(normals), str(tmp_path / "one"), *few, "--subjects", "1")
     assert len(list_scans(tmp_path / "one" / "noise_2" / "scans.json")) == 1
+
+
+def test_a_virtual_scanner_lists_images_with_masks_and_keeps_what_is_there(run, normals, tmp_path):
+    output = tmp_path / "soft"
+    command = ("simulate_scanner", str(normals), str(output), "--scanner", "soft")
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="0"):
+            run(*command)
+    items = {item["case"]: item for item in list_scans(output / "scans.json")}
+    assert set(items) == {"a1", "b1", "b2"}
+    assert all(Path(item["brain_mask"]).is_file() for item in items.values())
+    assert Path(items["a1"]["image"]).read_bytes() != Path(items["b1"]["image"]).read_bytes()

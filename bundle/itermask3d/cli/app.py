@@ -8,7 +8,7 @@ from types import ModuleType
 import typer
 
 from itermask3d import __version__
-from itermask3d.cli import calibrate, demo, evaluate, info, label, report, screen, segment, train
+from itermask3d.cli import adapt, calibrate, demo, evaluate, info, label, report, screen, segment, train
 from itermask3d.cli.common import NOTE, STATUS, repeated
 
 __all__ = ["app", "main"]
@@ -17,6 +17,7 @@ EXAMPLES = """
   itermask3d demo                      a first look
   itermask3d segment scan.nii.gz       one scan; results lie beside it
   itermask3d screen scans out/night    many scans, one page
+  itermask3d adapt normals out/site    know your scanner, in minutes
   itermask3d train normals out/own     a model of your own site
   itermask3d --install-completion      complete words with the Tab key
 """
@@ -59,7 +60,7 @@ def itermask3d(
     """Mark where a 3D brain MR scan differs from what a network expects of a normal brain."""
 
 
-for module in (segment, screen, report, train, calibrate, evaluate, label, info, demo):
+for module in (segment, screen, report, adapt, train, calibrate, evaluate, label, info, demo):
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=of_verb(module), no_args_is_help=name not in ("info", "demo"))(getattr(module, name))
 

@@ -40,10 +40,13 @@ class Calibration:
     Attributes:
         normal_scores: ascending or not.
         settings: of the run that made them.
+        cross_fitted: whether each came from a network adapted without that scan, not from the one whose settings
+            these are.
     """
 
     normal_scores: tuple[float, ...]
     settings: Mapping[str, Any]
+    cross_fitted: bool = False
 
     @classmethod
     def read(cls, path: str | Path) -> Calibration:
@@ -54,14 +57,15 @@ class Calibration:
         """
         try:
             data = json.loads(Path(path).read_text())
-            return cls(tuple(float(value) for value in data["normal_scores"]), dict(data["settings"]))
+            scores = tuple(float(value) for value in data["normal_scores"])
+            return cls(scores, dict(data["settings"]), bool(data.get("cross_fitted", False)))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"calibration file {path} holds no 'normal_scores' and 'settings'") from error
 
     @property
     def guarantee(self) -> str:
         """What a p-value of this calibration promises, in one sentence for a reader."""
-        return p_value_guarantee(len(self.normal_scores))
+        return p_value_guarantee(len(self.normal_scores), cross_fitted=self.cross_fitted)
 
     def percentile(self, score: float) -> float | None:
         """Percentile of a score among the normal scans; ``None`` without any."""
@@ -72,13 +76,19 @@ class Calibration:
         return conformal_p_value(score, self.normal_scores) if self.normal_scores else None
 
 
-def p_value_guarantee(n_normal: int) -> str:
-    """What a p-value from n normal scans promises, and what not, in one sentence."""
+CROSS_FITTED = (
+    " The calibration scores come from networks adapted without the scan, and this scan's from one adapted with all: "
+    "so the rate holds approximately, not exactly."
+)
+
+
+def p_value_guarantee(n_normal: int, *, cross_fitted: bool = False) -> str:
+    """What a p-value from n normal scans promises, and what not; ``cross_fitted`` as in :class:`Calibration`."""
     return (
         f"Valid if the scan is exchangeable with the {n_normal} calibration scans (same scanner, protocol and kind of "
         "people): then a normal scan has a p-value of at most a with a probability of at most a; the smallest possible "
         f"is 1/{n_normal + 1}, and nothing is promised about finding anomalies."
-    )
+    ) + (CROSS_FITTED if cross_fitted else "")
 
 
 def conformal_p_value(score: float, normal_scores: Sequence[float]) -> float:

@@ -16,7 +16,17 @@ from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.network import SIZE_DIVISOR
 from itermask3d.method.settings import RefinementSettings
 
-__all__ = ["Recipe", "derived_epochs", "derived_size", "set_loop", "write_bundle", "write_card"]
+__all__ = [
+    "DATA_LICENCE",
+    "Recipe",
+    "copy_bundle",
+    "derived_epochs",
+    "derived_size",
+    "set_loop",
+    "set_values",
+    "write_bundle",
+    "write_card",
+]
 
 PACKAGE = Path(__file__).resolve().parents[2]
 CHANNELS = (8, 16, 32, 64, 128)
@@ -112,17 +122,25 @@ def write_bundle(folder: Path, recipe: Recipe, splits: Mapping[str, Sequence[str
         splits: cases by subset, kept as ``configs/split.json``.
     """
     with replaced_folder(folder) as partial:
-        shutil.copytree(BUNDLE_ROOT, partial, ignore=shutil.ignore_patterns(*NOT_COPIED), dirs_exist_ok=True)
-        if not (partial / PACKAGE.name).is_dir():  # a wheel's bundle lies inside its package
-            shutil.copytree(PACKAGE, partial / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "_bundle"))
-        for name in ("models", "docs"):
-            (partial / name).mkdir()
+        copy_bundle(BUNDLE_ROOT, partial)
         configs = partial / "configs"
-        _set(configs / "train.json", recipe.for_training())
-        _set(configs / "inference.json", recipe.for_inference())
-        _set(configs / "metadata.json", _metadata(recipe, {subset: len(cases) for subset, cases in splits.items()}))
+        set_values(configs / "train.json", recipe.for_training())
+        set_values(configs / "inference.json", recipe.for_inference())
+        set_values(
+            configs / "metadata.json", _metadata(recipe, {subset: len(cases) for subset, cases in splits.items()})
+        )
         write_atomically(json.dumps({**splits}, indent=1) + "\n", configs / "split.json")
         write_atomically(DATA_LICENCE, partial / "docs" / "data_license.txt")
+
+
+def copy_bundle(source: str | Path, folder: Path) -> None:
+    """Copy a bundle with its code into a folder that exists, without what belongs to its own scans; ``models`` and
+    ``docs`` are left empty."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*NOT_COPIED), dirs_exist_ok=True)
+    if not (folder / PACKAGE.name).is_dir():  # a wheel's bundle lies inside its package
+        shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "_bundle"))
+    for name in ("models", "docs"):
+        (folder / name).mkdir()
 
 
 _OF_LOOP = {field.name for field in fields(RefinementSettings)}
@@ -131,7 +149,7 @@ _OF_LOOP = {field.name for field in fields(RefinementSettings)}
 def set_loop(folder: Path, chosen: Mapping[str, Any]) -> None:
     """Write the settings that ``scripts/tune.py`` chose into a bundle's ``inference.json``."""
     values = {f"settings::{name}": value for name, value in chosen.items() if name in _OF_LOOP}
-    _set(folder / "configs" / "inference.json", {**values, "min_volume_ml": chosen["min_volume_ml"]})
+    set_values(folder / "configs" / "inference.json", {**values, "min_volume_ml": chosen["min_volume_ml"]})
 
 
 def write_card(folder: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
@@ -173,7 +191,7 @@ Marks where a {recipe.contrast} brain MR scan differs from what a network, train
     write_atomically(text, folder / "docs" / "README.md")
 
 
-def _set(path: Path, values: Mapping[str, Any]) -> None:
+def set_values(path: Path, values: Mapping[str, Any]) -> None:
     """Change values of a JSON config; ``::`` reaches inside."""
     config = json.loads(path.read_text())
     for name, value in values.items():

@@ -47,6 +47,7 @@ class ScanChecks:
         excluded: reason by case, of the scans that are left out.
         items: what training takes, by case.
         spacing_mm: edge of the network's voxels; set by :meth:`check`.
+        measurement: what was measured, and where it is kept; set by :meth:`check`.
     """
 
     def __init__(self, options: Options, stages: Stages, tell: Tell) -> None:
@@ -57,6 +58,7 @@ class ScanChecks:
         self.excluded: dict[str, str] = {}
         self.items: dict[str, dict[str, Any]] = {}
         self.spacing_mm = 0.0
+        self.measurement: Measurement | None = None
 
     def check(self) -> tuple[list[MeasuredScan], list[Finding]]:
         """Measure every scan and compare them; unusable and excluded ones are left out."""
@@ -83,8 +85,9 @@ class ScanChecks:
             brain_extraction=options.brain_extraction,
             bias_correction=options.bias_correction,
             subject=options.subject,
+            network_size=options.network_size,
         )
-        results = [measurement.measure(scan) for scan in tqdm(found_scans, unit="scan", desc="brain masks and figures")]
+        results = measurement.measure_all(found_scans, options.workers)
         findings = [result for result in results if isinstance(result, Finding)]
         scans = [result for result in results if isinstance(result, MeasuredScan)]
         self.excluded |= {finding.case: finding.sentence for finding in findings}
@@ -99,6 +102,7 @@ class ScanChecks:
             between = [finding for finding in between if finding.case not in dropped]
         findings += between
         self.items = {scan.case: measurement.item(scan) for scan in found_scans}
+        self.measurement = measurement
         self.spacing_mm = spacing_mm
         return scans, findings
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose
+from monai.transforms import Compose, CropForegroundd, ResizeWithPadOrCropd
+from tqdm import tqdm
 
 from itermask3d.files.discovery import FoundScan
 from itermask3d.files.identity import input_files
@@ -21,6 +25,7 @@ from itermask3d.files.nifti import NIFTI_SUFFIXES
 from itermask3d.files.scans import ScanError, bare_scan_errors, voxel_volume_ml
 from itermask3d.files.writing import replaced, save_nifti
 from itermask3d.preprocessing.brain_extraction import BrainMaskd, is_skull_stripped
+from itermask3d.preprocessing.grid import CheckBrainFitsd
 from itermask3d.preprocessing.load import LoadScand
 from itermask3d.preprocessing.measure import measured_figures
 from itermask3d.preprocessing.pipeline import inference_transforms
@@ -64,6 +69,7 @@ class Measurement:
         brain_extraction: a method of :mod:`itermask3d.preprocessing.brain_extraction`; ``auto`` as the contrast asks.
         bias_correction: see :func:`itermask3d.preprocessing.pipeline.inference_transforms`.
         subject: regular expression whose first group names the person in a case; ``None`` for BIDS names.
+        network_size: voxels of a network's grid; then every scan is kept on it, see :meth:`prepared`.
     """
 
     def __init__(
@@ -75,11 +81,16 @@ class Measurement:
         brain_extraction: str = "auto",
         bias_correction: str = "n4",
         subject: str | None = None,
+        network_size: Sequence[int] | None = None,
     ) -> None:
         self.folder, self.masks = folder / "records", folder / "masks"
         for path in (self.folder, self.masks):
             path.mkdir(parents=True, exist_ok=True)
-        self.settings = {"spacing_mm": spacing_mm, "bias_correction": bias_correction}
+        self.settings: dict[str, Any] = {"spacing_mm": spacing_mm, "bias_correction": bias_correction}
+        self.onto_network: Compose | None = None
+        if network_size is not None:
+            self.settings["network_size"] = list(network_size)
+            self.onto_network = _onto_network(network_size, spacing_mm)
         self.contrast, self.brain_extraction, self.subject = contrast, brain_extraction, subject
         self.prepare = inference_transforms(
             spacing_mm=spacing_mm,
@@ -91,6 +102,23 @@ class Measurement:
     def item(self, scan: FoundScan) -> dict[str, Any]:
         """What training takes: the scan, its name and its kept brain mask."""
         return {"case": scan.case, "image": scan.image, "brain_mask": str(self.masks / f"{scan.case}.nii.gz")}
+
+    def prepared(self, case: str) -> dict[str, torch.Tensor]:
+        """``image`` and ``brain_mask`` of a measured scan on the network's grid, float32 ``(1, D, H, W)``, exactly as a
+        run of the network gets them."""
+        with np.load(self.folder / f"{case}.npz") as data:
+            return {name: torch.from_numpy(data[name].astype(np.float32)) for name in ("image", "brain_mask")}
+
+    def measure_all(self, scans: Sequence[FoundScan], workers: int = 1) -> list[MeasuredScan | Finding]:
+        """:meth:`measure` for many, in so many processes, with a bar that tells the time left."""
+        bar = {"total": len(scans), "unit": "scan", "desc": "brain masks and figures"}
+        if workers <= 1 or len(scans) < 2:
+            return [self.measure(scan) for scan in tqdm(scans, **bar)]
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        with ProcessPoolExecutor(
+            min(workers, len(scans)), get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+        ) as pool:
+            return list(tqdm(pool.map(self.measure, scans), **bar))
 
     def measure(self, scan: FoundScan) -> MeasuredScan | Finding:
         """What is known of a scan, or why it cannot be used."""
@@ -130,6 +158,7 @@ class Measurement:
         if not mask.exists():
             keep_brain_mask(scan.item, method, mask)
         sample, figures = figures_of(self.item(scan), self.prepare)
+        volumes = self._on_network(sample)
         brain = np.argwhere(np.asarray(sample["brain_mask"][0]) > 0.5)
         spans = (np.ptp(brain, axis=0) + 1) * self.settings["spacing_mm"]
         found: dict[str, Any] = {
@@ -144,11 +173,33 @@ class Measurement:
         found["extra"]["mask_sha256"] = _digest_of_files(mask)
         thumbnail = torch.nn.functional.adaptive_avg_pool3d(sample["image"].as_tensor(), THUMBNAIL)[0].numpy()
         with replaced(record) as partial:
-            np.savez_compressed(partial, record=json.dumps(found), thumbnail=thumbnail.astype(np.float16))
+            np.savez_compressed(partial, record=json.dumps(found), thumbnail=thumbnail.astype(np.float16), **volumes)
         kept = self._kept(scan)
         if kept is None:
             raise RuntimeError(f"the record of '{scan.case}' in '{record}' is not what was just written there")
         return kept
+
+    def _on_network(self, sample: Mapping[Hashable, Any]) -> dict[str, np.ndarray]:
+        """Image and brain mask on the network's grid; nothing where none was asked for."""
+        if self.onto_network is None:
+            return {}
+        moved = self.onto_network({key: sample[key] for key in ("image", "brain_mask")})
+        return {
+            "image": moved["image"].numpy(force=True).astype(np.float32),
+            "brain_mask": moved["brain_mask"].numpy(force=True) > 0.5,
+        }
+
+
+def _onto_network(size: Sequence[int], spacing_mm: float) -> Compose:
+    """The last steps of the preprocessing, for another size of the grid."""
+    keys = ["image", "brain_mask"]
+    return Compose(
+        [
+            CheckBrainFitsd("brain_mask", size, spacing_mm),
+            CropForegroundd(keys, source_key="brain_mask", allow_smaller=True),
+            ResizeWithPadOrCropd(keys, spatial_size=list(size)),
+        ]
+    )
 
 
 def brain_extraction_for(contrast: str, image: MetaTensor) -> str:

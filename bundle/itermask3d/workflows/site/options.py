@@ -34,6 +34,8 @@ class Options:
         seed, epochs, batch_size, channels: of the training.
         tune: choose the loop's settings on validation scans.
         restart: drop a training of other scans or settings in the output folder.
+        workers: processes that look at scans at once.
+        network_size: keep every scan on a grid of so many voxels as well.
     """
 
     scans: str
@@ -57,3 +59,5 @@ class Options:
     channels: tuple[int, ...] | None = None
     tune: bool = False
     restart: bool = False
+    workers: int = 1
+    network_size: tuple[int, int, int] | None = None

@@ -1,0 +1,85 @@
+"""``itermask3d adapt``: from a few normal raw scans of a scanner to a bundle that knows the scanner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from itermask3d import BUNDLE_ROOT
+from itermask3d.cli.common import FAILED, INTERRUPTED, NOT_STARTED, as_given, one_of
+
+__all__ = ["adapt"]
+
+EXAMPLES = """
+itermask3d adapt normals out/site --workers 2
+itermask3d segment scan.nii.gz --bundle out/site/bundle
+"""
+STATUS = "Exit status: 0 done, 1 failed on the way, 2 nothing could start, 3 look at OUTPUT/check/check.md, 130 Ctrl-C."
+
+
+def adapt(
+    scans: Annotated[str, typer.Argument(help="10 to 50 normal scans of one scanner: folder, list, tree.")],
+    output: Annotated[Path, typer.Argument(help="Folder for all that is made.")],
+    check_only: Annotated[bool, typer.Option("--check-only", help="Check the scans and stop.")] = False,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="CASE …", help="Leave these scans out.")] = None,
+    exclude_suspects: Annotated[bool, typer.Option("--exclude-suspects", help="Leave out what check.md says.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Go on although the checks found something.")] = False,
+    subject: Annotated[str | None, typer.Option(help="Expression whose first group is the person.")] = None,
+    contrast: Annotated[str, typer.Option(help="T1, T2 or FLAIR.")] = "T1",
+    brain_masks: Annotated[str | None, typer.Option(help="Folder with a brain mask for every scan.")] = None,
+    brain_extraction: Annotated[str, typer.Option(help="How the brain is found.")] = "auto",
+    bundle: Annotated[Path, typer.Option(help="Folder of another bundle.", show_default=False)] = Path(BUNDLE_ROOT),
+    base: Annotated[str | None, typer.Option(help="The model to adapt (default: t1, else any).")] = None,
+    epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Passes over the scans.")] = 10,
+    folds: Annotated[int, typer.Option(min=2, metavar="N", help="Of the cross-fitting.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of folds and training.")] = 2026,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Scans prepared at once.")] = 1,
+    restart: Annotated[bool, typer.Option("--restart", help="Drop one of other scans there.")] = False,
+) -> None:
+    """Adapt the weights to your scanner, with 10 to 50 normal scans.
+
+    The result is OUTPUT/bundle, for every verb's --bundle, and OUTPUT/report.html. The same command goes on where a
+    run ended.
+    """
+    given = dict(locals())
+    given["exclude"] = tuple(exclude or ())
+    given["model"] = given.pop("base") or ("t1" if contrast == "T1" else "any")
+    raise typer.Exit(run(given))
+
+
+def run(given: dict[str, object]) -> int:
+    """Do it; the exit status."""
+    import logging
+    import signal
+    import warnings
+
+    from rich.console import Console
+
+    from itermask3d.files.scans import ScanError
+    from itermask3d.preprocessing.brain_extraction import METHODS
+    from itermask3d.workflows.screening.screener import exclusive
+    from itermask3d.workflows.site.adaptation import Adaptation
+    from itermask3d.workflows.site.adaptation_options import AdaptationOptions
+    from itermask3d.workflows.site.data import CONTRASTS
+
+    one_of(str(given["contrast"]), CONTRASTS, "--contrast")
+    one_of(str(given["brain_extraction"]), METHODS, "--brain-extraction")
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)  # a decoder nothing here needs
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        options = AdaptationOptions(**given, command=as_given())  # type: ignore[arg-type]
+        with exclusive(options.output):
+            return Adaptation(options, console.print).run()
+    except KeyboardInterrupt:
+        console.print("stopped: what is done stays; the same command goes on")
+        return INTERRUPTED
+    except (ScanError, ValueError) as error:
+        console.print(f"error: {error}")
+        return NOT_STARTED
+    except OSError as error:
+        console.print(f"error: {error}; the same command goes on from here")
+        return FAILED
