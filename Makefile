@@ -23,7 +23,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo bench report evaluate screen screen-check label ohif test test-slow e2e wheel-check lint types format train own hooks lock clean
+.PHONY: help setup demo bench report evaluate screen screen-check label ohif test test-slow e2e wheel-check zoo export release lint types format train own hooks lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,6 +95,15 @@ e2e: setup ## the viewer for real: browser, PACS, reverse proxy (Debian: chromiu
 
 wheel-check: setup ## build the wheel, install it alone into an empty folder and run it there
 	$(PY) -m pytest -m "slow or not slow" tests/test_wheel.py
+
+zoo: setup ## the bundle as folder and zip in the layout of the MONAI Model Zoo, in OUT=out/zoo; ARGS="--links URL" for large files
+	$(PY) scripts/zoo.py "$(or $(OUT),out/zoo)" $(ARGS)
+
+export: setup ## the network as TorchScript and ONNX in OUT=out/export, checked against the original; MODEL=t1
+	$(PY) scripts/export.py "$(or $(OUT),out/export)" --model $(or $(MODEL),t1)
+
+release: setup ## check version, changelog, card and weights; build wheel and zip in OUT=out/release; ARGS=--tag tags, nothing is pushed
+	$(PY) scripts/release.py "$(or $(OUT),out/release)" $(ARGS)
 
 lint: setup ## ruff: rules and formatting
 	$(PY) -m ruff check .

@@ -80,8 +80,11 @@ def gather(bundle: Path) -> dict[str, Any]:
     if not (bundle / "configs").is_dir():
         refuse(f"'{bundle}' is no bundle; expected a folder with configs and models")
     metadata = bundle / "configs" / "metadata.json"
+    listed = numbered(bundle / "models" / "versions.json")
     models = {
-        name: {part: state(model_file(bundle / "models", file, name)) for file, part in PARTS.items()} for name in NAMES
+        name: {"version": listed.get(name, "not numbered")}
+        | {part: state(model_file(bundle / "models", file, name)) for file, part in PARTS.items()}
+        for name in NAMES
     }
     device = f"cuda ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else "cpu"
     return {
@@ -103,6 +106,20 @@ def state(path: Path) -> str:
     from itermask3d.files.identity import file_digest
 
     return f"sha256 {file_digest(path)[:12]}" if path.is_file() else "missing"
+
+
+def numbered(path: Path) -> dict[str, str]:
+    """Version of each model that the bundle numbers; of those alone whose weights are still the numbered ones."""
+    from itermask3d.files.identity import file_digest
+
+    if not path.is_file():
+        return {}
+    entries = {name: one for name, one in json.loads(path.read_text()).items() if isinstance(one, dict)}
+    return {
+        name: one["version"]
+        for name, one in entries.items()
+        if one["sha256"].startswith(file_digest(path.with_name(one["weights"])))
+    }
 
 
 def installed(name: str) -> str | None:
