@@ -84,6 +84,7 @@ def test_info_says_what_is_here_and_what_is_missing(monkeypatch, capsys, bundle,
     status, told = run_command(monkeypatch, capsys, "info", "--bundle", bundle, "--json")
     facts = json.loads(told)
     assert (status, facts["ready"], facts["models"]["t1"]["calibration"]) == (0, True, "missing")
+    assert not any(facts["optional"].values()), "requirements.lock holds every optional part"
     (tmp_path / "configs").mkdir()
     status, told = run_command(monkeypatch, capsys, "info", "--bundle", tmp_path)
     assert status == 1

