@@ -23,7 +23,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo bench report evaluate screen screen-check label ohif test test-slow e2e wheel-check zoo export release lint types format train own hooks lock clean
+.PHONY: help setup demo bench report evaluate screen screen-check label ohif test test-slow e2e wheel-check docs zoo export release lint types format train own hooks lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ e2e: setup ## the viewer for real: browser, PACS, reverse proxy (Debian: chromiu
 
 wheel-check: setup ## build the wheel, install it alone into an empty folder and run it there
 	$(PY) -m pytest -m "slow or not slow" tests/test_wheel.py
+
+docs: setup ## the documentation site in OUT=out/docs/site, warnings as errors; pages open from disk
+	$(PY) scripts/docs.py "$(or $(OUT),out/docs)"
 
 zoo: setup ## the bundle as folder and zip in the layout of the MONAI Model Zoo, in OUT=out/zoo; ARGS="--links URL" for large files
 	$(PY) scripts/zoo.py "$(or $(OUT),out/zoo)" $(ARGS)
