@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import SimpleITK as sitk  # noqa: N813
 from dicom_helpers import ORIENTATIONS, SHAPE, grid, read_by_dcmqi, read_by_simpleitk, require_same_scan
 from itermask3d.files.dicom import write_mr_series
 from itermask3d.files.scans import ScanError
-from itermask3d.reports.dicom_seg import Maker, write_parametric_map, write_segmentation
+from itermask3d.reports.dicom_seg import Maker, require_derivable, write_parametric_map, write_segmentation
 
 pydicom_seg = pytest.importorskip("pydicom_seg", reason="the second reader comes with monailabel")
 
@@ -247,3 +248,104 @@ def test_parametric_map_keeps_every_value(series: Path, scan: tuple[np.ndarray, 
     for frame, position in zip(stored, positions, strict=True):
         index = round(float((to_voxel @ [-position[0], -position[1], position[2], 1])[2]))
         np.testing.assert_array_equal(frame, errors[:, :, index].T)
+
+
+NAMES = {
+    "Müller^Jürgen": "ISO_IR 100",
+    "Yamada^Tarou=山田^太郎=やまだ^たろう": ["", "ISO 2022 IR 87"],
+    "Люкceмбypг^Иван": "ISO_IR 144",
+    "Διονυσιος^Νίκος": "ISO_IR 126",
+    "Wang^XiaoDong=王^小东": "GB18030",
+    "Buc^Jérôme": "ISO_IR 192",
+    "قباني^لنزار": "ISO_IR 127",
+}
+IDENTITY = {
+    "PatientID": "0815",
+    "IssuerOfPatientID": "Ward 7",
+    "OtherPatientNames": "Alias^A",
+    "PatientComments": "seen twice",
+    "AccessionNumber": "A-1",
+    "StudyDescription": "Head",
+    "ReferringPhysicianName": "Doe^Jane",
+    "StudyDate": "20200229",
+    "StudyTime": "235959.5",
+    "PatientBirthDate": "19700101",
+    "PatientSex": "F",
+    "PatientAge": "050Y",
+}
+
+
+@pytest.mark.parametrize(("name", "charset"), NAMES.items(), ids=[str(value) for value in NAMES.values()])
+def test_identity_is_that_of_the_source_byte_by_byte(
+    series: Path, scan: tuple[np.ndarray, np.ndarray], name: str, charset: Any, tmp_path: Path
+) -> None:
+    edit(series, SpecificCharacterSet=charset, PatientName=name, **IDENTITY)
+    found = write_segmentation(scan[0] % 5 == 0, scan[1], series, tmp_path / "seg.dcm", maker=Maker("1.0", user="Ann"))
+    source, saved = (pydicom.dcmread(path) for path in (next(series.glob("*.dcm")), found.path))
+    assert saved.SpecificCharacterSet == source.SpecificCharacterSet
+    assert str(saved.PatientName) == name
+    raw = [pydicom.dcmread(path).get_item("PatientName").value for path in (next(series.glob("*.dcm")), found.path)]
+    assert raw[0] == raw[1]
+    assert {key: saved.get(key) for key in IDENTITY} == IDENTITY
+    assert not found.remarks
+
+
+@pytest.mark.parametrize("charset", ["ISO_IR 100", ["", "ISO 2022 IR 87"]], ids=str)
+def test_a_readers_name_that_the_source_cannot_hold_turns_the_object_to_unicode(
+    series: Path, scan: tuple[np.ndarray, np.ndarray], charset: Any, tmp_path: Path
+) -> None:
+    name = "Müller^J" if charset == "ISO_IR 100" else "Yamada=山田"
+    edit(series, SpecificCharacterSet=charset, PatientName=name)
+    found = write_segmentation(scan[0] > 9, scan[1], series, tmp_path / "seg.dcm", maker=Maker("1", user="Łukasz Ж"))
+    saved = pydicom.dcmread(found.path)
+    assert (saved.SpecificCharacterSet, str(saved.PatientName)) == ("ISO_IR 192", name)
+    assert str(saved.ContentCreatorName) == "Łukasz Ж"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "kept"),
+    [
+        ("PatientSex", "m", "M"),
+        ("PatientSex", "0000", ""),
+        ("PatientSex", "female", "F"),
+        ("PatientBirthDate", "1970-01-01", "19700101"),
+        ("PatientBirthDate", "1970.01.01", "19700101"),
+        ("PatientBirthDate", "19701301", ""),
+        ("PatientBirthDate", "01/02/1970", ""),
+        ("StudyTime", "12:30:05", "123005"),
+        ("StudyTime", "noon", ""),
+        ("StudyDate", "2020-02-30", ""),
+        ("PatientAge", "45Y", "045Y"),
+        ("PatientAge", "45", ""),
+        ("PatientAge", "old", ""),
+    ],
+)
+def test_an_invalid_attribute_is_mended_or_left_out_and_told(
+    series: Path, scan: tuple[np.ndarray, np.ndarray], keyword: str, value: str, kept: str, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's own, on writing what no scanner should
+        edit(series, **{keyword: value})
+    mask = scan[0] % 5 == 0
+    found = write_segmentation(mask, scan[1], series, tmp_path / "seg.dcm", maker=Maker("1.0"))
+    assert str(pydicom.dcmread(found.path).get(keyword) or "") == kept
+    assert len(found.remarks) == 1
+    assert keyword in found.remarks[0]
+    assert repr(value) in found.remarks[0]
+    require_same_scan(mask, scan[1], *read_by_dcmqi(found.path, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"FrameOfReferenceUID": None}, "FrameOfReferenceUID"), ({"SOPClassUID": "1.2.3"}, "no DICOM object"), ({}, None)],
+    ids=["no frame of reference", "unknown class", "usable"],
+)
+def test_whether_a_segmentation_can_be_made_is_known_before(
+    series: Path, scan: tuple[np.ndarray, np.ndarray], changes: dict[str, Any], message: str | None
+) -> None:
+    edit(series, **changes)
+    if message is None:
+        require_derivable(scan[0].shape, scan[1], series)
+        return
+    with pytest.raises(ScanError, match=message):
+        require_derivable(scan[0].shape, scan[1], series)

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
-from itermask3d.files.dicom_slices import read_slices
+from itermask3d.files.dicom_identity import keep_character_set
 from itermask3d.files.scans import ScanError
 from itermask3d.files.writing import replaced_folder
 from itermask3d.inference.picture import save_picture
@@ -29,6 +29,7 @@ from itermask3d.reports.dicom_seg import (
     Maker,
     derived_object,
     save_dataset,
+    source_slices,
     write_segmentation,
 )
 
@@ -104,10 +105,14 @@ def _write_all(finished: FinishedScan, data: dict[str, Any], folder: Path) -> No
     segmentation = write_segmentation(
         result.mask, result.affine, finished.source, folder / "segmentation.dcm", maker=maker
     )
-    source = read_slices(finished.source)
-    report = _report(data, source, dcmread(segmentation.path), maker)
-    save_dataset(report, folder / "report.dcm")
-    save_dataset(_picture(finished, source, maker, folder), folder / "picture.dcm")
+    source, _ = source_slices(finished.source)
+    objects = {
+        "report": _report(data, source, dcmread(segmentation.path), maker),
+        "picture": _picture(finished, source, maker, folder),
+    }
+    for name, derived in objects.items():
+        keep_character_set(derived, source[0], own_texts=(data["verdict"],))
+        save_dataset(derived, folder / f"{name}.dcm")
 
 
 def _report(data: dict[str, Any], source: Sequence[Dataset], segmentation: Dataset, maker: Maker) -> Dataset:

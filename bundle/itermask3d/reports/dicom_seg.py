@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
+from itermask3d.files.dicom_identity import keep_character_set, repair_identity
 from itermask3d.files.dicom_slices import on_slices, read_slices
 from itermask3d.files.read import Source
 from itermask3d.files.scans import ScanError
@@ -29,7 +30,9 @@ __all__ = [
     "Maker",
     "Segmentation",
     "derived_object",
+    "require_derivable",
     "save_dataset",
+    "source_slices",
     "write_parametric_map",
     "write_segmentation",
 ]
@@ -64,12 +67,44 @@ class Maker:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A written file: its path, its UIDs, and whether it says that nothing was found."""
+    """A written file: its path, its UIDs, whether it says that nothing was found, and what was mended in its header."""
 
     path: Path
     series_uid: str
     instance_uid: str
     empty: bool
+    remarks: tuple[str, ...] = ()
+
+
+def source_slices(series_dir: str | Path) -> tuple[list[Dataset], tuple[str, ...]]:
+    """The series that a derived object is made of, and what had to be mended in its patient and study attributes.
+
+    Raises:
+        ScanError: as :func:`itermask3d.files.dicom_slices.read_slices`, or where no derived object can be made.
+    """
+    slices = read_slices(series_dir)
+    for keyword, expected in (("PhotometricInterpretation", "MONOCHROME2"), ("SamplesPerPixel", 1)):
+        others = {data.get(keyword) for data in slices} - {expected, None, ""}
+        if others:
+            shown = ", ".join(sorted(map(str, others)))
+            raise ScanError(f"{keyword} of the series is {shown}; expected {expected}")
+    return slices, repair_identity(slices[0])
+
+
+def require_derivable(shape: Sequence[int], affine: np.ndarray, series_dir: str | Path) -> None:
+    """Check that a mask on this grid could be written over a series; nothing is written.
+
+    Args:
+        shape: of the mask, ``(I, J, K)``.
+        affine: ``(4, 4)``, its voxels to RAS millimetres.
+        series_dir: folder with the source series.
+
+    Raises:
+        ScanError: as :func:`write_segmentation` would.
+    """
+    slices, _ = source_slices(series_dir)
+    frames = on_slices(np.zeros(tuple(shape), dtype=bool), affine, slices)
+    _segmentation(slices, frames, Maker("0"), description="trial")
 
 
 def write_segmentation(
@@ -98,28 +133,40 @@ def write_segmentation(
     Raises:
         ScanError: if the series cannot be read or the mask is not on its grid.
     """
-    import highdicom as hd
-
-    slices = read_slices(series_dir)
+    slices, remarks = source_slices(series_dir)
     frames = on_slices(np.asarray(mask) != 0, affine, slices)
     empty = not frames.any()
     how = "reviewed" if maker.corrected else "automatic"
     described = description or f"IterMask3D {'no finding' if empty else 'anomaly'} ({how})"
+    data = _segmentation(slices, frames, maker, description=described)
+    _name_finding(data, empty=empty)
+    keep_character_set(data, slices[0], own_texts=(maker.user, described))
+    save_dataset(data, Path(path))
+    return Segmentation(Path(path), str(data.SeriesInstanceUID), str(data.SOPInstanceUID), empty, remarks)
+
+
+def _segmentation(slices: Sequence[Dataset], frames: np.ndarray, maker: Maker, *, description: str) -> Dataset:
+    """The object; highdicom's own refusals come as :class:`ScanError`."""
+    import highdicom as hd
+
+    empty = not frames.any()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*person name.*")  # a login is no name in DICOM's five parts
-        data = hd.seg.Segmentation(
-            source_images=slices,
-            pixel_array=frames,
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_segment(maker)],
-            omit_empty_frames=False,
-            content_label="ANOMALY",
-            content_description="No finding: nothing is marked" if empty else "Anomaly found by IterMask3D",
-            content_creator_name=_person(maker.user),
-            **derived_object(maker, described),
-        )
-    _name_finding(data, empty=empty)
-    return Segmentation(save_dataset(data, Path(path)), str(data.SeriesInstanceUID), str(data.SOPInstanceUID), empty)
+        try:
+            return hd.seg.Segmentation(
+                source_images=slices,
+                pixel_array=frames,
+                segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=[_segment(maker)],
+                omit_empty_frames=False,
+                content_label="ANOMALY",
+                content_description="No finding: nothing is marked" if empty else "Anomaly found by IterMask3D",
+                content_creator_name=_person(maker.user),
+                **derived_object(maker, description),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise ScanError(f"no DICOM object can be derived from the series ({reason})") from error
 
 
 def write_parametric_map(
@@ -131,7 +178,7 @@ def write_parametric_map(
     """
     import highdicom as hd
 
-    slices = read_slices(series_dir)
+    slices, _ = source_slices(series_dir)
     frames = on_slices(np.asarray(anomaly_map, dtype=np.float32), affine, slices)
     if not np.all(np.isfinite(frames)):
         raise ScanError("the anomaly map holds values that are not finite")
@@ -158,6 +205,7 @@ def write_parametric_map(
     )
     data.BodyPartExamined = "BRAIN"
     data.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence[0].VOILUTFunction = "LINEAR_EXACT"  # windows below 1
+    keep_character_set(data, slices[0])
     save_dataset(data, Path(path))
     return str(data.SeriesInstanceUID)
 
