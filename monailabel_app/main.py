@@ -25,6 +25,7 @@ from itermask3d.inference.results import RESEARCH_USE, versions
 from itermask3d.preprocessing.load import load_volume
 from lib.datastores import DicomStore, FolderStore, patient
 from lib.errors import RequestError
+from lib.keeping import require_space
 from lib.learning import DiceScore, MostSuspicious, NormalTrainer, SuspicionScore
 from lib.monitor import Monitor
 from lib.options import Switch
@@ -161,6 +162,9 @@ class IterMask3DApp(MONAILabelApp):
         passing = _is_passing(image, request)
         series = None if passing else self._series(store, image, request)
         path = image if passing else store.get_image_uri(image)
+        require_space(self.results.directory, path)
+        if series and Switch(True).parse("contrast_check", request.get("contrast_check"))[0]:
+            store.require_savable(image)
         try:
             file, params = task({**request, "image": path, "image_id": image, "series": series})
         finally:
@@ -200,10 +204,11 @@ class IterMask3DApp(MONAILabelApp):
             comment: what the person wants to say.
 
         Returns:
-            ``image``, ``label``, ``user``, ``time``, ``versions``, ``volume_ml``, ``empty``, ``seg_series_uid``.
+            ``image``, ``label``, ``user``, ``time``, ``versions``, ``volume_ml``, ``empty``, ``seg_series_uid``
+            (``None`` where the PACS has no copy) and ``warnings``: why it has none, and what was mended in its header.
 
         Raises:
-            RequestError: if image or label are unknown or unusable, or the PACS refuses.
+            RequestError: if image or label are unknown or unusable, or the disk is full.
         """
         store = self.datastore()
         store.series(image)  # raises where there is no such image
@@ -224,10 +229,18 @@ class IterMask3DApp(MONAILabelApp):
             file = Path(folder) / "label.nii.gz"
             save_nifti(mask.astype(np.uint8), affine, file)
             label = store.save_label(image, str(file), DefaultLabelTag.FINAL.value, facts)
-        self._keep_anomaly_map(store, image)
         saved = store.get_label_info(image, DefaultLabelTag.FINAL.value)
         answer = {name: facts[name] for name in ("user", "time", "comment", "versions", "volume_ml", "empty")}
-        return {"image": image, "label": label, "seg_series_uid": saved.get("SeriesInstanceUID"), **answer}
+        warnings = [*saved.get("remarks", []), *self._keep_anomaly_map(store, image)]
+        if missing := saved.get("not_in_pacs"):
+            warnings.insert(0, f"The mask is kept on this server, not in the PACS: {missing}.")
+        return {
+            "image": image,
+            "label": label,
+            "seg_series_uid": saved.get("SeriesInstanceUID"),
+            "warnings": warnings,
+            **answer,
+        }
 
     def _series(self, store: Datastore, image: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
         """The series behind an image that the model may be run on."""
@@ -238,12 +251,18 @@ class IterMask3DApp(MONAILabelApp):
             raise RequestError(422, obstacle)
         return store.series(image)
 
-    def _keep_anomaly_map(self, store: Datastore, image: str) -> None:
+    def _keep_anomaly_map(self, store: Datastore, image: str) -> list[str]:
+        """Keep the map beside the label; why not is told, for the label itself is safe."""
         path = self.results.file(image, "anomaly_map")
-        if path.is_file():
-            params = self.results.params(image) or {}
-            facts = {name: params.get(name) for name in ("score", "threshold", "settings", "versions")}
+        if not path.is_file():
+            return []
+        params = self.results.params(image) or {}
+        facts = {name: params.get(name) for name in ("score", "threshold", "settings", "versions")}
+        try:
             store.save_label(image, str(path), ANOMALY_MAP, facts)
+        except RequestError as error:
+            return [f"The anomaly map was not kept beside the mask: {error.message}."]
+        return []
 
 
 def _is_passing(image: str, request: Mapping[str, Any]) -> bool:

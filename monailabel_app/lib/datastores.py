@@ -14,19 +14,20 @@ import numpy as np
 import requests
 from dicomweb_client import DICOMwebClient
 from itermask3d.files.scans import ScanError
-from itermask3d.files.writing import replaced_folder
-from itermask3d.reports.dicom_seg import Maker, write_segmentation
+from itermask3d.files.writing import publish_folder, replaced_folder
+from itermask3d.reports.dicom_seg import Maker, require_derivable, write_segmentation
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.dicom import dicom_web_download_series, dicom_web_upload_dcm
 from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.utils.others.generic import md5_digest
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
 from lib.contrast import Acquisition, guess_contrast
 from lib.errors import RequestError
+from lib.keeping import KeptStore
 from lib.series import Series, choose, from_dicomweb, suitability
-from lib.uploads import safe_name
 
 __all__ = ["DicomStore", "FolderStore", "patient"]
 
@@ -41,20 +42,7 @@ TIMEOUT_S = 60
 UID = re.compile(r"[0-9.]{1,64}")
 
 
-class _Kept(LocalDatastore):
-    """What both datastores keep on this machine."""
-
-    @property
-    def directory(self) -> str:
-        """Where images (of a PACS: its cache) and labels lie."""
-        return str(self._datastore_path)
-
-    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Add a volume under a name that is no path."""
-        return str(super().add_image(safe_name(image_id) if image_id else "", image_filename, image_info))
-
-
-class FolderStore(_Kept):
+class FolderStore(KeptStore):
     """A folder of volumes (NIfTI, NRRD); a name that says T2, FLAIR and the like keeps a scan from being offered."""
 
     def obstacle(self, image: str) -> str:
@@ -92,7 +80,7 @@ class FolderStore(_Kept):
         return None
 
 
-class DicomStore(_Kept, DICOMWebDatastore):
+class DicomStore(KeptStore, DICOMWebDatastore):
     """A PACS over DICOMweb; masks go back as DICOM SEG. The cache holds what was fetched, and all labels."""
 
     def __init__(self, client: DICOMwebClient, cache_path: str | None, fetch_by_frame: bool = False) -> None:
@@ -100,9 +88,11 @@ class DicomStore(_Kept, DICOMWebDatastore):
         self._referenced: dict[str, str] = {}
         self._fetching = threading.Lock()
         self._listing = threading.Lock()
-        super().__init__(
-            client=client, search_filter={"Modality": "MR"}, cache_path=cache_path, fetch_by_frame=fetch_by_frame
-        )
+        self._client = client
+        self._search_filter = {"Modality": "MR"}
+        self._fetch_by_frame = fetch_by_frame
+        self._convert_to_nifti = True
+        LocalDatastore.__init__(self, str(_cache_folder(cache_path, client.base_url)), auto_reload=True)
 
     def studies(self) -> dict[str, list[Series]]:
         """All MR series by study, asked anew; a series is described once, because a stored series does not change.
@@ -242,12 +232,35 @@ class DicomStore(_Kept, DICOMWebDatastore):
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any], label_id: str = ""
     ) -> str:
-        """Keep a label; a final one goes to the PACS as a DICOM SEG first. An empty mask is a SEG without a finding."""
-        info = dict(label_info)
+        """Keep a label here first; a final one then goes to the PACS as a DICOM SEG, also an empty one.
+
+        Whether the PACS took it stands in the label's information: ``SeriesInstanceUID`` and ``remarks``, or
+        ``not_in_pacs`` with the reason.
+        """
         self.get_image_uri(image_id)
+        label = self.keep_label(image_id, label_filename, label_tag, label_info)
         if label_tag == DefaultLabelTag.FINAL:
-            info.update(self._store_seg(image_id, label_filename, info))
-        return str(LocalDatastore.save_label(self, image_id, label_filename, label_tag, info))
+            try:
+                stored = self._store_seg(image_id, label_filename, label_info)
+            except RequestError as error:
+                stored = {"not_in_pacs": error.message}
+                logger.warning("The label of series %s is kept on the server, not in the PACS", image_id)
+            self.update_label_info(image_id, label_tag, stored)
+        return label
+
+    def require_savable(self, image: str) -> None:
+        """Check that a mask of a series could be saved as a DICOM SEG.
+
+        Raises:
+            RequestError: with status 422 if not, with the reason.
+        """
+        volume = nib.load(self.get_image_uri(image))
+        try:
+            require_derivable(volume.shape, volume.affine, self.series_folder(image))
+        except ScanError as error:
+            raise RequestError(
+                422, f"a mask of this series could not be saved to the PACS, so nothing was started: {error}"
+            ) from error
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         """Pairs of image and reviewed label that lie in the cache."""
@@ -269,13 +282,16 @@ class DicomStore(_Kept, DICOMWebDatastore):
         except ScanError as error:
             raise RequestError(422, f"no DICOM SEG could be made of the label: {error}") from error
         except requests.RequestException as error:
-            raise RequestError(
-                503, f"the PACS did not take the DICOM SEG ({_last(error)}); nothing was saved"
-            ) from error
+            raise RequestError(503, f"the PACS did not take the DICOM SEG ({_last(error)})") from error
         finally:
             path.unlink(missing_ok=True)
         self._referenced[written.series_uid] = image_id
-        return {"SeriesInstanceUID": written.series_uid, "SOPInstanceUID": written.instance_uid, "empty": written.empty}
+        return {
+            "SeriesInstanceUID": written.series_uid,
+            "SOPInstanceUID": written.instance_uid,
+            "empty": written.empty,
+            "remarks": list(written.remarks),
+        }
 
     def _fetch(self, image_id: str, folder: Path) -> None:
         cached = sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
@@ -311,6 +327,18 @@ class DicomStore(_Kept, DICOMWebDatastore):
         except (requests.RequestException, AttributeError, IndexError) as error:
             logger.warning("SEG %s names no series and is left aside: %s", uid, error)
             return ""
+
+
+def _cache_folder(cache_path: str | None, url: str) -> Path:
+    """Where a PACS's series and labels lie: by the series' own UIDs, whatever the PACS's address is today.
+
+    MONAI Label has a folder for each address; the one of this address, of an earlier version, is taken over.
+    """
+    root = Path(cache_path) if cache_path else Path.home() / ".cache" / "monailabel" / "dicom"
+    folder, by_address = root / "series", root / md5_digest(url)
+    if by_address.is_dir() and not folder.exists():
+        publish_folder(by_address, folder)
+    return folder
 
 
 def patient(session: requests.Session) -> requests.Session:

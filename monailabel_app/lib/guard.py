@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lib.errors import RequestError
+from lib.keeping import NO_SPACE
 
 __all__ = ["HANDLED", "LoopbackGuard", "NameCheck", "answer_error"]
 
@@ -117,6 +118,8 @@ def _describe(error: Exception) -> tuple[int, str]:
     if isinstance(error, MONAILabelException):
         not_found = error.error in (MONAILabelError.INVALID_INPUT, MONAILabelError.APP_ERROR)
         return 404 if not_found else 500, str(error.msg)
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return 507, "The disk is full; nothing that was kept before is lost. Make room and try again."
     if isinstance(error, ScanError):
         return 422, str(error)
     if isinstance(error, RequestValidationError):

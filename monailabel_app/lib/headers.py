@@ -23,6 +23,9 @@ __all__ = [
 GAP_TOLERANCE = 0.1
 """How much a distance between slices may differ from the others, as a share of it."""
 
+MAX_DRIFT_MM = 0.5
+"""How far the last slice may lie beside the first, seen along the normal: positions are rounded in headers."""
+
 ENHANCED_MR = {"1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.3", "1.2.840.10008.5.1.4.1.1.4.4"}
 
 
@@ -55,6 +58,8 @@ def obvious_trouble(data: Dataset) -> str:
         return "all slices are in one file (enhanced MR), which is not read; convert it to one file a slice"
     if (read_number(data, "SamplesPerPixel") or 1) > 1:
         return "its images are in colour"
+    if read_text(data, "PhotometricInterpretation").upper() not in ("", "MONOCHROME2"):
+        return f"its grey values are stored as {read_text(data, 'PhotometricInterpretation')}, expected MONOCHROME2"
     if (read_number(data, "NumberOfTemporalPositions") or 1) > 1:
         return "it holds several volumes in time, expected one"
     return ""
@@ -69,12 +74,35 @@ def stack_geometry(headers: Sequence[Dataset]) -> dict[str, Any]:
     turned = np.abs(np.asarray(orientations, dtype=float) - orientations[0]).max()
     if turned > 1e-3:
         return {"trouble": "its images lie in different planes, expected one stack of slices"}
-    if len({(data.get("Rows"), data.get("Columns")) for data in headers}) > 1:
-        return {"trouble": "its images differ in size"}
+    if trouble := _not_one_grid(headers):
+        return {"trouble": trouble}
     normal = np.cross(*np.reshape(np.asarray(orientations[0], dtype=float), (2, 3)))
     places = np.sort(np.round(np.asarray(positions, dtype=float) @ normal, 3))
     distinct = places[np.concatenate([[True], np.diff(places) > 5e-3])]
-    return {"slices": len(distinct)} | _stack(places, distinct, headers[0])
+    found = {"slices": len(distinct)} | _stack(places, distinct, headers[0])
+    if "trouble" not in found and (drift := _drift_mm(np.asarray(positions, dtype=float), normal)) > MAX_DRIFT_MM:
+        found["trouble"] = f"its slices are stacked at a slant ({drift:.1f} mm from first to last, a tilted gantry?)"
+    return found
+
+
+def _not_one_grid(headers: Sequence[Dataset]) -> str:
+    """A clause on why images at their places make up no grid that a mask can be saved on; empty where they do."""
+    if len({(data.get("Rows"), data.get("Columns")) for data in headers}) > 1:
+        return "its images differ in size"
+    spacings = [_vector(data, "PixelSpacing", 2) for data in headers]
+    if any(value is None for value in spacings) or np.ptp(np.asarray(spacings, dtype=float), axis=0).max() > 1e-3:
+        return "its images differ in pixel spacing, or do not tell it"
+    frames = {read_text(data, "FrameOfReferenceUID") for data in headers}
+    if "" in frames or len(frames) > 1:
+        return "its images share no frame of reference (FrameOfReferenceUID), without which no mask can be saved"
+    return ""
+
+
+def _drift_mm(positions: np.ndarray, normal: np.ndarray) -> float:
+    """How far the stack runs off to the side of its normal, from the first slice to the last."""
+    heights = positions @ normal
+    across = positions - heights[:, None] * normal
+    return float(np.linalg.norm(across[heights.argmax()] - across[heights.argmin()]))
 
 
 def _stack(places: np.ndarray, distinct: np.ndarray, first: Dataset) -> dict[str, Any]:

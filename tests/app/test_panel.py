@@ -263,6 +263,10 @@ def test_refine_sends_what_is_drawn_as_the_servers_values(page: Page, backend: B
         ({"seg_series_uid": "1.2.3", "empty": False}, "Mask saved in the PACS as series 1.2.3."),
         ({"seg_series_uid": "1.2.3", "empty": True}, "Empty mask saved: no finding, in the PACS as series 1.2.3."),
         ({"seg_series_uid": None, "empty": False}, "Mask saved in the datastore."),
+        (
+            {"seg_series_uid": None, "empty": False, "warnings": ["The mask is kept on this server, not in the PACS."]},
+            "Mask saved in the datastore. The mask is kept on this server, not in the PACS.",
+        ),
     ],
 )
 def test_save_says_where_the_mask_went_and_remembers_the_name(

@@ -29,7 +29,7 @@ def header(**changes: Any) -> Dataset:
         "ImageType": ["ORIGINAL", "PRIMARY", "M"], "MRAcquisitionType": "3D", "Rows": 256, "Columns": 256,
         "ScanningSequence": ["GR", "IR"], "RepetitionTime": 2300, "EchoTime": 3, "InversionTime": 900,
         "PixelSpacing": [1, 1], "SliceThickness": 1, "ImagePositionPatient": [0, 0, 0],
-        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "FrameOfReferenceUID": "1.9",
     }  # fmt: skip
     for keyword, value in (values | changes).items():
         if value is not None:
@@ -162,6 +162,10 @@ def test_whole_t1_volume_suits(lib: ModuleType) -> None:
         (stack([*range(20), *range(21, 41)]), "not equally far apart"),
         (stack(list(range(40)), NumberOfTemporalPositions=3), "volumes in time"),
         (stack(list(range(40)), SamplesPerPixel=3), "colour"),
+        (stack(list(range(40)), PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1"),
+        (stack(list(range(40)), FrameOfReferenceUID=None), "no frame of reference"),
+        ([*stack(list(range(39))), header(ImagePositionPatient=[0, 0, 39], PixelSpacing=[1, 1.1])], "pixel spacing"),
+        ([header(ImagePositionPatient=[0, 0.3 * z, z]) for z in range(40)], "at a slant"),
         (stack(list(range(2001))), "2001 slices are too many"),
         (stack(list(range(1025)), Rows=1024, Columns=1024), "1024×1024×1025 voxels are too many"),
         ([header(NumberOfFrames=176)], "enhanced MR"),

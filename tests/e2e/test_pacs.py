@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -164,3 +165,62 @@ def test_a_drawing_of_the_wrong_size_is_refused(server: Any, study: dict[str, Mr
     )
     assert answer.status_code == 422
     assert requests.get(f"{server.url}/info/", timeout=60).status_code == 200
+
+
+def broken(folder: Path, made: MrSeries, **changes: Any) -> tuple[Path, ...]:
+    """The files of a series with other attributes; ``None`` removes one."""
+    folder.mkdir()
+    for path in made.files:
+        data = pydicom.dcmread(path)
+        for keyword, value in changes.items():
+            setattr(data, keyword, value) if value is not None else delattr(data, keyword)
+        data.save_as(folder / path.name)
+    return tuple(sorted(folder.iterdir()))
+
+
+def test_invalid_attributes_do_not_stop_saving_and_the_name_survives(
+    server: Any, services: ModuleType, orthanc: Any, phantom: Phantom, tmp_path: Path
+) -> None:
+    made = write_mr_series(np.round(phantom.image), phantom.affine, tmp_path / "t1", description="t1", name="Mueller")
+    changes = {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^J", "PatientSex": "m"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        services.store(orthanc, broken(tmp_path / "broken", made, PatientBirthDate="1970-01-01", **changes))
+    saved = requests.post(
+        f"{server.url}/itermask3d/save",
+        params={"image": made.series_uid},
+        files={"label": ("label.bin", np.ones(phantom.image.shape, np.uint8).tobytes())},
+        timeout=120,
+    )
+    assert saved.status_code == 200, saved.text
+    assert ["PatientSex" in one or "PatientBirthDate" in one for one in saved.json()["warnings"]] == [True, True]
+    query = {"Level": "Instance", "Query": {"SeriesInstanceUID": saved.json()["seg_series_uid"]}}
+    found = requests.post(f"{orthanc.url}/tools/find", json=query, timeout=60).json()
+    path = tmp_path / "seg.dcm"
+    path.write_bytes(requests.get(f"{orthanc.url}/instances/{found[0]}/file", timeout=60).content)
+    data = pydicom.dcmread(path)
+    assert (str(data.PatientName), data.PatientSex, data.PatientBirthDate) == ("Müller^J", "M", "19700101")
+    assert read_by_dcmqi(path, tmp_path / "read")[0].all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"FrameOfReferenceUID": None}, "frame of reference"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "MONOCHROME1"),
+    ],
+)
+def test_a_series_whose_mask_could_not_be_saved_is_refused_before_the_run(
+    server: Any,
+    services: ModuleType,
+    orthanc: Any,
+    phantom: Phantom,
+    changes: dict[str, Any],
+    words: str,
+    tmp_path: Path,
+) -> None:
+    made = write_mr_series(np.round(phantom.image), phantom.affine, tmp_path / "t1", description="t1", name=words)
+    services.store(orthanc, broken(tmp_path / "broken", made, **changes))
+    answer = ask(server, made.series_uid)
+    assert answer.status_code == 422, answer.text
+    assert words in answer.json()["detail"]

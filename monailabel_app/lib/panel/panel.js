@@ -101,7 +101,8 @@ async function save(series) {
   const query = { image: series.uid, user: ui.user.value.trim() };
   const saved = await askJson('/itermask3d/save', query, { method: 'POST', body });
   const where = saved.seg_series_uid ? `in the PACS as series ${saved.seg_series_uid}` : 'in the datastore';
-  return saved.empty ? `Empty mask saved: no finding, ${where}.` : `Mask saved ${where}.`;
+  const said = saved.empty ? `Empty mask saved: no finding, ${where}.` : `Mask saved ${where}.`;
+  return [said, ...(saved.warnings || [])].join(' ');
 }
 
 async function pick(series, tool) {
