@@ -76,7 +76,7 @@ class Segmentation:
     remarks: tuple[str, ...] = ()
 
 
-def source_slices(series_dir: str | Path) -> tuple[list[Dataset], tuple[str, ...]]:
+def source_slices(series_dir: Source) -> tuple[list[Dataset], tuple[str, ...]]:
     """The series that a derived object is made of, and what had to be mended in its patient and study attributes.
 
     Raises:
@@ -91,7 +91,7 @@ def source_slices(series_dir: str | Path) -> tuple[list[Dataset], tuple[str, ...
     return slices, repair_identity(slices[0])
 
 
-def require_derivable(shape: Sequence[int], affine: np.ndarray, series_dir: str | Path) -> None:
+def require_derivable(shape: Sequence[int], affine: np.ndarray, series_dir: Source) -> None:
     """Check that a mask on this grid could be written over a series; nothing is written.
 
     Args:
