@@ -26,7 +26,7 @@ from torch.nn.functional import grid_sample, interpolate
 from itermask3d.simulation.generator.contrasts import CONTRASTS, Contrast, draw_contrast
 from itermask3d.simulation.generator.tissues import Tissue
 
-__all__ = ["Generated", "Ingredients", "Recipe", "SynthesizeBraind", "draw_recipe", "render"]
+__all__ = ["Generated", "Ingredients", "Recipe", "SynthesizeBraind", "draw_recipe", "moved_with", "render"]
 
 VESSEL_CELL_MM = 12.0
 VESSEL_WIDTH = 0.2
@@ -141,6 +141,18 @@ class Generated(NamedTuple):
 
     image: torch.Tensor
     brain_mask: torch.Tensor
+
+
+def moved_with(volumes: torch.Tensor, recipe: Recipe, *, spacing_mm: float) -> torch.Tensor:
+    """Flip and deform volumes as :func:`render` does the tissue map of the same recipe.
+
+    Args:
+        volumes: ``(C, D, H, W)`` float, axes run right, front and up.
+        recipe: from :func:`draw_recipe`.
+        spacing_mm: edge of a voxel.
+    """
+    noise = _Noise(volumes.shape[1:], spacing_mm, recipe.seed, volumes.device)
+    return _deform(volumes, recipe, spacing_mm, noise)
 
 
 def draw_recipe(ingredients: Ingredients, rng: np.random.RandomState) -> Recipe:
