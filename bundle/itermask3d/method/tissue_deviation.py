@@ -1,0 +1,278 @@
+r"""How far each voxel lies from the intensity of its normal tissue, signed, in that tissue's own robust SD.
+
+Which tissue is where comes from :mod:`itermask3d.method.tissue_network`; how bright each one is comes from the scan
+itself. So nothing has to be known about the contrast. With the shares :math:`p_k` of the tissues and their robust
+means and SD :math:`\mu_k, \sigma_k`
+
+.. math:: m = \sum_k p_k \mu_k, \quad
+          s^2 = \sum_k p_k \left(\sigma_k^2 + (\mu_k - m)^2\right), \quad
+          z = (x - b - m) / s
+
+where :math:`b` is a smooth field that is left of the coil's. The second term of :math:`s^2` is there because a voxel
+whose tissue is not sure may have the intensity of either.
+
+Sources: Van Leemput et al., IEEE Transactions on Medical Imaging 20, 677 (2001), doi:10.1109/42.938237 (lesions as
+outliers of a tissue model that is fitted to the scan).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import torch
+from monai.networks.layers import GaussianFilter
+
+from itermask3d.method.tissue_network import CLASSES
+
+__all__ = [
+    "ContrastKind",
+    "Side",
+    "TissueDeviation",
+    "TissueSettings",
+    "contrast_kind",
+    "side_of",
+    "suspicion",
+    "tissue_deviation",
+]
+
+MAD_TO_SD = 1.4826
+_LEAST_WEIGHT = 20.0
+"""Voxels that a tissue must fill to have an intensity of its own."""
+
+
+class ContrastKind(StrEnum):
+    """Of a scan, by the order of its tissues' intensities."""
+
+    T1 = "t1"
+    T2 = "t2"
+    FLAIR = "flair"
+    OTHER = "other"
+
+
+class Side(StrEnum):
+    """Deviations that are suspicious; ``none`` is the same as ``both`` and says that no prior was wanted."""
+
+    NONE = "none"
+    BOTH = "both"
+    BRIGHT = "bright"
+    DARK = "dark"
+
+
+SIDES = {
+    ContrastKind.FLAIR: Side.BRIGHT,
+    ContrastKind.T2: Side.BRIGHT,
+    ContrastKind.T1: Side.BOTH,
+    ContrastKind.OTHER: Side.BOTH,
+}
+"""The declared prior: most lesions are bright on T2 and FLAIR; on T1 they are dark, or bright with agent or blood."""
+
+
+@dataclass(frozen=True)
+class TissueSettings:
+    """How the tissues of a scan are fitted.
+
+    Attributes:
+        iterations: of the fit of intensities and shares; 0 takes the shares as they are.
+        trust: power of the given shares against what the intensity says, 1 or more.
+        outlier: density, in robust SD of the brain, of intensities that no tissue explains: where it wins, the given
+            shares stand.
+        least_sd: of a tissue, in robust SD of the brain.
+        field_order: of the polynomial that is left of the coil's field; 0 for none.
+        smooth_mm: standard deviation of the Gaussian over the deviation; 0 for none.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    iterations: int = 4
+    trust: float = 1.0
+    outlier: float = 0.02
+    least_sd: float = 0.1
+    field_order: int = 2
+    smooth_mm: float = 0.0
+
+    def __post_init__(self) -> None:
+        inside = self.iterations >= 0 and self.trust >= 1 and self.outlier > 0 and self.least_sd > 0
+        if not (inside and self.field_order in (0, 1, 2) and self.smooth_mm >= 0):
+            raise ValueError(f"{self} is outside its range, see TissueSettings")
+
+
+class TissueDeviation(NamedTuple):
+    """Of one scan.
+
+    Attributes:
+        z: signed ``(1, D, H, W)``, zero outside the brain.
+        expected: intensity of the normal tissue there, same shape and unit as the image.
+        means, sds: of each class of :data:`itermask3d.method.tissue_network.CLASSES`; NaN where it fills too little.
+        shares: of the classes ``(K, D, H, W)`` after the fit.
+    """
+
+    z: torch.Tensor
+    expected: torch.Tensor
+    means: torch.Tensor
+    sds: torch.Tensor
+    shares: torch.Tensor
+
+
+def tissue_deviation(
+    image: torch.Tensor,
+    brain_mask: torch.Tensor,
+    shares: torch.Tensor,
+    settings: TissueSettings | None = None,
+    *,
+    spacing_mm: float = 2.0,
+) -> TissueDeviation:
+    """Compare one scan with its own tissues.
+
+    Args:
+        image: normalised ``(1, D, H, W)``.
+        brain_mask: same shape, above 0.5 in the brain.
+        shares: of :func:`itermask3d.method.tissue_network.tissue_shares` ``(K, D, H, W)``.
+        settings: see :class:`TissueSettings`.
+        spacing_mm: edge of a voxel.
+
+    Raises:
+        ValueError: if the shapes differ or the brain is empty.
+    """
+    settings = settings or TissueSettings()
+    brain = brain_mask[0] > 0.5
+    if image.ndim != 4 or image.shape != brain_mask.shape or shares.shape[1:] != image.shape[1:] or not brain.any():
+        raise ValueError(
+            f"image {tuple(image.shape)}, brain_mask {tuple(brain_mask.shape)} and shares {tuple(shares.shape)}; "
+            "expected one grid, and a brain"
+        )
+    values, given = image[0][brain], shares[:, brain].clamp(min=1e-4)
+    given = given / given.sum(dim=0)
+    basis = _basis(brain, settings.field_order)
+    field, now = torch.zeros_like(values), given
+    means, sds = _intensities(values, now, settings.least_sd)
+    for _ in range(settings.iterations):
+        now = _explained(values - field, given, means, sds, settings)
+        means, sds = _intensities(values - field, now, settings.least_sd)
+        if basis is not None:
+            centre, spread = _mixture(now, means, sds)
+            field = _robust_fit(values - centre, spread, basis)
+    centre, spread = _mixture(now, means, sds)
+    z = _volume((values - field - centre) / spread, brain)
+    if settings.smooth_mm > 0:
+        z = _smoothed(z, brain, settings.smooth_mm / spacing_mm)
+    return TissueDeviation(
+        z[None], _volume(centre + field, brain)[None], means, sds, torch.stack([_volume(part, brain) for part in now])
+    )
+
+
+def contrast_kind(means: torch.Tensor) -> ContrastKind:
+    """Tell the kind of a scan from its tissues' intensities: T1 where white matter is brightest and fluid darkest, T2
+    where fluid is brightest and white matter darkest, FLAIR where fluid is darkest and white matter below the cortex.
+
+    Args:
+        means: of :class:`TissueDeviation`.
+    """
+    fluid, white, cortex = (float(means[CLASSES.index(name)]) for name in ("fluid", "white", "cortex"))
+    if fluid < cortex < white:
+        return ContrastKind.T1
+    if fluid < white < cortex:
+        return ContrastKind.FLAIR
+    return ContrastKind.T2 if white < cortex < fluid else ContrastKind.OTHER
+
+
+def side_of(kind: ContrastKind) -> Side:
+    """Which deviations are suspicious in such a scan, see :data:`SIDES`."""
+    return SIDES[kind]
+
+
+def suspicion(z: torch.Tensor, side: Side) -> torch.Tensor:
+    """The part of a signed deviation that is suspicious, 0 or more, any shape.
+
+    >>> suspicion(torch.tensor([-2.0, 3.0]), Side.BRIGHT).tolist()
+    [0.0, 3.0]
+    """
+    if side is Side.BRIGHT:
+        return z.clamp(min=0)
+    return (-z).clamp(min=0) if side is Side.DARK else z.abs()
+
+
+def _intensities(values: torch.Tensor, shares: torch.Tensor, least_sd: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted median and robust SD of each class."""
+    order = values.argsort()
+    ordered, weights = values[order], shares[:, order]
+    means = _medians(ordered, weights)
+    sds = torch.full_like(means, torch.nan)
+    for index, mean in enumerate(means):
+        if torch.isfinite(mean):
+            away = (ordered - mean).abs()
+            near = away.argsort()
+            sds[index] = MAD_TO_SD * _medians(away[near], weights[index : index + 1, near])[0]
+    return means, torch.where(torch.isnan(sds), sds, sds.clamp(min=least_sd))
+
+
+def _medians(ordered: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted medians of values in rising order; NaN where the weights are too small."""
+    below = weights.double().cumsum(dim=1)
+    half = below[:, -1:] / 2
+    found = ordered[torch.searchsorted(below, half).clamp(max=len(ordered) - 1)[:, 0]]
+    return torch.where(below[:, -1] >= _LEAST_WEIGHT, found, torch.nan)
+
+
+def _explained(
+    values: torch.Tensor, given: torch.Tensor, means: torch.Tensor, sds: torch.Tensor, settings: TissueSettings
+) -> torch.Tensor:
+    """Shares by place and intensity; the given ones where no tissue explains the intensity."""
+    there = torch.isfinite(means)
+    power = given.pow(settings.trust) * there[:, None]
+    power = power / power.sum(dim=0).clamp(min=1e-12)
+    known_means, known_sds = torch.nan_to_num(means), torch.nan_to_num(sds, nan=1.0)
+    away = (values - known_means[:, None]) / known_sds[:, None]
+    joint = power * torch.exp(-0.5 * away.square()) / (known_sds[:, None] * (2 * torch.pi) ** 0.5)
+    total = joint.sum(dim=0)
+    return (joint + settings.outlier * power) / (total + settings.outlier)
+
+
+def _mixture(shares: torch.Tensor, means: torch.Tensor, sds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and SD of each voxel's intensity."""
+    known = torch.isfinite(means)
+    weights = shares[known] / shares[known].sum(dim=0).clamp(min=1e-6)
+    centres, spreads = means[known], sds[known]
+    middle = centres @ weights
+    variance = (spreads.square()[:, None] + (centres[:, None] - middle).square()) * weights
+    return middle, variance.sum(dim=0).sqrt()
+
+
+def _basis(brain: torch.Tensor, order: int) -> torch.Tensor | None:
+    """Products of coordinates up to an order at each voxel of the brain, ``(N, M)``."""
+    if order == 0:
+        return None
+    voxels = brain.nonzero().float()
+    unit = (voxels - voxels.mean(dim=0)) / voxels.std(dim=0).clamp(min=1)
+    terms = [torch.ones_like(unit[:, 0]), *unit.T]
+    if order == 2:
+        terms += [unit[:, a] * unit[:, b] for a in range(3) for b in range(a, 3)]
+    return torch.stack(terms, dim=1)
+
+
+def _robust_fit(residual: torch.Tensor, spread: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    """The field of a residual, in which what lies beyond three SD has no say (Tukey's biweight)."""
+    fitted = torch.zeros_like(residual)
+    for _ in range(3):
+        away = (residual - fitted) / (3 * spread)
+        weights = (1 - away.square()).clamp(min=0).square() / spread.square()
+        weighted = basis * weights[:, None]
+        ridge = 1e-3 * weights.sum() * torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
+        fitted = basis @ torch.linalg.solve(weighted.T @ basis + ridge, weighted.T @ residual)
+    return fitted
+
+
+def _volume(values: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
+    volume = torch.zeros(brain.shape, dtype=values.dtype, device=values.device)
+    volume[brain] = values
+    return volume
+
+
+def _smoothed(volume: torch.Tensor, brain: torch.Tensor, sigma_voxels: float) -> torch.Tensor:
+    """Gaussian mean of the brain's voxels alone."""
+    blur = GaussianFilter(3, sigma_voxels, truncated=3.0).to(volume.device)
+    with torch.no_grad():
+        both = blur(torch.stack((volume, brain.to(volume)))[:, None])[:, 0]
+    return torch.where(brain, both[0] / both[1].clamp(min=1e-3), torch.zeros_like(volume))
