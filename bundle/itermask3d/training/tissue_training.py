@@ -136,8 +136,12 @@ class TissueTraining:
 
     def state(self) -> dict[str, Any]:
         """Step, weights, their running mean and the optimiser's state."""
-        parts = {"network": self.network, "averaged": self.averaged, "optimiser": self.optimiser}
-        return {"step": self.step, **{name: part.state_dict() for name, part in parts.items()}}
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
 
     def resume(self, path: Path) -> None:
         """Go on where :meth:`save` left off."""
