@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,29 @@ def room_page(package: Path, room: str) -> str:
     )
     blocks = "\n\n".join(f"::: {name}" for name in names)
     return f"# `{package.name}.{room}`\n\n{sentence}\n\n{blocks}\n"
+
+
+def notebook_page(path: Path, folder: Path) -> str:
+    """A notebook as Markdown: its text, its code, and what it printed and showed; pictures are written beside it.
+
+    Args:
+        path: of the notebook.
+        folder: of the page, where the pictures go.
+    """
+    parts, pictures = [], 0
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            if output["output_type"] == "stream":
+                parts.append(fenced("".join(output["text"]).rstrip()))
+            elif png := output.get("data", {}).get("image/png"):
+                pictures += 1
+                name = f"{path.stem}_{pictures}.png"
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(base64.b64decode("".join(png)))
+                parts.append(f"![what the cell shows]({name})")
+    return "\n\n".join([*parts, f"[The notebook itself]({path.name})"]) + "\n"
 
 
 def names_page(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import itermask3d
 import yaml
-from _docs_pages import ROOMS, command_page, names_page, room_page, schema_page
+from _docs_pages import ROOMS, command_page, names_page, notebook_page, room_page, schema_page
 from latex2mathml.converter import convert
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,6 +106,9 @@ def stage(target: Path) -> None:
     pages["reference/report_schema.md"] = schema_page(SCHEMA)
     pages["python/index.md"] = names_page(list(itermask3d.__all__))
     pages |= {f"python/{room}.md": room_page(PACKAGE, room) for room in ROOMS}
+    for path in (ROOT / "docs" / "notebooks").glob("*.ipynb"):
+        pages[f"notebooks/{path.stem}.md"] = notebook_page(path, target / "notebooks")
+        shutil.copy(path, target / "notebooks")
     for place, text in pages.items():
         assert place is not None
         path = target / place

@@ -206,6 +206,17 @@ def test_a_wrong_verb_or_option_would_be_seen() -> None:
     assert unknown_options("python scripts/tune.py A --grammar 2") == ["tune.py --grammar"]
 
 
+def test_every_document_has_its_place_in_the_site() -> None:
+    """``make docs`` takes a page that its table of contents does not name for a mistake."""
+    contents = text_of(DOCS / "mkdocs.yml")
+    script = text_of(ROOT / "scripts" / "docs.py")
+    elsewhere = dict(re.findall(r'"([\w/.]+\.md)": "([\w/.]+\.md)"', script))
+    pages = {elsewhere.get(relative(path), relative(path).removeprefix("docs/")) for path in DOCUMENTS}
+    pages |= {f"notebooks/{path.stem}.md" for path in (DOCS / "notebooks").glob("*.ipynb")}
+    missing = [page for page in sorted(pages) if not re.search(rf"[\s\[]{re.escape(page)}(?=[\s,\]])", contents)]
+    assert not missing, f"docs/mkdocs.yml names no place for {missing}"
+
+
 def equations() -> list[tuple[str, str]]:
     """File and dotted name of every row of the table of equations."""
     section = text_of(ARCHITECTURE.with_name("equations.md"))

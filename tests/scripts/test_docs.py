@@ -64,6 +64,24 @@ def test_every_module_has_its_place_among_the_pages_of_python(script):
             assert f"::: itermask3d.{name}\n" in pages
 
 
+def test_a_notebook_becomes_a_page_with_its_code_words_and_pictures(script, tmp_path):
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": ["1 ml\n"]},
+        {"output_type": "execute_result", "data": {"image/png": "iVBORw0KGgo="}},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": ["# Look"]},
+        {"cell_type": "code", "source": ["look()"], "outputs": outputs},
+    ]
+    path = tmp_path / "look.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    page = script.notebook_page(path, tmp_path / "site")
+    assert page.startswith(
+        "# Look\n\n```python\nlook()\n```\n\n```text\n1 ml\n```\n\n![what the cell shows](look_1.png)"
+    )
+    assert (tmp_path / "site" / "look_1.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_fetches_nothing_from_elsewhere(tmp_path):
     pytest.importorskip("mkdocstrings_handlers.python")
