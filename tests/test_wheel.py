@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from bundle_helpers import CHANNELS
 from fast_bundle import write_fast_bundle
 from helpers import head_phantom
+from itermask3d.method.network import ReconstructionUNet
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
@@ -47,7 +50,7 @@ def test_the_command_says_what_it_is_and_finds_its_own_models(installed, tmp_pat
     facts = json.loads(run(installed / "bin" / "itermask3d", "info", "--json", cwd=tmp_path, path=installed))
     assert facts["bundle"] == str(installed / "itermask3d" / "_bundle")
     assert "missing" not in facts["models"]["t1"].values()
-    assert facts["models"]["any"]["model.pt"] != "missing"
+    assert facts["models"]["any"]["weights"] != "missing"
 
 
 def test_the_command_segments_and_reports(installed, tmp_path):
@@ -81,6 +84,20 @@ print(root)
     network = ("run", "--config_file", f"{root}/configs/inference.json", "--run_id", "network_def")
     run(sys.executable, "-m", "monai.bundle", "verify_net_in_out", "network_def", *network[1:3], "--meta_file",
         f"{root}/configs/metadata.json", cwd=tmp_path, path=installed)  # fmt: skip
+
+
+def test_monai_runs_the_installed_configs_on_a_raw_scan(installed, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(ReconstructionUNet(channels=CHANNELS, out_channels=2).state_dict(), tmp_path / "tiny.pt")
+    scan = head_phantom(spacing_mm=(4, 4, 4)).save(tmp_path)["image"]
+    tiny = {"network_def::channels": CHANNELS, "spacing_mm": 8.0, "spatial_size": [32, 32, 32]}
+    tiny |= {"settings::n_steps": 5, "settings::max_iterations": 3}
+    options = [word for name, value in tiny.items() for word in (f"--{name}", json.dumps(value))]
+    config = installed / "itermask3d" / "_bundle" / "configs" / "inference.json"
+    run(sys.executable, "-m", "monai.bundle", "run", "--config_file", config, "--dataset_dir", scan, "--output_dir",
+        "out", "--ckpt_path", tmp_path / "tiny.pt", *options, cwd=tmp_path, path=installed)  # fmt: skip
+    assert (tmp_path / "out" / "scan_image" / "result.json").is_file()
 
 
 def test_the_scripts_of_the_stages_of_training_are_inside(installed):

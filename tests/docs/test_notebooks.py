@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
-from fast_bundle import write_fast_bundle
+import torch
+from fast_bundle import BUNDLE, write_fast_bundle
 from helpers import head_phantom
+from itermask3d.method.network import ReconstructionUNet
 
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "docs" / "notebooks"
+CHANNELS = [2, 2, 2, 4, 4]
 LARGEST_BYTES = 1_000_000
 
 
@@ -61,3 +65,29 @@ def test_segment_runs_on_another_scan_and_bundle(tmp_path):
     assert len(pictures(notebook)) == 2
     result = json.loads((tmp_path / "out" / "notebook" / "scan_image" / "result.json").read_text())
     assert f"{result['components'][0]['volume_ml']:.1f} ml at" in printed(notebook)
+
+
+def write_tiny_bundle(root: Path) -> Path:
+    """A bundle with a tiny network of random weights, on a grid of 6 mm."""
+    shutil.copytree(BUNDLE / "configs", root / "configs")
+    (root / "models").mkdir()
+    path = root / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["network_def"]["channels"] = CHANNELS
+    config |= {"spacing_mm": 6.0, "spatial_size": [32, 48, 32], "bias_correction": "none"}
+    config["settings"] |= {"max_iterations": 2}
+    path.write_text(json.dumps(config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        weights = ReconstructionUNet(out_channels=2, channels=CHANNELS).state_dict()
+    torch.save(weights, root / "models" / "model.pt")
+    return root
+
+
+@pytest.mark.slow
+def test_adapt_to_your_site_goes_from_scans_to_a_bundle_that_segments(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    notebook = run("adapt_to_your_site", tmp_path, f"bundle = {str(bundle)!r}")
+    assert (tmp_path / "out" / "site" / "bundle" / "models" / "model.pt").is_file()
+    assert "8 normal scores" in printed(notebook)
+    assert len(pictures(notebook)) == 1
