@@ -15,11 +15,12 @@ from fast_bundle import write_fast_bundle
 from helpers import axes_of, head_phantom
 from itermask3d.files.dicom import write_mr_series
 from itermask3d.files.discovery import FoundScan, discover
+from itermask3d.files.locking import one_run
 from itermask3d.files.scans import ScanError
 from itermask3d.workflows.screening import screener as screening
 from itermask3d.workflows.screening.cohort_report import Throughput, duration, write_cohort_report
 from itermask3d.workflows.screening.journal import Journal, Record, Status
-from itermask3d.workflows.screening.screener import Screener, exclusive, make_plan, prepare_output
+from itermask3d.workflows.screening.screener import Screener, make_plan, prepare_output
 from screening_helpers import KnownScreener, contents, write_scans
 
 
@@ -137,10 +138,11 @@ def test_files_of_others_are_never_replaced(screener, tmp_path):
 
 
 def test_one_run_an_output_folder(tmp_path):
-    with exclusive(tmp_path / "out"), pytest.raises(ScanError, match="another run"), exclusive(tmp_path / "out"):
+    with one_run(tmp_path), pytest.raises(ScanError, match="another run"), one_run(tmp_path):
         pass
-    with exclusive(tmp_path / "out"):
+    with one_run(tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_report_that_fails_costs_no_result_and_is_written_by_the_next_run(bundle, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from types import ModuleType
 
 import typer
@@ -67,4 +68,7 @@ for module in (segment, screen, report, adapt, train, calibrate, evaluate, label
 
 def main() -> None:
     """Run what the command line asks for; ends the process with the status."""
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(repeated(sys.argv[1:]))

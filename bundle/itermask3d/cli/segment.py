@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,18 @@ from typing import Annotated, Any
 import typer
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.cli.common import DONE, config_values, exclusive, for_machines, one_of, one_sentence, print_json, refuse
+from itermask3d.cli.common import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    config_values,
+    exclusive,
+    for_machines,
+    one_of,
+    one_sentence,
+    print_json,
+    refuse,
+)
 
 __all__ = ["segment"]
 
@@ -76,6 +88,7 @@ def beside(scan: Path) -> Path:
 
 def run(bundle: Path, values: Mapping[str, Any]) -> tuple[int, list[str]]:
     """Run the bundle's inference; its exit status and the cases."""
+    import signal
     import warnings
 
     from monai.bundle import ConfigWorkflow
@@ -95,18 +108,23 @@ def run(bundle: Path, values: Mapping[str, Any]) -> tuple[int, list[str]]:
     with one_sentence():
         workflow.initialize()
         segmentation = workflow.parser.get_parsed_content("segmentation")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a scheduler or a container ends a job
     try:
         segmentation.run()
     except SystemExit as end:
-        if end.code not in (DONE, 1):
+        if end.code not in (DONE, FAILED):
             raise
         return int(end.code or DONE), cases_of(segmentation)
+    except KeyboardInterrupt:
+        print("stopped: finished scans stay; the same command goes on", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     return DONE, cases_of(segmentation)
 
 
 def cases_of(segmentation: Any) -> list[str]:
-    """The scans that a run was given."""
-    return [item["case"] for item in segmentation.dataset.items()]
+    """The scans of a run that have a result, be it of an earlier run."""
+    cases = [item["case"] for item in segmentation.dataset.items()]
+    return [case for case in cases if case not in segmentation.failures]
 
 
 def show(folder: Path, cases: list[str], *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from itermask3d.evaluation.baselines import Baseline, IntensityRule, SinglePass
 from itermask3d.evaluation.judge import Method, Seen
 from itermask3d.evaluation.judge_cache import code_digest
 from itermask3d.files.identity import file_digest
+from itermask3d.files.literals import as_literal
 from itermask3d.files.scans import ScanError
 from itermask3d.method.acceleration.folding import fuse_upsampling
 from itermask3d.method.inferer import IterMaskInferer
@@ -98,7 +99,8 @@ def read_model(
     """
     parser = ConfigParser()
     parser.read_config(f"{bundle_root}/configs/inference.json")
-    parser["bundle_root"], parser["model"], parser["progress"] = str(bundle_root), model, False
+    parser["bundle_root"], parser["model"] = as_literal(str(bundle_root)), as_literal(model)
+    parser["progress"] = False
     get = parser.get_parsed_content
     path = weights or get("ckpt_path")
     if path is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["ScanError", "bare_scan_errors", "first_cause", "scan_error"]
+__all__ = ["ScanError", "bare_scan_errors", "first_cause", "out_of_memory", "printable", "scan_error"]
 
 
 class ScanError(ValueError):
@@ -36,3 +36,15 @@ def bare_scan_errors() -> Iterator[None]:
         if reason is None or reason is error:
             raise
         raise reason from reason.__cause__
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a scan needed more memory than there was; PyTorch says so on a CPU by a mere ``RuntimeError``."""
+    cause = first_cause(error)
+    told = type(cause).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(cause)
+    return isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and told)
+
+
+def printable(text: str) -> str:
+    """Text that every terminal and file takes: bytes of a path that are no UTF-8 are written as ``\\udcxx``."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -16,7 +16,9 @@ from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
 from itermask3d.files.discovery import write_left_out
+from itermask3d.files.errors import out_of_memory, printable
 from itermask3d.files.identity import input_files
+from itermask3d.files.locking import one_run
 from itermask3d.files.scans import ScanError, bare_scan_errors, first_cause, list_scans
 from itermask3d.files.tree import LeftOut, grouped
 from itermask3d.files.writing import no_room, settle, write_atomically
@@ -96,10 +98,18 @@ class ScanStream(IterableDataset[Any]):
                 with bare_scan_errors():
                     prepared = self.transform(item | {"inputs": json.dumps(input_files(item))})
             except ScanError as reason:
-                logger.error("%s: %s", case, reason)
-                self.failures[case] = str(reason)
+                self._fail(case, printable(str(reason)))
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                name = printable(str(item["image"]))
+                self._fail(case, f"'{name}' needs more memory than there is; expected a smaller scan")
             else:
                 yield prepared
+
+    def _fail(self, case: str, reason: str) -> None:
+        logger.error("%s: %s", case, reason)
+        self.failures[case] = reason
 
     def _is_done(self, item: Mapping[str, Any]) -> bool:
         if self.store is None:
@@ -147,10 +157,18 @@ class SegmentationRun:
                 self._choose_models()
             else:
                 load_weights(self.network, self.checkpoint)
-            self._prepare_folder(cases)
+            self._make_folder()
+            with one_run(self.store.directory):
+                self._prepare_folder(cases)
+                self._run()
         except ScanError as error:
-            self.console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+            self.console.print(f"[red]error:[/red] {escape(printable(str(error)))}", highlight=False)
             raise SystemExit(2) from error
+        self._summarise(cases)
+        if self.failures:
+            raise SystemExit(1)
+
+    def _run(self) -> None:
         try:
             self.evaluator.run()
         except Exception as error:
@@ -161,9 +179,6 @@ class SegmentationRun:
             raise SystemExit(3) from error
         finally:
             self._record_failures()
-        self._summarise(cases)
-        if self.failures:
-            raise SystemExit(1)
 
     @property
     def failures(self) -> dict[str, str]:
@@ -182,6 +197,17 @@ class SegmentationRun:
         self.evaluator.inferer = ChosenModels(self.evaluator.inferer, networks)  # type: ignore[attr-defined]
         self.evaluator.prepare_batch = PrepareBatchExtraInput({"brain_mask": "brain_mask", "model": "model"})
 
+    def _make_folder(self) -> None:
+        folder = self.store.directory
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically("", folder / ".probe")
+            (folder / ".probe").unlink()
+        except OSError as error:
+            raise ScanError(
+                f"results cannot be written to '{folder}' ({error.strerror}); expected an output folder with room"
+            ) from error
+
     def _prepare_folder(self, cases: Sequence[str]) -> None:
         for case in cases:
             folder = self.store.folder(case)
@@ -190,17 +216,11 @@ class SegmentationRun:
                 raise ScanError(
                     f"'{folder}' holds files of others ({foreign[0]} …); expected a folder for results only"
                 )
-        try:
-            self.store.directory.mkdir(parents=True, exist_ok=True)
-            write_atomically("", self.store.directory / ".probe")
-            (self.store.directory / ".probe").unlink()
-        except OSError as error:
-            raise ScanError(f"results cannot be written to '{self.store.directory}' ({error.strerror})") from error
         for case in cases:
             settle(self.store.folder(case))
         write_left_out(self.dataset.left_out, self.store.directory)
         for line in grouped(self.dataset.left_out):
-            self.console.print(escape(line), highlight=False)
+            self.console.print(escape(printable(line)), highlight=False)
 
     def _record_failures(self) -> None:
         path = self.store.directory / "failures.json"
@@ -208,7 +228,7 @@ class SegmentationRun:
             path.unlink(missing_ok=True)
             return
         for case, reason in self.failures.items():
-            self.console.print(f"[red]failed:[/red] {escape(f'{case}: {reason}')}", highlight=False)
+            self.console.print(f"[red]failed:[/red] {escape(printable(f'{case}: {reason}'))}", highlight=False)
         try:
             write_atomically(json.dumps(self.failures, indent=1) + "\n", path)
         except OSError as error:
@@ -238,7 +258,7 @@ class SegmentationRun:
             if any((self.store.read(case) or {}).get("in_domain") is False for case in done):
                 self.console.print("* outside the training domain, see the warnings in its result.json: not comparable")
             self.console.print(f"{len(done)} of {len(cases)} scans done, {escape(self._used())}")
-            self.console.print(f"results in {escape(str(self.store.directory))}")
+            self.console.print(f"results in {escape(printable(str(self.store.directory)))}")
 
     def _used(self) -> str:
         if self.checkpoint is None and self.store.models is not None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from itermask3d import __version__
 from itermask3d.files.discovery import Discovery, discover, write_left_out
+from itermask3d.files.locking import one_run
 from itermask3d.files.tree import grouped
 from itermask3d.workflows.screening.cluster import (
     connected,
@@ -23,7 +24,7 @@ from itermask3d.workflows.screening.cluster import (
 from itermask3d.workflows.screening.cohort_report import Throughput, matching_normals, write_cohort_report
 from itermask3d.workflows.screening.journal import Journal, Record, Status
 from itermask3d.workflows.screening.options import Options
-from itermask3d.workflows.screening.screener import Plan, Screener, clear_staging, exclusive, make_plan, prepare_output
+from itermask3d.workflows.screening.screener import Plan, Screener, clear_staging, make_plan, prepare_output
 
 __all__ = ["End", "Screened", "Watch", "screen_scans"]
 
@@ -91,7 +92,8 @@ def screen_scans(options: Options, watch: Watch, *, report: Callable[..., Path])
     found = discover(options.data, suffixes=options.suffix, brain_mask_dir=options.brain_masks, ignore=options.output)
     planner = Screener(options.bundle, options.overrides() | {"device": "$torch.device('cpu')"}, report=report)
     planner.segmenter  # noqa: B018 weights that do not fit are told before anything is written
-    with exclusive(options.output):
+    options.output.mkdir(parents=True, exist_ok=True)
+    with one_run(options.output):
         plan = make_plan(
             found.scans, options.output, planner, retry_failed=options.retry_failed, overwrite=options.overwrite
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import shutil
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from itermask3d.files.discovery import Discovery, FoundScan
+from itermask3d.files.errors import ScanError, first_cause, out_of_memory, scan_error
 from itermask3d.files.identity import input_files
-from itermask3d.files.scans import ScanError, first_cause, scan_error
 from itermask3d.files.writing import no_room, publish_folder, settle, write_atomically
 from itermask3d.inference.picture import save_picture
 from itermask3d.inference.results import RESEARCH_USE, ScanResult, foreign_files, write_result
@@ -26,7 +25,7 @@ from itermask3d.inference.segmenter import Segmenter
 from itermask3d.inference.store import ResultStore, require_own_place
 from itermask3d.workflows.screening.journal import JOURNAL, Journal, Record, Status
 
-__all__ = ["Plan", "Screener", "clear_staging", "exclusive", "make_plan", "prepare_output"]
+__all__ = ["Plan", "Screener", "clear_staging", "make_plan", "prepare_output"]
 
 logger = logging.getLogger(__name__)
 
@@ -238,24 +237,6 @@ BIDS specification, and .bidsignore names them.
 """
 
 
-@contextmanager
-def exclusive(output: Path) -> Iterator[None]:
-    """Keep a second run out of an output folder, on file systems that can lock.
-
-    Raises:
-        ScanError: if another run is at work there.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ScanError(f"another run is writing to '{output}'; expected one run an output folder") from error
-        except OSError as error:
-            logger.warning("'%s' cannot be locked (%s); start no second run there", output, error.strerror)
-        yield
-
-
 def _description(source: str, version: str) -> dict[str, Any]:
     return {
         "Name": "IterMask3D screening",
@@ -289,6 +270,8 @@ def _record_of(error: Exception, scan: FoundScan) -> Record:
         return Record.of(scan, Status.NO_ROOM, reason=f"the result cannot be written ({first_cause(error)})")
     if reason is not None:
         return Record.of(scan, Status.FAILED, reason=_one_line(str(reason)))
+    if out_of_memory(error):
+        return Record.of(scan, Status.FAILED, reason="it needs more memory than there is; expected a smaller scan")
     cause = first_cause(error)
     sentence = f"unexpected {type(cause).__name__}: {_one_line(str(cause)) or 'no message'}"
     return Record.of(scan, Status.FAILED, reason=sentence, details=_traceback(error))
