@@ -57,9 +57,9 @@ def run(given: dict[str, object]) -> int:
 
     from rich.console import Console
 
+    from itermask3d.files.locking import one_run
     from itermask3d.files.scans import ScanError
     from itermask3d.preprocessing.brain_extraction import METHODS
-    from itermask3d.workflows.screening.screener import exclusive
     from itermask3d.workflows.site.adaptation import Adaptation
     from itermask3d.workflows.site.adaptation_options import AdaptationOptions
     from itermask3d.workflows.site.data import CONTRASTS
@@ -72,7 +72,7 @@ def run(given: dict[str, object]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         options = AdaptationOptions(**given, command=as_given())  # type: ignore[arg-type]
-        with exclusive(options.output):
+        with one_run(options.output):
             return Adaptation(options, console.print).run()
     except KeyboardInterrupt:
         console.print("stopped: what is done stays; the same command goes on")

@@ -18,13 +18,14 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def one_run(output: Path) -> Iterator[None]:
-    """Keep a second run out of a folder, on file systems that can lock; nothing is left there.
+    """Keep a second run out of a folder, made if absent, on file systems that can lock; nothing is left there.
 
     The folder itself is locked, and free again when the process ends, however that happens.
 
     Raises:
         ScanError: if another run is at work there.
     """
+    output.mkdir(parents=True, exist_ok=True)
     lock = os.open(output, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -92,7 +92,6 @@ def screen_scans(options: Options, watch: Watch, *, report: Callable[..., Path])
     found = discover(options.data, suffixes=options.suffix, brain_mask_dir=options.brain_masks, ignore=options.output)
     planner = Screener(options.bundle, options.overrides() | {"device": "$torch.device('cpu')"}, report=report)
     planner.segmenter  # noqa: B018 weights that do not fit are told before anything is written
-    options.output.mkdir(parents=True, exist_ok=True)
     with one_run(options.output):
         plan = make_plan(
             found.scans, options.output, planner, retry_failed=options.retry_failed, overwrite=options.overwrite
