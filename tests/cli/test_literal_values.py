@@ -20,7 +20,6 @@ COMMANDS = (
     "segment list.txt out --model VALUE",
     "segment list.txt out --brain-extraction VALUE",
     "screen VALUE out",
-    "screen list.txt VALUE",
     "screen list.txt out --weights VALUE",
     "screen list.txt out --model VALUE",
     "screen list.txt out --brain-masks VALUE",

@@ -8,13 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from dicom_helpers import read_by_dcmqi, require_same_scan
 from helpers import Phantom
+from itermask3d.files.dicom import write_mr_series
 from itermask3d.files.scans import ScanError
 from itermask3d.method.detection import Outcome
+from itermask3d.reports.data import read_finished
 from itermask3d.reports.dicom_out import DicomFiles, write_dicom
+from itermask3d.reports.scan_report import write_scan_report
 from report_helpers import dicom_phantom, finished_scan
 
 pytest.importorskip("highdicom", reason="DICOM objects are written with highdicom (extra dicom)")
@@ -95,5 +99,31 @@ def test_empty_result_is_written_too(scan: tuple[Phantom, Path], outcome: Outcom
 def test_scan_that_is_no_series_is_refused(phantom: Phantom, tmp_path: Path) -> None:
     folder = finished_scan(phantom, tmp_path)
     with pytest.raises(ScanError, match="no folder with a DICOM series"):
+        write_dicom(folder)
+    assert not (folder / "dicom").exists()
+
+
+def test_of_two_series_in_one_folder_the_segmented_one_is_shown(tmp_path: Path) -> None:
+    phantom, series = dicom_phantom(tmp_path)
+    folder = finished_scan(phantom, tmp_path / "out", scan=series)
+    own = pydicom.dcmread(next(series.glob("*.dcm"))).SeriesInstanceUID
+    other = write_mr_series(phantom.image[::-1].round(), phantom.affine, tmp_path / "t2", description="T2", name="t2")
+    for file in other.files:
+        file.rename(series / f"T2{file.name}")
+    np.testing.assert_array_equal(read_finished(folder).result.image, phantom.image)
+    data = json.loads(write_scan_report(folder).with_suffix(".json").read_text())
+    assert data["acquisition"]["dicom"]["SeriesDescription"] == "T1"
+    referenced = pydicom.dcmread(write_dicom(folder).segmentation).ReferencedSeriesSequence
+    assert [item.SeriesInstanceUID for item in referenced] == [own]
+
+
+def test_objects_of_a_series_that_was_overwritten_are_refused(tmp_path: Path) -> None:
+    phantom, series = dicom_phantom(tmp_path)
+    folder = finished_scan(phantom, tmp_path / "out", scan=series)
+    file = sorted(series.glob("*.dcm"))[len(list(series.iterdir())) // 2]
+    data = pydicom.dcmread(file)
+    data.PixelData = bytes(len(data.PixelData))
+    data.save_as(file)
+    with pytest.raises(ScanError, match="is not the scan that was segmented"):
         write_dicom(folder)
     assert not (folder / "dicom").exists()
