@@ -306,7 +306,7 @@ DICOM_CASES = [
     Case("dicom header cut", cut(0.5), r"\.dcm' is truncated"),
     Case("dicom preamble cut", cut(0.05), r"\.dcm' is (no DICOM|truncated)"),
     Case("dicom notes beside", with_file("notes.txt", b"see me"), warned=r"1 files.*notes\.txt"),
-    Case("dicom hidden file beside", with_file(".DS_Store", b"\0\1")),
+    Case("dicom .DS_Store beside", with_file(".DS_Store", b"\0\1")),
     Case("dicom index beside", with_file("DICOMDIR", b"")),
     Case("dicom report beside", report_beside, warned=r"report\.sr"),
     Case("dicom one slice", edited(lambda s: s[:1]), "a single slice"),
