@@ -23,6 +23,8 @@ PUBLISHED = {
     "peak_threshold": None,
     "score_quantile": None,
     "error_level": None,
+    "residual_bias_order": None,
+    "average_passes": False,
     "noise": 1.0,
     "schedule": "exact",
 }

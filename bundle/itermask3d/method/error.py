@@ -78,14 +78,14 @@ class RefinementTask:
         self.levels = torch.ones(len(image), dtype=image.dtype, device=image.device)
         if relative_error and log_error is not None:
             self._expected = log_error.exp() + predicted_variance_floor
+        if self._expected is not None and error_level is not None:
+            self.levels = (self._median_error() / error_level).clamp_(min=1)
+            self._expected = self._expected * as_voxels(self.levels)
         self.residual_bias = torch.zeros_like(image)
         if residual_bias_order is not None:
             residual = image - self._from_nothing
             self.residual_bias = residual_bias_field(residual, self._expected, self.brain, order=residual_bias_order)
             self.image = image - self.residual_bias
-        if self._expected is not None and error_level is not None:
-            self.levels = (self._median_error() / error_level).clamp_(min=1)
-            self._expected = self._expected * as_voxels(self.levels)
 
     @classmethod
     def from_settings(
