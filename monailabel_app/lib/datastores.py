@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from requests.adapters import HTTPAdapter
 from lib.contrast import Acquisition, guess_contrast
 from lib.errors import RequestError
 from lib.keeping import KeptStore
-from lib.series import Series, choose, from_dicomweb, suitability
+from lib.listing import Listing
+from lib.series import Series, choose, suitability
 
 __all__ = ["DicomStore", "FolderStore", "patient"]
 
@@ -84,44 +86,14 @@ class DicomStore(KeptStore, DICOMWebDatastore):
     """A PACS over DICOMweb; masks go back as DICOM SEG. The cache holds what was fetched, and all labels."""
 
     def __init__(self, client: DICOMwebClient, cache_path: str | None, fetch_by_frame: bool = False) -> None:
-        self._known: dict[str, list[Series]] = {}
         self._referenced: dict[str, str] = {}
         self._fetching = threading.Lock()
-        self._listing = threading.Lock()
+        self.listing = Listing(client)
         self._client = client
         self._search_filter = {"Modality": "MR"}
         self._fetch_by_frame = fetch_by_frame
         self._convert_to_nifti = True
         LocalDatastore.__init__(self, str(_cache_folder(cache_path, client.base_url)), auto_reload=True)
-
-    def studies(self) -> dict[str, list[Series]]:
-        """All MR series by study, asked anew; a series is described once, because a stored series does not change.
-
-        Raises:
-            RequestError: with status 503 if the PACS does not answer.
-        """
-        listed: dict[str, dict[str, int]] = {}
-        for item in self._ask({"Modality": "MR"}):
-            count = int(item.get("NumberOfSeriesRelatedInstances") or 0)
-            listed.setdefault(str(item.StudyInstanceUID), {})[str(item.SeriesInstanceUID)] = count
-        with self._listing:
-            known = {
-                study: self._known[study] if self._is_described(study, counts) else self._describe(study)
-                for study, counts in listed.items()
-            }
-            self._known = known
-        return known
-
-    def _is_described(self, study: str, counts: Mapping[str, int]) -> bool:
-        """Whether all series of a study are known as they are; one may still be arriving from the scanner."""
-        described = {series.uid: series.instances for series in self._known.get(study, [])}
-        return all(uid in described and count <= described[uid] for uid, count in counts.items())
-
-    def _describe(self, study: str) -> list[Series]:
-        try:
-            return from_dicomweb(self._client, study)
-        except requests.RequestException as error:
-            raise RequestError(503, f"the PACS does not describe study {study} ({_last(error)})") from error
 
     def find(self, image: str) -> Series:
         """The description of a series.
@@ -129,11 +101,8 @@ class DicomStore(KeptStore, DICOMWebDatastore):
         Raises:
             RequestError: with status 404 if the PACS has no such MR series, 503 if it does not answer.
         """
-        if UID.fullmatch(image):
-            for look in (lambda: self._known, self.studies):
-                for series in (series for study in look().values() for series in study):
-                    if series.uid == image and series.modality == "MR":
-                        return series
+        if UID.fullmatch(image) and (series := self.listing.find(image)):
+            return series
         raise RequestError(404, f"there is no MR series '{image[:80]}' in the PACS; expected a SeriesInstanceUID")
 
     def obstacle(self, image: str) -> str:
@@ -142,7 +111,7 @@ class DicomStore(KeptStore, DICOMWebDatastore):
         rating = suitability(series)
         if rating.suitable:
             return ""
-        best = choose(self._known.get(series.study, [series])).best
+        best = choose(self.listing.described_study(series)).best
         return f"{rating.reason} Use {best.title} of the same study." if best else rating.reason
 
     def series(self, image: str) -> dict[str, Any] | None:
@@ -163,8 +132,8 @@ class DicomStore(KeptStore, DICOMWebDatastore):
         Raises:
             RequestError: with status 404 if the PACS has no MR in such a study.
         """
-        found = self.studies().get(study)
-        if not found:
+        found = self.listing.study(study) if UID.fullmatch(study) else []
+        if not any(one.modality == "MR" for one in found):
             raise RequestError(404, f"there is no study '{study[:80]}' with MR series in the PACS")
         choice = choose(found)
         series = [
@@ -183,9 +152,15 @@ class DicomStore(KeptStore, DICOMWebDatastore):
         return {"chosen": chosen, "reason": choice.reason, "series": series}
 
     def list_images(self) -> list[str]:
-        """UIDs of the series that suit the model."""
-        found = [series for study in self.studies().values() for series in study]
-        return [series.uid for series in found if suitability(series).suitable]
+        """UIDs of the series that suit the model as far as the PACS's list and what was looked at tell."""
+        return self.listing.offered()
+
+    def status(self) -> dict[str, Any]:
+        """Counts for ``/info``, of the last list of the PACS: it is not waited for."""
+        offered = {series.uid for series in self.listing.counted() if suitability(series).suitable}
+        reviewed = offered & {*LocalDatastore.get_labeled_images(self), *self._referenced.values()}
+        tags = Counter(tag for known in list(self._datastore.objects.values()) for tag in known.labels)
+        return {"total": len(offered), "completed": len(reviewed), "label_tags": dict(tags)}
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Series with a reviewed label here or a SEG of anybody in the PACS."""

@@ -222,9 +222,21 @@ class MostSuspicious(Strategy):
         if not images:
             return None
         name = str(request.get("strategy") or "")
-        chosen = min(images, key=lambda image: (self._offered(datastore, image, name), -self.score(image), image))
+        order = sorted(images, key=lambda image: (self._offered(datastore, image, name), -self.score(image), image))
+        chosen = next((image for image in order if not self._unfit(datastore, image)), None)
+        if chosen is None:
+            return None
         score = self.score(chosen)
         return {"id": chosen, "score": score if math.isfinite(score) else None}
+
+    @staticmethod
+    def _unfit(datastore: Datastore, image: str) -> bool:
+        """Whether a closer look finds that a scan does not suit; a list alone does not tell everything."""
+        try:
+            return bool(datastore.obstacle(image))
+        except RequestError as error:
+            logger.warning("'%s' is not offered: %s", image, error.message)
+            return error.status != 503
 
     def score(self, image: str) -> float:
         """The score of a scan, minus infinity where it was not run."""

@@ -16,7 +16,7 @@ from tempfile import mkdtemp
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Form, UploadFile
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Form, Request, UploadFile
 from fastapi.responses import (
     FileResponse,
     HTMLResponse,
@@ -28,7 +28,6 @@ from fastapi.responses import (
 from itermask3d.preprocessing.load import load_volume
 from itermask3d.reports.dicom_seg import Maker, write_segmentation
 from monailabel.config import settings
-from monailabel.endpoints import ohif
 from monailabel.endpoints.datastore import save_label
 from monailabel.endpoints.infer import send_response
 from monailabel.endpoints.user.auth import RBAC, User
@@ -37,7 +36,9 @@ from starlette.middleware import Middleware
 
 from lib.errors import RequestError
 from lib.guard import HANDLED, LoopbackGuard, NameCheck, answer_error
+from lib.ohif import app_config, ohif_file
 from lib.page import draw_curve, render_report
+from lib.proxy import PacsProxy
 from lib.uploads import Scratch, on_grid, parse_options, safe_name, safe_person, safe_tag, store_upload
 
 __all__ = ["install"]
@@ -50,19 +51,6 @@ MAX_WAITING = 8
 """Runs that may wait at a time: each holds one of the server's about 40 worker threads, the others answer the rest."""
 
 PANEL = Path(__file__).parent / "panel"
-APP_CONFIG = Path(ohif.__file__).parent / "static" / "ohif" / "app-config.js"
-LOADER = """
-// IterMask3D: the panel with verdict, progress, refinement and saving
-(function () {
-  const style = document.createElement('link');
-  style.rel = 'stylesheet';
-  style.href = '/itermask3d/panel.css';
-  const script = document.createElement('script');
-  script.type = 'module';
-  script.src = '/itermask3d/panel.js';
-  document.head.append(style, script);
-})();
-"""
 USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 Annotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
 Upload = Annotated[UploadFile, File()]
@@ -105,11 +93,15 @@ class Routes:
     def __init__(self, instance: Any) -> None:
         self.instance = instance
         self._slots = threading.BoundedSemaphore(MAX_WAITING)
+        studies = str(getattr(instance, "studies", ""))
+        self._proxy = PacsProxy(studies if studies.startswith(("http://", "https://")) else "")
 
     def router(self) -> APIRouter:
         """All routes with their methods and rights."""
         router = APIRouter(tags=["IterMask3D"])
         router.add_api_route("/infer/{model}", self.infer, methods=["POST"], dependencies=[USER], response_model=None)
+        router.add_api_route("/info/", self.info, dependencies=[USER], response_model=None)
+        router.add_api_route("/proxy/dicom/{path:path}", self.proxy, methods=["GET", "POST"], dependencies=[USER])
         router.add_api_route("/datastore/label", self.put_label, methods=["PUT"])
         router.add_api_route("/itermask3d/refine", self.refine, methods=["POST"], dependencies=[USER])
         router.add_api_route("/itermask3d/save", self.save, methods=["POST"])
@@ -120,6 +112,7 @@ class Routes:
         for name in ("panel.js", "viewer.js", "panel.css"):
             router.add_api_route(f"/itermask3d/{name}", _panel_file(name), include_in_schema=False)
         router.add_api_route("/ohif/app-config.js", app_config, include_in_schema=False)
+        router.add_api_route("/ohif/{path:path}", ohif_file, dependencies=[USER], include_in_schema=False)
         for path in ("/", "/docs"):  # MONAI Label's own pages load scripts from elsewhere
             router.add_api_route(path, self.front_page, include_in_schema=False)
         router.add_api_route("/logs/", self.logs, dependencies=[USER], include_in_schema=False)
@@ -149,6 +142,14 @@ class Routes:
         if output == "dicom_seg":
             result["dicom_seg"] = self._dicom_seg(image, result, background_tasks)
         return send_response(self.instance.datastore(), result, output, background_tasks)
+
+    def info(self) -> dict[str, Any]:
+        """MONAI Label's ``/info/``, in a thread: whatever it waits for, other requests are answered."""
+        return dict(self.instance.info())
+
+    async def proxy(self, request: Request, path: str) -> Response:
+        """DICOMweb of the PACS, for OHIF."""
+        return await self._proxy(request, path)
 
     def refine(self, image: str, label: Upload, params: Params = "{}") -> dict[str, Any]:
         """Run the loop again from a person's mask; the mask is then at ``/itermask3d/mask``."""
@@ -314,12 +315,6 @@ class Routes:
             if folder:
                 remove_file(folder)
             raise
-
-
-def app_config() -> Response:
-    """MONAI Label's own configuration of OHIF, then what loads the panel."""
-    headers = {"Cache-Control": "no-cache"}
-    return Response(APP_CONFIG.read_text() + LOADER, media_type="text/javascript", headers=headers)
 
 
 def _panel_file(name: str) -> Any:

@@ -99,11 +99,17 @@ class Viewer:
         self.page, self.server, self.study = page, server, study
         self.card = page.locator("#itermask3d-card")
         self.stage = 0
+        self.asked: list[str] = []
+        page.on("request", lambda request: self.asked.append(request.url))
         page.set_default_timeout(STEP_MS)
         page.goto(f"{server.url}/ohif/monai-label?StudyInstanceUIDs={study.series.study_uid}")
         page.get_by_role("button", name="Confirm and Hide").click()
         page.locator(".cornerstone-viewport-element canvas").first.wait_for()
         page.wait_for_function(LOADED, polling=250)
+
+    def asked_elsewhere(self) -> list[str]:
+        """Requests that went to another host."""
+        return [url for url in self.asked if not url.startswith((self.server.url, "data:", f"blob:{self.server.url}"))]
 
     def shoot(self, name: str) -> None:
         """A screenshot for people, numbered by stage."""
@@ -269,3 +275,19 @@ def test_saved_masks_are_read_back_by_the_viewer(viewer: Viewer) -> None:
     for series_uid, drawn in masks.items():
         np.testing.assert_array_equal(viewer.stored(series_uid) > 0, drawn)
     viewer.shoot("read_back")
+
+
+def test_nothing_left_the_machine(viewer: Viewer) -> None:
+    assert viewer.asked
+    assert viewer.asked_elsewhere() == []
+
+
+def test_a_viewer_of_one_patient_is_told_of_no_other(viewer: Viewer, services: ModuleType, orthanc: Any) -> None:
+    other = write_mr_series(
+        viewer.study.voxels[:20, :20], viewer.study.affine, viewer.study.series.folder / "other", description="T1",
+        name="somebody else",
+    )  # fmt: skip
+    services.store(orthanc, other.files)
+    query = {"StudyInstanceUID": viewer.study.series.study_uid}
+    found = requests.get(f"{viewer.server.url}/proxy/dicom/qido/studies", params=query, timeout=60).json()
+    assert [one["0020000D"]["Value"] for one in found] == [[viewer.study.series.study_uid]]
