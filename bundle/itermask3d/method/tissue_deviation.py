@@ -32,6 +32,7 @@ __all__ = [
     "TissueDeviation",
     "TissueSettings",
     "contrast_kind",
+    "fused",
     "side_of",
     "suspicion",
     "tissue_deviation",
@@ -192,6 +193,21 @@ def suspicion(z: torch.Tensor, side: Side) -> torch.Tensor:
     if side is Side.BRIGHT:
         return z.clamp(min=0)
     return (-z).clamp(min=0) if side is Side.DARK else z.abs()
+
+
+def fused(suspicious: torch.Tensor, relative_error: torch.Tensor) -> torch.Tensor:
+    """Both kinds of evidence in one: the geometric mean of a deviation and of the root of the relative error.
+
+    High only where both are, so that neither the bright cortex nor a fold that is badly reconstructed is enough.
+
+    Args:
+        suspicious: of :func:`suspicion`, any shape, in robust SD.
+        relative_error: squared error relative to the predicted variance, same shape.
+
+    >>> fused(torch.tensor([4.0, 4.0, 0.0]), torch.tensor([16.0, 0.0, 16.0])).tolist()
+    [4.0, 0.0, 0.0]
+    """
+    return (suspicious.clamp(min=0) * relative_error.clamp(min=0).sqrt()).sqrt()
 
 
 def _intensities(values: torch.Tensor, shares: torch.Tensor, least_sd: float) -> tuple[torch.Tensor, torch.Tensor]:
