@@ -31,7 +31,8 @@ from itermask3d.evaluation.docs import fill_blocks
 from itermask3d.evaluation.text import markdown_table
 from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
 from itermask3d.files.writing import write_atomically
-from itermask3d.inference.models import load_weights, shipped_settings
+from itermask3d.inference.models import shipped_settings
+from itermask3d.inference.networks import load_weights
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.error import RefinementTask
 from itermask3d.method.frequency import high_frequency

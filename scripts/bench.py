@@ -41,7 +41,8 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.files.scans import list_scans
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.cohort import SegmentationRun
-from itermask3d.inference.models import load_weights, shipped_settings
+from itermask3d.inference.models import shipped_settings
+from itermask3d.inference.networks import load_weights
 from itermask3d.inference.results import write_result
 from itermask3d.method.acceleration.folding import fuse_upsampling
 from itermask3d.method.acceleration.network import InferenceUNet

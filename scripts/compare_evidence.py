@@ -23,7 +23,8 @@ from itermask3d.evaluation.baselines import SinglePass
 from itermask3d.evaluation.text import markdown_table
 from itermask3d.files.scans import ScanError, list_scans
 from itermask3d.files.writing import write_atomically
-from itermask3d.inference.models import ModelTable, load_weights, shipped_settings
+from itermask3d.inference.models import ModelTable, shipped_settings
+from itermask3d.inference.networks import load_weights
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.inferer import IterMaskInferer
 from itermask3d.method.network import ReconstructionUNet

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 from itermask3d import BUNDLE_ROOT
-from itermask3d.inference.models import NAMES, load_weights, model_file
+from itermask3d.inference.models import NAMES, model_file
+from itermask3d.inference.networks import load_weights
 from monai.bundle import ConfigParser
 from torch import nn
 

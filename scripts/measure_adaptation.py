@@ -259,7 +259,7 @@ class Runs:
             found = base.inferer(scan["image"][None], network, scan["brain_mask"][None])
             inside = scan["brain_mask"][0].numpy() > 0.5
             arrays = {name: found[name][0, 0].numpy()[inside] for name in ("anomaly_map", "mask")}
-            return {**arrays, "findings": np.str_(found["findings"][0])}
+            return {**arrays, "findings": np.str_(json.dumps(found["findings"][0].to_json()))}
 
         return kept(self.site.cache / "seen" / digest / f"{case}.npz", key, make)
 

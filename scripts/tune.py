@@ -19,7 +19,8 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.tuning import Grid, TuningRow, choose, evaluate_grid, summarise_rows
 from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
 from itermask3d.files.writing import write_atomically, write_table
-from itermask3d.inference.models import load_weights, shipped_settings
+from itermask3d.inference.models import shipped_settings
+from itermask3d.inference.networks import load_weights
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.frequency import high_frequency
 from itermask3d.method.inferer import IterMaskInferer

@@ -55,7 +55,7 @@ class KnownScreener(Screener):
             brain_mask=np.ones_like(mask),
             affine=AFFINE,
             preprocessing={"brain_extraction": "none"},
-            settings=self.segmenter.store.settings,
+            settings=self.model.variant(self.model.fixed_name).settings,
             inputs=input_files(scan.item),
         )
 

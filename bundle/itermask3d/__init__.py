@@ -27,6 +27,7 @@ _HOMES = {
     "RefinementSettings": "method.settings",
     "ScanError": "files.scans",
     "ScanResult": "inference.results",
+    "load_model": "inference.model",
     "refine": "method.refinement",
     "segment": "inference.single",
 }
@@ -42,6 +43,7 @@ __all__ = [
     "ScanError",
     "ScanResult",
     "__version__",
+    "load_model",
     "refine",
     "segment",
 ]

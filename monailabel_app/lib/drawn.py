@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from itermask3d.files.scans import ScanError, require_same_grid
-from itermask3d.inference.segmenter import PreparedScan
+from itermask3d.inference.preparation import PreparedScan
 from itermask3d.preprocessing.load import load_volume
 from scipy import ndimage
 

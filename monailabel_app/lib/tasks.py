@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from itermask3d.files.scans import ScanError
 from itermask3d.inference.guidance import Guidance, balls, grown
-from itermask3d.inference.segmenter import PreparedScan, guided_threshold
+from itermask3d.inference.preparation import PreparedScan
+from itermask3d.inference.segmenter import guided_threshold
 from itermask3d.preprocessing.brain_extraction import METHODS
 from monai.data import MetaTensor
 from monailabel.interfaces.datastore import Datastore
@@ -61,8 +62,8 @@ class _Task(InferTask):
         """The weights' file, which MONAI Label offers for download."""
         if not self.is_valid():
             return None
-        segmenter = self.workbench.segmenter()
-        return str(segmenter.store.checkpoint or segmenter.models.known[0].weights)
+        model = self.workbench.segmenter().model
+        return str(model.models.known[0].weights if model.chooses else model.variant(model.fixed_name).weights)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Answer a request.

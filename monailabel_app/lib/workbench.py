@@ -12,8 +12,9 @@ from itermask3d.files.literals import as_literals
 from itermask3d.files.scans import ScanError, first_cause
 from itermask3d.inference.guidance import Guidance
 from itermask3d.inference.models import AUTO
+from itermask3d.inference.preparation import PreparedScan, Timings
 from itermask3d.inference.results import ScanResult
-from itermask3d.inference.segmenter import PreparedScan, Segmenter, Timings
+from itermask3d.inference.segmenter import Segmenter
 
 from lib.errors import RequestError
 from lib.monitor import Monitor, Run
@@ -84,14 +85,14 @@ class Workbench:
         """The models to choose from, the bundle's default first, ``auto`` among them; empty with one model alone."""
         if self.problem() or next(iter(self.weights.values())) is not None:
             return []
-        table = self.segmenter().models
+        table = self.segmenter().model.models
         known = [model.name for model in table.known]
         return list(dict.fromkeys((table.requested, AUTO, *known))) if len(known) > 1 else []
 
     def reads_other_contrasts(self, asked: Any) -> bool:
         """Whether a request's ``model_choice`` means, or may come to mean, another model than the preferred one."""
         models = self.models()
-        return bool(models) and Choice(models).parse("model_choice", asked)[0] != self.segmenter().models.names[0]
+        return bool(models) and Choice(models).parse("model_choice", asked)[0] != self.segmenter().model.models.names[0]
 
     def prepared(self, image: str, path: str, segmenter: Segmenter, run: Run) -> PreparedScan:
         """A scan on the network's grid; kept for the next question about it.

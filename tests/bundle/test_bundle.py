@@ -20,6 +20,7 @@ import torch
 from bundle_helpers import CHANNELS, REPOSITORY, command
 from helpers import head_phantom
 from itermask3d.inference.cohort import ScanStream
+from itermask3d.inference.networks import network_shape
 from itermask3d.method.network import ReconstructionUNet
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, load, verify_metadata, verify_net_in_out
 from monai.utils import set_determinism
@@ -147,9 +148,15 @@ def test_metadata_names_the_grid_of_inference_and_the_network_input():
 
 def test_configs_describe_one_network_and_one_grid_spacing():
     train, inference = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("train", "inference"))
-    same = ("network_def", "spacing_mm", "spatial_size", "radius_cycles_per_mm", "bias_correction", "brain_extraction")
+    same = ("spacing_mm", "spatial_size", "radius_cycles_per_mm", "bias_correction", "brain_extraction")
     for key in same:  # the weights know the grid: on a larger one they are worse
         assert train[key] == inference[key], key
+    shape = network_shape(WEIGHTS)  # inference reads it from the weights
+    assert {key: train["network_def"][key] for key in ("channels", "out_channels")} == {
+        "channels": list(shape["channels"]),
+        "out_channels": shape["out_channels"],
+    }
+    assert not {"channels", "out_channels", "in_channels"} & inference["network_def"].keys()
     assert train["network"]["_target_"] == inference["network"]["_target_"]
 
 

@@ -130,7 +130,7 @@ def test_an_asymmetric_lesion_comes_back_where_it_was(tmp_path, weights, axes, s
     sample = inference_transforms(brain_extraction="none", with_label=True)(dict(item))
     assert sample["image"].shape == transform(dict(item))["image"].shape
     oracle = Oracle(sample["image"].as_tensor()[None], sample["label"].as_tensor()[None])
-    run.parser.get_parsed_content("evaluator").network = oracle
+    run.parser.get_parsed_content("trained_model").load().networks[None] = oracle
     run.run()
     mask = nib.load(tmp_path / "out" / "scan" / "scan_mask.nii.gz")
     np.testing.assert_allclose(mask.affine, phantom.affine, atol=1e-5)

@@ -46,10 +46,10 @@ def test_weights_are_a_plain_state_dict_of_the_configured_network(config):
 
 
 def test_calibration_belongs_to_the_weights_and_settings_that_are_shipped(config):
-    store = config.parser.get_parsed_content("store")
+    used = config.parser.get_parsed_content("trained_model").variant("t1")
     data = json.loads((MODELS / "calibration.json").read_text())
     assert len(data["normal_scores"]) == len(data["cases"]) > 10
-    assert store.applying_calibration().percentile(max(data["normal_scores"]) + 1) == 100.0
+    assert used.applying_calibration().percentile(max(data["normal_scores"]) + 1) == 100.0
 
 
 def test_calibration_and_test_subjects_are_in_no_other_subset():

@@ -15,7 +15,7 @@ from faulty import edit_header, nifti_bytes, packed
 from helpers import Phantom, head_phantom, run_command
 from itermask3d.files.locking import one_run
 from itermask3d.files.names import case_name
-from itermask3d.inference import postprocessing
+from itermask3d.inference import cohort
 from itermask3d.inference.cohort import ScanStream, SegmentationRun
 
 
@@ -69,14 +69,14 @@ def test_odd_names_and_promises_of_gigabytes_cost_no_other_scan(segment, coarse,
 def test_full_disk_is_one_sentence_and_what_is_done_stays(segment, coarse, tmp_path, monkeypatch):
     for name in ("a", "b"):
         save(coarse, tmp_path / "in" / f"{name}.nii.gz")
-    write = postprocessing.write_result
+    write = cohort.write_result
 
     def full(result, folder, **options):
         if result.case == "b":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(result, folder, **options)
 
-    monkeypatch.setattr(postprocessing, "write_result", full)
+    monkeypatch.setattr(cohort, "write_result", full)
     status, printed = segment(tmp_path / "in", tmp_path / "out")
     assert status == 3
     assert "the disk is full" in printed

@@ -99,12 +99,14 @@ def test_nothing_to_do_is_said_in_one_sentence(segment, tmp_path, source, words)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", ["missing", "garbage", "other network", "not a state dict"])
+@pytest.mark.parametrize("kind", ["missing", "garbage", "other network", "no variance", "not a state dict"])
 def test_wrong_weights_are_named(segment, phantom, tmp_path, kind):
     path = tmp_path / "weights.pt"
     if kind == "garbage":
         path.write_bytes(b"nothing of the kind")
     elif kind == "other network":
+        torch.save(torch.nn.Conv3d(2, 2, 3).state_dict(), path)
+    elif kind == "no variance":
         torch.save(ReconstructionUNet(channels=(4, 4, 4, 4, 4)).state_dict(), path)
     elif kind == "not a state dict":
         torch.save([1, 2, 3], path)

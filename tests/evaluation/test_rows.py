@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from itermask3d.evaluation.rows import (
 from itermask3d.evaluation.summary import summarise
 from itermask3d.files.writing import save_nifti
 from itermask3d.inference.domain import Domain, Range
+from itermask3d.inference.results import ScanResult
+from screening_helpers import findings as some_findings
 
 
 def block(start: int, stop: int) -> torch.Tensor:
@@ -106,12 +109,25 @@ def test_lesions_are_pooled_and_false_alarms_have_an_exact_interval():
 
 def run(directory: Path, mask: torch.Tensor, label: torch.Tensor) -> list[dict[str, str]]:
     """Pass one case through the handler; the rows of its table."""
-    findings = {"outcome": "anomaly", "score": 0.5, "percentile_among_normals": None, "flagged_share": 0.5}
-    found = {"mask": mask.float(), "anomaly_map": mask.float(), "findings": json.dumps(findings)}
-    item = {"case": "one", "label": volume(label[0], spacing_mm=(2, 1, 1)), "brain_mask": torch.ones_like(mask)}
+    voxels = mask[0].numpy()
+    truth = volume(label[0], spacing_mm=(2, 1, 1))
+    scan = SimpleNamespace(case="one", label=truth)
+    result = ScanResult(
+        case="one",
+        path="one.nii.gz",
+        findings=some_findings(0.5, flagged=True),
+        image=np.zeros(voxels.shape, dtype=np.float32),
+        mask=voxels,
+        anomaly_map=voxels.astype(np.float32),
+        reconstruction=np.zeros(voxels.shape, dtype=np.float32),
+        brain_mask=np.ones_like(voxels),
+        affine=np.asarray(truth.affine),
+        preprocessing={},
+        settings={},
+    )
     engine = Engine(lambda engine, batch: None)
     CaseMetrics(directory).attach(engine)
-    engine.state.batch, engine.state.output = [item], [found]
+    engine.state.batch, engine.state.output = [scan], [result]
     engine.fire_event(Events.STARTED)
     engine.fire_event(Events.ITERATION_COMPLETED)
     engine.fire_event(Events.COMPLETED)
@@ -205,7 +221,7 @@ def test_a_case_on_disk_gives_the_row_that_it_gave_in_memory(tmp_path):
         save_nifti(voxels[0].numpy().astype(np.float32), affine, folder / f"one_{name}.nii.gz")
     save_nifti(label[0].numpy().astype(np.uint8), affine, tmp_path / "label.nii.gz")
     assert read_case({"case": "one"}, folder) is None
-    (folder / "result.json").write_text(json.dumps(FINDINGS | {"percentile_among_normals": None}))
+    (folder / "result.json").write_text(json.dumps(some_findings(0.5, flagged=True).to_json()))
     again = read_case({"case": "one", "label": str(tmp_path / "label.nii.gz")}, folder)
     (first,) = run(tmp_path / "memory", mask, label)
     assert {name: str("" if again.get(name) is None else again[name]) for name in COLUMNS} == first

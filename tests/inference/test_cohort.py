@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ import torch
 from itermask3d.files.identity import input_files
 from itermask3d.files.scans import ScanError, split_scans
 from itermask3d.inference.cohort import ScanStream
+from itermask3d.inference.model import Model
+from itermask3d.inference.models import ModelTable
 from itermask3d.inference.store import ResultStore
 from itermask3d.method.inferer import IterMaskInferer
 from itermask3d.method.settings import RefinementSettings
+from itermask3d.preprocessing.pipeline import inference_transforms
 
 
 @pytest.fixture
@@ -29,13 +33,26 @@ def store(tmp_path: Path, gamma: float = 0.1, *, overwrite: bool = False) -> Res
     inferer = IterMaskInferer(RefinementSettings(gamma=gamma))
     checkpoint = tmp_path / "weights.pt"
     checkpoint.write_bytes(b"weights")
-    return ResultStore(tmp_path / "out", inferer=inferer, checkpoint=checkpoint, overwrite=overwrite)
+    model = Model(
+        preprocessing=inference_transforms(),
+        network=torch.nn.Identity(),
+        inferer=inferer,
+        settings=inferer.settings,
+        models=ModelTable(tmp_path),
+        weights=checkpoint,
+        calibration=tmp_path / "calibration.json",
+    )
+    return ResultStore(tmp_path / "out", model, overwrite=overwrite)
+
+
+def settings_of(results: ResultStore) -> dict[str, Any]:
+    return results.model.variant(None).settings
 
 
 def finish(results: ResultStore, item: dict) -> None:
     folder = results.folder(item["case"])
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({"settings": results.settings, "inputs": input_files(item)}))
+    (folder / "result.json").write_text(json.dumps({"settings": settings_of(results), "inputs": input_files(item)}))
 
 
 def test_a_bad_scan_is_recorded_and_the_others_go_on(scans):
@@ -75,7 +92,6 @@ def test_a_result_of_other_settings_weights_or_scan_is_done_again(scans, tmp_pat
         results = store(tmp_path, gamma=0.2)
     elif change == "weights":
         (tmp_path / "weights.pt").write_bytes(b"others")
-        results = ResultStore(tmp_path / "out", inferer=results.inferer, checkpoint=tmp_path / "weights.pt")
     elif change == "overwrite":
         results = store(tmp_path, overwrite=True)
     elif change == "another scan":
@@ -88,31 +104,31 @@ def test_a_result_of_other_settings_weights_or_scan_is_done_again(scans, tmp_pat
 
 
 def percentile(results: ResultStore, score: float) -> float | None:
-    calibration = results.applying_calibration()
+    calibration = results.model.variant(None).applying_calibration()
     return None if calibration is None else calibration.percentile(score)
 
 
 def p_value(results: ResultStore, score: float) -> float | None:
-    calibration = results.applying_calibration()
+    calibration = results.model.variant(None).applying_calibration()
     return None if calibration is None else calibration.p_value(score)
 
 
 def test_percentile_and_p_value_need_a_calibration_of_the_same_settings(tmp_path):
     results = store(tmp_path)
-    results.calibration = tmp_path / "calibration.json"
+    calibration, settings = tmp_path / "calibration.json", settings_of(results)
     assert percentile(results, 1.0) is p_value(results, 1.0) is None
-    content = {"normal_scores": [1, 3], "settings": results.settings}
-    results.calibration.write_text(json.dumps(content))
+    content = {"normal_scores": [1, 3], "settings": settings}
+    calibration.write_text(json.dumps(content))
     assert percentile(results, 2.0) == 50.0
     assert [p_value(results, score) for score in (4.0, 3.0, 2.0, 0.0)] == [1 / 3, 2 / 3, 2 / 3, 1.0]
-    results.calibration.write_text(json.dumps(content | {"settings": results.settings | {"seed": 9}}))
+    calibration.write_text(json.dumps(content | {"settings": settings | {"seed": 9}}))
     assert percentile(results, 2.0) == 50.0
     for other in ({"gamma": 9.0}, {"spatial_size": [96, 112, 96]}):  # another grid was seen to change scores
-        results.calibration.write_text(json.dumps(content | {"settings": results.settings | other}))
+        calibration.write_text(json.dumps(content | {"settings": settings | other}))
         assert percentile(results, 2.0) is p_value(results, 2.0) is None
-    results.calibration.write_text(json.dumps(content | {"normal_scores": []}))
+    calibration.write_text(json.dumps(content | {"normal_scores": []}))
     assert percentile(results, 2.0) is p_value(results, 2.0) is None
-    results.calibration.write_text("{}")
+    calibration.write_text("{}")
     with pytest.raises(ValueError, match="normal_scores"):
         percentile(results, 2.0)
 

@@ -13,14 +13,13 @@ import pytest
 from fast_bundle import write_fast_bundle
 from helpers import Phantom
 from itermask3d import BUNDLE_ROOT
+from itermask3d.inference.conclusion import OUTSIDE
 from itermask3d.inference.domain import FEATURES, Domain, Range, fit_domain
 from itermask3d.inference.guidance import Guidance
+from itermask3d.inference.model import load_model
 from itermask3d.inference.picture import draw_picture, verdict
-from itermask3d.inference.postprocessing import OUTSIDE
 from itermask3d.inference.segmenter import Segmenter
-from itermask3d.inference.store import ResultStore
-from itermask3d.preprocessing.measure import MeasureScand
-from itermask3d.preprocessing.scan_features import measure_acquisition
+from itermask3d.preprocessing.measure import ScanFigures
 from monai.bundle import ConfigWorkflow
 from scipy import ndimage
 
@@ -181,17 +180,14 @@ def save(phantom: Phantom, folder: Path, kind=t1) -> str:
 def fitted(bundle, phantom, tmp_path_factory) -> Path:
     """The bundle with a domain around the phantom and a calibration of its settings."""
     folder = tmp_path_factory.mktemp("phantom")
-    sample = Segmenter(bundle).prepare({"image": save(phantom, folder), "case": "scan"}).sample
-    measured = json.loads(MeasureScand()(sample)["figures"])
-    own = measured["figures"] | measure_acquisition(phantom.brain_mask, phantom.affine)
+    figures = Segmenter(bundle).prepare({"image": save(phantom, folder), "case": "scan"}).figures
+    own = dict(figures.values)
     rows, _ = fit_domain([own, own], [own])
     wide = {name: row | {"low": row["centre"] - 5 * row["scale_low"]} for name, row in rows.items()}
     wide = {name: row | {"high": row["centre"] + 5 * row["scale_high"]} for name, row in wide.items()}
-    settings = {key: measured[key] for key in ("spacing_mm", "bias_correction")}
-    content = {"features": wide, "settings": settings}
+    content = {"features": wide, "settings": figures.grid}
     (bundle / "models" / "domain.json").write_text(json.dumps(content))
-    store = Segmenter(bundle).store
-    scores = {"normal_scores": list(range(1, 20)), "settings": store.settings}
+    scores = {"normal_scores": list(range(1, 20)), "settings": load_model(bundle).variant("t1").settings}
     (bundle / "models" / "calibration.json").write_text(json.dumps(scores))
     return bundle
 
@@ -264,7 +260,7 @@ def test_the_verdict_of_a_scan_inside_is_as_without_a_check(fitted, phantom, tmp
 def test_without_a_domain_nothing_is_checked_and_only_the_log_says_so(fitted, phantom, tmp_path, caplog):
     segmenter = Segmenter(fitted, {"domain": str(tmp_path / "none.json")})
     prepared = segmenter.prepare({"image": save(phantom, tmp_path, t2), "case": "scan"})
-    with caplog.at_level(logging.INFO, logger="itermask3d.inference.store"):
+    with caplog.at_level(logging.INFO, logger="itermask3d.inference.model"):
         result, _ = segmenter.segment(prepared)
     assert result.in_domain is result.to_json()["domain"] is result.to_json()["domain_distance"] is None
     assert result.p_value is not None
@@ -273,7 +269,6 @@ def test_without_a_domain_nothing_is_checked_and_only_the_log_says_so(fitted, ph
 
 
 def test_a_domain_of_another_preprocessing_is_not_used(fitted, caplog):
-    base = Segmenter(fitted).store
-    store = ResultStore("out", inferer=base.inferer, checkpoint=base.checkpoint, domain=base.domain)
-    assert store.check_domain({"noise": 1e9}, {"spacing_mm": 1.0, "bias_correction": "none"}) is None
+    used = load_model(fitted).variant("t1")
+    assert used.check_domain(ScanFigures({"noise": 1e9}, spacing_mm=1.0, bias_correction="none")) is None
     assert "not compared with the training scans" in caplog.text

@@ -13,9 +13,9 @@ import torch
 from fast_bundle import write_fast_bundle
 from helpers import run_command
 from itermask3d.files.discovery import discover
-from itermask3d.inference.models import ModelTable, Networks, model_file
+from itermask3d.inference.models import ModelTable, model_file
+from itermask3d.inference.networks import Networks
 from itermask3d.inference.segmenter import Segmenter
-from itermask3d.preprocessing.measure import measured_figures
 from itermask3d.workflows.screening.screener import Screener
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -51,9 +51,8 @@ def bundle(phantom_pair, tmp_path_factory) -> Path:
     values = {}
     for name in ("t1", "other"):
         prepared = segmenter.prepare({"image": str(phantom_pair / f"{name}.nii.gz"), "case": name})
-        measured = measured_figures(prepared.sample, segmenter.preprocessing)
-        assert {key: measured[key] for key in GRID} == GRID
-        values[name] = measured["figures"]["depth_contrast"]
+        assert prepared.figures.grid == GRID
+        values[name] = prepared.figures.values["depth_contrast"]
     assert abs(values["t1"] - values["other"]) > 0.2
     write_domain(root / "models" / "domain.json", values["t1"] - 0.1, values["t1"] + 0.1)
     return root
@@ -209,8 +208,8 @@ def test_named_weights_are_used_whatever_the_model(bundle, phantom_pair, tmp_pat
     for model in ("t1", "any", "auto"):
         changes = {"model": model, "ckpt_path": str(weights), "brain_extraction": "none"}
         segmenter = Segmenter(bundle, changes | {"calibration": None, "domain": None, "progress": False})
-        assert segmenter.store.choice.name is None
-        assert segmenter.store.checkpoint is not None
+        assert segmenter.model.requested is None
+        assert segmenter.model.variant(None).weights == str(weights)
     scan = segmenter.prepare({"image": str(phantom_pair / "other.nii.gz"), "case": "other"})
     result = segmenter.segment(scan, model="t1")[0]
     assert result.model["reason"] == "Weights were named instead of a model."
@@ -271,8 +270,8 @@ def test_what_a_run_changes_goes_over_the_settings_of_its_model(adapted, phantom
         assert [result.settings[name] for name in ("noise", "threshold_floor", "gamma")] == [0.5, 0.5, 0.2]
         plain = segmenter.segment(scan, model="t1")[0]
         assert [plain.settings[name] for name in ("noise", "threshold_floor", "gamma")] == [1.0, 0.0, 0.1]
-        store = segmenter.store_for({"gamma": 0.2}, None, tmp_path, "auto").for_model("any")
-        assert [store.settings[name] for name in ("noise", "threshold_floor", "gamma")] == [0.5, 0.25, 0.2]
+        used = segmenter.store_for({"gamma": 0.2}, None, tmp_path, "auto").model.variant("any")
+        assert [used.settings[name] for name in ("noise", "threshold_floor", "gamma")] == [0.5, 0.25, 0.2]
 
 
 @pytest.mark.parametrize("settings", [{"t2": {"noise": 0.0}}, {"any": {"floor": 3.0}}])

@@ -131,12 +131,12 @@ def test_a_prepared_scan_is_exactly_what_the_network_gets(base, scans, tmp_path)
     run = adaptation.Adaptation(options, lambda sentence: None)
     measured, _ = run.checks.check()
     segmenter = Segmenter(base, {"device": "cpu"})
-    sample = segmenter.prepare({"case": "a", "image": str(scans / "sub-3_T1w.nii.gz")}).sample
+    given = segmenter.prepare({"case": "a", "image": str(scans / "sub-3_T1w.nii.gz")})
     kept = run.checks.measurement.prepared("sub-3_T1w")
     assert len(measured) == N_SCANS
     assert kept["image"].shape == (1, *model.spatial_size)
-    assert torch.equal(kept["image"], sample["image"].as_tensor())
-    assert torch.equal(kept["brain_mask"], sample["brain_mask"].as_tensor())
+    assert torch.equal(kept["image"], given.image.as_tensor())
+    assert torch.equal(kept["brain_mask"], given.brain_mask.as_tensor())
 
 
 @pytest.mark.parametrize(

@@ -258,9 +258,9 @@ def test_a_series_that_shares_its_folder_is_read_alone_and_named_by_its_folder(b
 
 def test_a_screener_travels_without_its_model(bundle):
     screener = KnownScreener(bundle)
-    assert screener.segmenter is screener.segmenter
+    assert screener.model is screener.model
     travelled = pickle.loads(pickle.dumps(screener))
-    assert travelled._segmenter is None
+    assert travelled._model is None
     assert len(pickle.dumps(screener)) < 2000
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,8 +73,8 @@ def segment(
         }
     )
     with for_machines(as_json):
-        status, cases = run(bundle, values)
-    show(where, cases, as_json=as_json)
+        status, results = run(bundle, values)
+    show(where, results, as_json=as_json)
     raise typer.Exit(status)
 
 
@@ -86,8 +85,8 @@ def beside(scan: Path) -> Path:
     return scan.absolute().with_name(f"{stem}_itermask3d")
 
 
-def run(bundle: Path, values: Mapping[str, Any]) -> tuple[int, list[str]]:
-    """Run the bundle's inference; its exit status and the cases."""
+def run(bundle: Path, values: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Run the bundle's inference; its exit status, and by case what was found, ``None`` where nothing was."""
     import signal
     import warnings
 
@@ -114,28 +113,26 @@ def run(bundle: Path, values: Mapping[str, Any]) -> tuple[int, list[str]]:
     except SystemExit as end:
         if end.code not in (DONE, FAILED):
             raise
-        return int(end.code or DONE), cases_of(segmentation)
+        return int(end.code or DONE), records_of(segmentation)
     except KeyboardInterrupt:
         print("stopped: finished scans stay; the same command goes on", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    return DONE, cases_of(segmentation)
+    return DONE, records_of(segmentation)
 
 
-def cases_of(segmentation: Any) -> list[str]:
-    """The scans of a run that have a result, be it of an earlier run."""
-    cases = [item["case"] for item in segmentation.dataset.items()]
-    return [case for case in cases if case not in segmentation.failures]
+def records_of(segmentation: Any) -> dict[str, Any]:
+    """What is known of each scan of a run, be it from an earlier run; ``None`` of one without a result."""
+    return {item["case"]: segmentation.record(item["case"]) for item in segmentation.dataset.items()}
 
 
-def show(folder: Path, cases: list[str], *, as_json: bool) -> None:
+def show(folder: Path, results: Mapping[str, Any], *, as_json: bool) -> None:
     """Print what was found: everything for a machine; for a person words, of one scan (a table was printed of all)."""
-    paths = [path for case in cases if (path := folder / case / "result.json").is_file()]
-    results = [json.loads(path.read_text()) for path in paths]
+    found = {case: result for case, result in results.items() if result is not None}
     if as_json:
-        print_json(results)
-    elif len(cases) == 1:
-        for path, result in zip(paths, results, strict=True):
-            print("\n".join(told(result, path.parent)))
+        print_json(list(found.values()))
+    elif len(results) == 1:
+        for case, result in found.items():
+            print("\n".join(told(result, folder / case)))
 
 
 def told(result: Mapping[str, Any], folder: Path) -> list[str]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 
 from itermask3d.evaluation.rows import COLUMNS, CaseVolumes, case_row, read_case
 from itermask3d.evaluation.summary import summarise
 from itermask3d.files.writing import write_atomically, write_table
 from itermask3d.inference.cohort import ScanStream
+from itermask3d.inference.preparation import PreparedScan
+from itermask3d.inference.results import ScanResult
 from itermask3d.inference.store import ResultStore
 
 __all__ = ["CaseMetrics"]
@@ -28,9 +31,8 @@ class CaseMetrics:
 
     The summary's figures of the scan level come with the last case.
 
-    Works on what :func:`itermask3d.inference.postprocessing.inference_postprocessing` leaves on the scan's grid:
-    ``mask`` and ``anomaly_map`` beside ``findings`` in the output, ``brain_mask`` in the item. A scan without a
-    ``label`` is left out. Scans that were done before are read from the store.
+    Works on what :class:`itermask3d.inference.cohort.SegmentBatch` leaves: prepared scans in the batch, results in the
+    output. A scan without a ``label`` is left out. Scans that were done before are read from the store.
 
     Args:
         directory: where both files go.
@@ -59,13 +61,11 @@ class CaseMetrics:
 
     def _collect(self, engine: Engine) -> None:
         self._read_finished()
-        batch: Any = engine.state.batch
-        output: Any = engine.state.output
-        for item, found in zip(batch, output, strict=True):
-            if item.get("label") is not None:
-                case = str(item["case"])
-                written = None if self.store is None else self.store.read(case)
-                self.rows.append(_row(self._facts(case) | dict(item), found, written))
+        scans: Sequence[PreparedScan] = engine.state.batch  # type: ignore[assignment]
+        results: Sequence[ScanResult] = engine.state.output  # type: ignore[assignment]
+        for scan, result in zip(scans, results, strict=True):
+            if scan.label is not None:
+                self.rows.append(_row(self._facts(scan.case) | {"case": scan.case}, result, scan.label))
         if self.rows:
             self._write(scan_level=False)
 
@@ -98,15 +98,12 @@ class CaseMetrics:
         write_atomically(summary + "\n", self.directory / "metrics.json")
 
 
-def _row(item: Mapping[str, Any], found: Mapping[str, Any], written: Mapping[str, Any] | None) -> dict[str, Any]:
-    mask, label, brain = (
-        torch.as_tensor(volume).cpu()[0] > 0.5 for volume in (found["mask"], item["label"], item["brain_mask"])
-    )
+def _row(item: Mapping[str, Any], result: ScanResult, label: MetaTensor) -> dict[str, Any]:
     volumes_of_case = CaseVolumes(
-        mask=mask,
-        anomaly_map=torch.as_tensor(found["anomaly_map"]).cpu()[0],
-        brain_mask=brain,
-        affine=np.asarray(item["label"].affine),
-        label=label,
+        mask=torch.from_numpy(result.mask),
+        anomaly_map=torch.from_numpy(result.anomaly_map),
+        brain_mask=torch.from_numpy(result.brain_mask),
+        affine=np.asarray(label.affine),
+        label=label.as_tensor()[0] > 0.5,
     )
-    return case_row(item, written or json.loads(found["findings"]), volumes_of_case)
+    return case_row(item, result.to_json(), volumes_of_case)

@@ -114,7 +114,7 @@ def read_model(
     device: torch.device = get("device")
     return JudgedModel(
         preprocessing=get("preprocessing"),
-        prepared_by=dict(get("store").preprocessing),
+        prepared_by=dict(get("preprocessing").described),
         inferer=inferer.with_settings(replace(inferer.settings, **changed)),
         network=fuse_upsampling(network_from(path)).to(device).eval(),
         device=device,

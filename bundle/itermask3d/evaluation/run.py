@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +16,18 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms import Compose
 from tqdm import tqdm
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.baselines import Baseline, CalibrationMap, decide, threshold_for_share
 from itermask3d.files.identity import file_digest, input_files
 from itermask3d.files.literals import as_literal
-from itermask3d.files.scans import ScanError, bare_scan_errors, voxel_volume_ml
+from itermask3d.files.scans import ScanError, voxel_volume_ml
 from itermask3d.files.writing import replaced_folder, save_nifti, settle, write_atomically
-from itermask3d.inference.models import load_weights
-from itermask3d.inference.postprocessing import inference_postprocessing
+from itermask3d.inference.model import Model, load_model
+from itermask3d.inference.preparation import PreparedScan, prepare
 from itermask3d.inference.results import RESEARCH_USE, VOLUMES, versions
-from itermask3d.method.inferer import IterMaskInferer
+from itermask3d.preprocessing.measure import on_own_grid
 
 __all__ = [
     "BaselineRun",
@@ -94,41 +91,24 @@ def run_bundle(
         _write_json({"figures": figures}, method / "calibration.json")
 
 
-@dataclass
 class BundleParts:
     """What a baseline takes from the bundle: its way to the network's grid and back, its network, its cleaning.
 
-    Attributes:
-        preprocessing, inferer, network, device: as the config builds them; weights are not loaded yet.
-        checkpoint: weights file; ``None`` where the model is chosen scan by scan.
-        spacing_mm: edge of a voxel of the network's grid.
-        described: values that describe the preprocessing.
+    Args:
+        model: of the bundle; its weights are loaded when a baseline first needs them.
     """
 
-    preprocessing: Compose
-    inferer: IterMaskInferer
-    network: torch.nn.Module
-    device: torch.device
-    checkpoint: str | None
-    spacing_mm: float
-    described: Mapping[str, Any]
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.inferer = model.inferer
+        self.device = model.device
+        self.described = model.preprocessing.described
+        self.spacing_mm = float(self.described["spacing_mm"])
 
     @classmethod
     def read(cls, bundle_root: str | Path = BUNDLE_ROOT) -> BundleParts:
-        """Build them from ``configs/inference.json``."""
-        parser = ConfigParser()
-        parser.read_config(f"{bundle_root}/configs/inference.json")
-        parser["bundle_root"], parser["progress"] = as_literal(str(bundle_root)), False
-        get = parser.get_parsed_content
-        return cls(
-            preprocessing=get("preprocessing"),
-            inferer=get("inferer"),
-            network=get("network"),
-            device=get("device"),
-            checkpoint=get("ckpt_path"),
-            spacing_mm=float(get("spacing_mm")),
-            described=get("store").preprocessing,
-        )
+        """What ``configs/inference.json`` describes."""
+        return cls(load_model(bundle_root, overrides={"progress": False}, lazy=True))
 
     @property
     def weights(self) -> str:
@@ -137,49 +117,42 @@ class BundleParts:
         Raises:
             ScanError: if there is none for all scans.
         """
-        if self.checkpoint is None:
+        if self.model.chooses:
             raise ScanError("a baseline with the bundle's network needs one model for all scans, got model 'auto'")
-        return self.checkpoint
+        return str(self.model.variant(self.model.fixed_name).weights)
 
-    @cached_property
+    @property
     def trained_network(self) -> torch.nn.Module:
         """The network with its weights, in evaluation mode."""
-        load_weights(self.network, self.weights)
-        return self.network.eval()
+        return self.model.networks[self.model.fixed_name] if self.weights else torch.nn.Identity()
 
-    @cached_property
-    def _way_back(self) -> Compose:
-        return inference_postprocessing(self.preprocessing, None)
-
-    def prepare(self, item: Mapping[str, Any]) -> dict[str, Any]:
+    def prepare(self, item: Mapping[str, Any]) -> PreparedScan:
         """A scan on the network's grid; a scan that cannot be used raises :class:`ScanError`."""
-        with bare_scan_errors():
-            return dict(self.preprocessing(dict(item)))
+        return prepare(item, self.model.preprocessing)
 
-    def volumes(self, sample: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    def volumes(self, scan: PreparedScan) -> tuple[torch.Tensor, torch.Tensor]:
         """Image and brain mask as a batch of one, ``(1, 1, D, H, W)``."""
-        image, brain = (sample[key].as_tensor()[None].to(self.device) for key in ("image", "brain_mask"))
+        image, brain = (volume.as_tensor()[None].to(self.device) for volume in (scan.image, scan.brain_mask))
         return image, brain
 
     def to_scan(
-        self, sample: Mapping[str, Any], mask: torch.Tensor, anomaly_map: torch.Tensor, reconstruction: torch.Tensor
-    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Bring three volumes ``(1, 1, D, H, W)`` and the brain mask to the scan's own grid; also its affine."""
-        predicted = {"mask": mask.float(), "anomaly_map": anomaly_map, "reconstruction": reconstruction}
-        moved = self._way_back({**sample, "pred": {name: volume[0].cpu() for name, volume in predicted.items()}})
-        arrays = {name: moved[name][0].numpy(force=True) for name in VOLUMES}
-        brain = arrays["brain_mask"] > 0.5
+        self, scan: PreparedScan, mask: torch.Tensor, anomaly_map: torch.Tensor, reconstruction: torch.Tensor
+    ) -> dict[str, np.ndarray]:
+        """Bring three volumes ``(1, 1, D, H, W)`` and the brain mask to the scan's own grid."""
+        volumes = {"mask": mask.float()[0], "anomaly_map": anomaly_map[0], "reconstruction": reconstruction[0]}
+        moved = on_own_grid({"image": scan.image}, self.model.preprocessing, **volumes)
+        arrays = {name: volume[0].numpy(force=True) for name, volume in moved.items()}
+        brain = scan.native_brain
         arrays |= {name: np.where(brain, arrays[name], 0) for name in ("anomaly_map", "reconstruction")}
-        arrays |= {"brain_mask": brain, "mask": (arrays["mask"] > 0.5) & brain}
-        return arrays, moved["mask"].affine.numpy(force=True)
+        return arrays | {"brain_mask": brain, "mask": (arrays["mask"] > 0.5) & brain}
 
 
-def normalised_scan(parts: BundleParts, sample: Mapping[str, Any], path: Path) -> None:
+def normalised_scan(parts: BundleParts, scan: PreparedScan, path: Path) -> None:
     """Write the normalised scan, back on its own grid: what a perfect reconstruction would be, for PSNR and SSIM."""
-    image, brain = parts.volumes(sample)
-    arrays, affine = parts.to_scan(sample, brain > 0.5, image, image)
+    image, brain = parts.volumes(scan)
+    arrays = parts.to_scan(scan, brain > 0.5, image, image)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_nifti(arrays["reconstruction"].astype(np.float32), affine, path)
+    save_nifti(arrays["reconstruction"].astype(np.float32), scan.affine, path)
 
 
 class BaselineRun:
@@ -244,14 +217,14 @@ class BaselineRun:
             if not missing and normalised.exists():
                 continue
             try:
-                sample = self.parts.prepare(item)
+                scan = self.parts.prepare(item)
             except ScanError as error:
                 logger.error("%s: %s", item["case"], error)
                 failures[item["case"]] = str(error)
                 continue
-            normalised_scan(self.parts, sample, normalised)
+            normalised_scan(self.parts, scan, normalised)
             for name in missing:
-                self._run_one(name, item, sample, settings[name])
+                self._run_one(name, item, scan, settings[name])
         for name in settings:
             _write_json(failures, self.folder(name) / "results" / "failures.json")
         return failures
@@ -277,19 +250,17 @@ class BaselineRun:
     def _threshold(self, name: str) -> float:
         return float(json.loads((self.folder(name) / "calibration.json").read_text())["threshold"])
 
-    def _run_one(
-        self, name: str, item: Mapping[str, Any], sample: Mapping[str, Any], settings: Mapping[str, Any]
-    ) -> None:
-        image, brain = self.parts.volumes(sample)
+    def _run_one(self, name: str, item: Mapping[str, Any], scan: PreparedScan, settings: Mapping[str, Any]) -> None:
+        image, brain = self.parts.volumes(scan)
         prediction = self._baseline(name)(image, brain)
         found = decide(prediction, brain, threshold=settings["threshold"], **self._cleaning)
         expected = torch.zeros_like(image) if prediction.reconstruction is None else prediction.reconstruction
-        arrays, affine = self.parts.to_scan(sample, found.mask, prediction.anomaly_map, expected)
-        unit = {key: float(value) for key, value in sample["normalisation"].items()}
+        arrays = self.parts.to_scan(scan, found.mask, prediction.anomaly_map, expected)
+        unit = scan.normalisation
         arrays["reconstruction"] = np.where(
             arrays["brain_mask"], arrays["reconstruction"] * unit["scale"] + unit["median"], 0
         )
-        voxel_ml = voxel_volume_ml(affine)
+        voxel_ml = voxel_volume_ml(scan.affine)
         values = {
             "note": RESEARCH_USE,
             "case": item["case"],
@@ -304,12 +275,12 @@ class BaselineRun:
                 "anomaly": float(arrays["mask"].sum()) * voxel_ml,
             },
             "curve": [],
-            "preprocessing": {"brain_extraction": str(sample["brain_extraction"]), **unit},
+            "preprocessing": {"brain_extraction": scan.brain_extraction, **unit},
             "settings": settings,
-            "inputs": input_files(item),
+            "inputs": scan.inputs,
             "versions": versions(),
         }
-        _write_folder(values, arrays, affine, self.folder(name) / "results" / item["case"])
+        _write_folder(values, arrays, scan.affine, self.folder(name) / "results" / item["case"])
 
 
 def require_disjoint(items: Sequence[Mapping[str, Any]], normals: Sequence[Mapping[str, Any]], what: str) -> None:

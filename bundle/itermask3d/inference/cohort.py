@@ -8,26 +8,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.engines import Evaluator, PrepareBatchExtraInput
+from ignite.engine import Engine
+from monai.engines import Evaluator, IterationEvents
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
 from itermask3d.files.discovery import write_left_out
 from itermask3d.files.errors import out_of_memory, printable
-from itermask3d.files.identity import input_files
 from itermask3d.files.locking import one_run
 from itermask3d.files.scans import ScanError, bare_scan_errors, first_cause, list_scans
 from itermask3d.files.tree import LeftOut, grouped
 from itermask3d.files.writing import no_room, settle, write_atomically
-from itermask3d.inference.choice import ChooseModeld, ChosenModels
-from itermask3d.inference.models import Networks, load_weights
-from itermask3d.inference.results import RESEARCH_USE, foreign_files
+from itermask3d.inference.conclusion import conclude
+from itermask3d.inference.model import Model
+from itermask3d.inference.models import Choice
+from itermask3d.inference.picture import save_picture
+from itermask3d.inference.preparation import PreparedScan
+from itermask3d.inference.results import RESEARCH_USE, ScanResult, foreign_files, write_result
 from itermask3d.inference.store import ResultStore, require_own_place
 
-__all__ = ["ScanStream", "SegmentationRun"]
+__all__ = ["ScanStream", "SegmentBatch", "SegmentationRun"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class ScanStream(IterableDataset[Any]):
 
     Args:
         source: see :func:`itermask3d.files.scans.list_scans`; searched once, when the scans are first asked for.
-        transform: from item to network input.
+        transform: from item to what the network is given, such as :func:`itermask3d.inference.preparation.prepare`.
         store: scans that are done there are not processed again.
         brain_mask_dir, label_dir: see :func:`itermask3d.files.scans.list_scans`.
 
@@ -96,7 +98,7 @@ class ScanStream(IterableDataset[Any]):
                     continue
                 logger.info("scan %d of %d, %s", number, len(items), case)
                 with bare_scan_errors():
-                    prepared = self.transform(item | {"inputs": json.dumps(input_files(item))})
+                    prepared = self.transform(item)
             except ScanError as reason:
                 self._fail(case, printable(str(reason)))
             except (MemoryError, RuntimeError) as error:
@@ -118,30 +120,66 @@ class ScanStream(IterableDataset[Any]):
         return self.store.is_done(item)
 
 
+class SegmentBatch:
+    """One step of MONAI's engine: predict, conclude and write each scan of a batch.
+
+    For ``iteration_update`` of an :class:`monai.engines.Evaluator` with ``decollate=False``: the batch is a list of
+    :class:`PreparedScan`, the output a list of :class:`ScanResult`, both as they are when the iteration is completed.
+
+    Args:
+        model: with which the scans were prepared.
+        store: where results go.
+        picture: draw ``picture.png``.
+
+    Attributes:
+        records: what ``result.json`` holds, by case, of every scan of the run.
+        failures: sentence by case, of the scans whose network could not be loaded; they are taken out of the batch.
+    """
+
+    def __init__(self, model: Model, store: ResultStore, picture: bool = True) -> None:
+        self.model = model
+        self.store = store
+        self.draw = save_picture if picture else None
+        self.records: dict[str, dict[str, Any]] = {}
+        self.failures: dict[str, str] = {}
+
+    def __call__(self, engine: Engine, batch: list[PreparedScan]) -> list[ScanResult]:
+        choices = {scan.case: choice for scan in batch if (choice := self._choice(scan)) is not None}
+        scans = [scan for scan in batch if scan.case in choices]
+        engine.state.batch = scans  # type: ignore[assignment]
+        predictions = self.model.predict_batch(scans, list(choices.values()))
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        results = [conclude(found, scan, self.model) for found, scan in zip(predictions, scans, strict=True)]
+        for result in results:
+            write_result(result, self.store.folder(result.case), draw=self.draw)
+            self.records[result.case] = result.to_json()
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return results
+
+    def _choice(self, scan: PreparedScan) -> Choice | None:
+        try:
+            return self.model.choose(scan)
+        except ScanError as reason:
+            logger.error("%s: %s", scan.case, reason)
+            self.failures[scan.case] = str(reason)
+            return None
+
+
 class SegmentationRun:
     """The whole run behind ``python -m monai.bundle run`` and ``itermask3d segment``.
 
     Args:
-        evaluator: MONAI engine over a loader of ``dataset``.
+        evaluator: MONAI engine over a loader of ``dataset``, which updates by ``batch``.
         dataset: the scans.
-        store: where results go.
-        network, checkpoint: weights are loaded strictly before the first scan. Without a checkpoint the model is chosen
-            scan by scan; weights of others than the preferred model are loaded when the first scan needs them.
+        batch: the step of the engine; its model's weights are loaded strictly before the first scan, those of others
+            than the preferred network when the first scan needs them.
     """
 
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        dataset: ScanStream,
-        store: ResultStore,
-        network: nn.Module,
-        checkpoint: str | Path | None,
-    ) -> None:
+    def __init__(self, evaluator: Evaluator, dataset: ScanStream, batch: SegmentBatch) -> None:
         self.evaluator = evaluator
         self.dataset = dataset
-        self.store = store
-        self.network = network
-        self.checkpoint = checkpoint
+        self.batch = batch
+        self.store = batch.store
         self.console = Console(soft_wrap=True)
 
     def run(self) -> None:
@@ -153,10 +191,7 @@ class SegmentationRun:
         """
         try:
             cases = [item["case"] for item in self.dataset.items()]
-            if self.checkpoint is None:
-                self._choose_models()
-            else:
-                load_weights(self.network, self.checkpoint)
+            self.batch.model.load()
             self._make_folder()
             with one_run(self.store.directory):
                 self._prepare_folder(cases)
@@ -182,20 +217,12 @@ class SegmentationRun:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Sentence by case, of the scans that could not be used or whose result could not be made."""
-        return {**self.dataset.failures, **self.store.failures}
+        """Sentence by case, of the scans without a result."""
+        return self.dataset.failures | self.batch.failures
 
-    def _choose_models(self) -> None:
-        """Put the choice behind the preprocessing, and the networks behind the inferer."""
-        if self.store.models is None:
-            raise ValueError("a run without weights needs a table of models to choose from")
-        networks = Networks(self.network, self.store.models)
-        networks[self.store.models.names[0]]
-        prepare = self.dataset.transform
-        choose = ChooseModeld(prepare, networks)
-        self.dataset.transform = lambda item: choose(prepare(item))
-        self.evaluator.inferer = ChosenModels(self.evaluator.inferer, networks)  # type: ignore[attr-defined]
-        self.evaluator.prepare_batch = PrepareBatchExtraInput({"brain_mask": "brain_mask", "model": "model"})
+    def record(self, case: str) -> dict[str, Any] | None:
+        """What ``result.json`` of a scan holds; ``None`` where it has no result."""
+        return None if case in self.failures else self.batch.records.get(case) or self.store.read(case)
 
     def _make_folder(self) -> None:
         folder = self.store.directory
@@ -241,26 +268,26 @@ class SegmentationRun:
         for name in ("above % of normals", "p"):
             table.add_column(name, justify="right")
         done = [case for case in cases if case not in self.failures]
-        for case in done:
-            result = self.store.read(case)
-            if result is not None:
-                percentile, p_value = result["percentile_among_normals"], result.get("p_value")
-                table.add_row(
-                    escape(case),
-                    result["outcome"] if result.get("in_domain") is not False else f"{result['outcome']} *",
-                    f"{result['volumes_ml']['anomaly']:.2f}",
-                    f"{result['score']:.4f}",
-                    "-" if percentile is None else f"{percentile:.0f}",
-                    "-" if p_value is None else f"{p_value:.2g}",
-                )
+        records = {case: record for case in done if (record := self.record(case)) is not None}
+        for case, result in records.items():
+            percentile, p_value = result["percentile_among_normals"], result.get("p_value")
+            table.add_row(
+                escape(case),
+                result["outcome"] if result.get("in_domain") is not False else f"{result['outcome']} *",
+                f"{result['volumes_ml']['anomaly']:.2f}",
+                f"{result['score']:.4f}",
+                "-" if percentile is None else f"{percentile:.0f}",
+                "-" if p_value is None else f"{p_value:.2g}",
+            )
         if done:
             self.console.print(table)
-            if any((self.store.read(case) or {}).get("in_domain") is False for case in done):
+            if any(result.get("in_domain") is False for result in records.values()):
                 self.console.print("* outside the training domain, see the warnings in its result.json: not comparable")
             self.console.print(f"{len(done)} of {len(cases)} scans done, {escape(self._used())}")
             self.console.print(f"results in {escape(printable(str(self.store.directory)))}")
 
     def _used(self) -> str:
-        if self.checkpoint is None and self.store.models is not None:
-            return f"model chosen of {', '.join(model.name for model in self.store.models.known)}"
-        return f"weights {self.checkpoint}"
+        model = self.batch.model
+        if model.chooses:
+            return f"model chosen of {', '.join(known.name for known in model.models.known)}"
+        return f"weights {model.variant(model.fixed_name).weights}"

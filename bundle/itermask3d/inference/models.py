@@ -1,20 +1,15 @@
-"""The models of a bundle: their files by name, which one a scan gets, and their weights, loaded when first needed."""
+"""The models of a bundle: their files by name, and which one a scan gets."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from itermask3d import BUNDLE_ROOT
 from itermask3d.files.identity import file_digest
-from itermask3d.files.scans import ScanError
 from itermask3d.inference.domain import Domain
 from itermask3d.method.settings import RefinementSettings
 
@@ -22,11 +17,9 @@ __all__ = [
     "AUTO",
     "NAMES",
     "Choice",
-    "Model",
+    "ModelFiles",
     "ModelTable",
-    "Networks",
     "domain_digests",
-    "load_weights",
     "model_file",
     "shipped_settings",
 ]
@@ -39,8 +32,8 @@ NAMES = ("t1", "any")
 
 
 @dataclass(frozen=True)
-class Model:
-    """One model: weights, and what was measured for them. The files need not exist.
+class ModelFiles:
+    """The files of one model: weights, and what was measured for them. They need not exist.
 
     Attributes:
         name: such as ``t1``.
@@ -154,9 +147,9 @@ class ModelTable:
             )
         return requested
 
-    def __getitem__(self, name: str) -> Model:
+    def __getitem__(self, name: str) -> ModelFiles:
         weights, domain, calibration = (model_file(self.folder, kind, name, self.names) for kind in _KINDS)
-        return Model(name, weights, domain, calibration, preferred=name == self.names[0])
+        return ModelFiles(name, weights, domain, calibration, preferred=name == self.names[0])
 
     def adapted(self, settings: RefinementSettings, name: str | None = None) -> RefinementSettings:
         """The settings as a model needs them.
@@ -173,7 +166,7 @@ class ModelTable:
         return settings if name is None else replace(settings, **self.settings.get(name, {}))
 
     @property
-    def known(self) -> tuple[Model, ...]:
+    def known(self) -> tuple[ModelFiles, ...]:
         """The models whose weights are there, in order."""
         return tuple(model for model in map(self.__getitem__, self.names) if model.weights.is_file())
 
@@ -182,11 +175,11 @@ class ModelTable:
         return requested == AUTO and len(self.known) > 1
 
     @property
-    def only(self) -> Model | None:
+    def only(self) -> ModelFiles | None:
         """The model of every scan; ``None`` where that is chosen scan by scan."""
         return self.fixed(self.requested)
 
-    def fixed(self, requested: str) -> Model | None:
+    def fixed(self, requested: str) -> ModelFiles | None:
         """The one model that a request means; ``None`` where it has to be chosen for each scan."""
         if requested != AUTO:
             return self[requested]
@@ -245,7 +238,7 @@ class ModelTable:
         return Choice(model.name, AUTO, f"{reason[0].upper()}{reason[1:]}.", domain_digests(self.known))
 
 
-def domain_digests(models: Iterable[Model]) -> dict[str, str]:
+def domain_digests(models: Iterable[ModelFiles]) -> dict[str, str]:
     """Digests of the domains among which is chosen, by model."""
     return {model.name: file_digest(model.domain) for model in models}
 
@@ -253,7 +246,7 @@ def domain_digests(models: Iterable[Model]) -> dict[str, str]:
 _KINDS = ("model.pt", "domain.json", "calibration.json")
 
 
-def _obstacle(model: Model, figures: Mapping[str, float], preprocessing: Mapping[str, Any]) -> str | None:
+def _obstacle(model: ModelFiles, figures: Mapping[str, float], preprocessing: Mapping[str, Any]) -> str | None:
     """Why a model is not simply taken; ``None`` where the scan lies in its domain."""
     if not model.domain.is_file():
         return f"{model.name} has no measured domain"
@@ -262,60 +255,6 @@ def _obstacle(model: Model, figures: Mapping[str, float], preprocessing: Mapping
         return f"the domain of {model.name} is for another preprocessing"
     check = domain.check(figures)
     return None if check.in_domain else f"outside the training domain of {model.name} ({', '.join(check.groups)})"
-
-
-class Networks:
-    """Networks with the weights of a table's models, each loaded when it is first asked for.
-
-    Args:
-        template: network of the right shape; the first model's weights go into it, others into a copy.
-        table: of the models.
-    """
-
-    def __init__(self, template: nn.Module, table: ModelTable) -> None:
-        self.table = table
-        self.digests: dict[str, str] = {}
-        self._template = template
-        self._loaded: dict[str, nn.Module] = {}
-
-    def __getitem__(self, name: str) -> nn.Module:
-        """The network of a model, in evaluation mode.
-
-        Raises:
-            ScanError: if its weights are missing, damaged or of another network.
-        """
-        if name not in self._loaded:
-            network = copy.deepcopy(self._template) if self._loaded else self._template
-            weights = self.table[name].weights
-            digest = file_digest(weights)  # of the weights that run, whatever becomes of the file
-            load_weights(network, weights)
-            self._loaded[name], self.digests[name] = network.eval(), digest
-        return self._loaded[name]
-
-    def __len__(self) -> int:
-        return len(self._loaded)
-
-
-def load_weights(network: nn.Module, checkpoint: str | Path) -> None:
-    """Load a plain state dict strictly, in place.
-
-    Raises:
-        ScanError: if the file is missing, unreadable or belongs to another network.
-    """
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise ScanError(f"weights '{path}' do not exist; expected a state dict such as models/model.pt")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise ScanError(f"weights '{path}' cannot be read; expected a plain PyTorch state dict") from error
-    try:
-        network.load_state_dict(state, strict=True)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ScanError(
-            f"weights '{path}' do not fit the network; expected a state dict of ReconstructionUNet with the "
-            "configured channels"
-        ) from error
 
 
 def shipped_settings() -> RefinementSettings:

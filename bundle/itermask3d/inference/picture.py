@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from scipy import ndimage
 
-from itermask3d.inference.results import ScanResult, components
+from itermask3d.inference.results import ScanResult
 from itermask3d.method.detection import Findings, Outcome
 from itermask3d.preprocessing.anatomy import align, describe, place_names
 
@@ -60,7 +60,7 @@ def headline(result: ScanResult) -> str:
     if findings.outcome is Outcome.NO_ANOMALY or not result.mask.any():
         said = "No unusual region marked"
     else:
-        found = components(result.mask, result.anomaly_map, result.affine)
+        found = result.components
         largest = f"{found[0].volume_ml:.1f} ml{_place(result)}"
         said = f"One unusual region: {largest}"
         if len(found) > 1:

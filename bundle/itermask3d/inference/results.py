@@ -8,6 +8,7 @@ import math
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -116,9 +117,13 @@ class ScanResult:
         picture.save_picture(self, content)
         return content.getvalue()
 
+    @cached_property
+    def components(self) -> list[Component]:
+        """The connected regions of the mask, largest first."""
+        return components(self.mask, self.anomaly_map, self.affine)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``result.json``; no voxels."""
-        found = components(self.mask, self.anomaly_map, self.affine)
         return {
             "schema_version": SCHEMA_VERSION,
             "note": RESEARCH_USE,
@@ -134,7 +139,7 @@ class ScanResult:
                 "brain": float(self.brain_mask.sum()) * self.voxel_ml,
                 "anomaly": float(self.mask.sum()) * self.voxel_ml,
             },
-            "components": [asdict(component) for component in found],
+            "components": [asdict(component) for component in self.components],
             "geometry": {
                 "shape": list(self.mask.shape),
                 "spacing_mm": np.linalg.norm(self.affine[:3, :3], axis=0).tolist(),

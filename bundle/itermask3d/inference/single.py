@@ -6,9 +6,11 @@ from pathlib import Path
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.files.scans import ScanError, list_scans
+from itermask3d.inference.conclusion import conclude
+from itermask3d.inference.model import load_model
 from itermask3d.inference.picture import save_picture
+from itermask3d.inference.preparation import prepare
 from itermask3d.inference.results import ScanResult, write_result
-from itermask3d.inference.segmenter import Segmenter
 
 __all__ = ["segment"]
 
@@ -21,7 +23,7 @@ def segment(
     brain_extraction: str | None = None,
     bundle: str | Path = BUNDLE_ROOT,
 ) -> ScanResult:
-    """Segment one scan; many scans are better run by ``itermask3d segment`` or a :class:`.Segmenter`.
+    """Segment one scan; many scans are better run by ``itermask3d segment`` or the four steps below, with one model.
 
     Args:
         path: a file, or a folder with one DICOM series.
@@ -37,9 +39,10 @@ def segment(
     items = list_scans(path)
     if len(items) != 1:
         raise ScanError(f"'{path}' holds {len(items)} scans; expected one")
-    values = {"model": model, "brain_extraction": brain_extraction, "progress": False}
-    segmenter = Segmenter(bundle, {key: value for key, value in values.items() if value is not None})
-    result, _ = segmenter.segment(segmenter.prepare(items[0]))
+    extraction = {} if brain_extraction is None else {"brain_extraction": brain_extraction}
+    loaded = load_model(bundle, model, overrides={"progress": False, **extraction})
+    prepared = prepare(items[0], loaded.preprocessing)
+    result = conclude(loaded.predict(prepared), prepared, loaded)
     if output is not None:
         write_result(result, Path(output) / result.case, draw=save_picture)
     return result

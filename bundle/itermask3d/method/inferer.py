@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -90,7 +89,8 @@ class IterMaskInferer(Inferer):
 
         Returns:
             ``mask`` (float, 0 or 1), ``anomaly_map`` and ``reconstruction``, each ``(B, 1, D, H, W)``, and
-            ``findings``, one JSON text per scan (see :class:`itermask3d.method.detection.Findings`).
+            ``findings``, a list of one :class:`itermask3d.method.detection.Findings` per scan. MONAI's engines cannot
+            take those apart: give them ``decollate=False``.
         """
         image = _as_plain(inputs)
         brain = image != 0 if brain_mask is None else _as_plain(brain_mask).to(image.device) > 0.5
@@ -111,12 +111,11 @@ class IterMaskInferer(Inferer):
         if constraints is not None and constraints.always is not None:
             mask |= constraints.always & refinement.mask
         refinement = replace(refinement, mask=mask)
-        findings = find(refinement, brain, score_quantile=self.settings.score_quantile)
         return {
             "mask": mask.float(),
             "anomaly_map": refinement.anomaly_map,
             "reconstruction": refinement.reconstruction * brain,
-            "findings": [json.dumps(scan.to_json()) for scan in findings],
+            "findings": find(refinement, brain, score_quantile=self.settings.score_quantile),
         }
 
     def _regions(self, refinement: Refinement) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -110,9 +109,9 @@ class LoadScand(MapTransform):
 
     Each becomes a float32 :class:`monai.data.MetaTensor` ``(1, D, H, W)`` with its affine. Any format that MONAI's
     readers take: NIfTI, MGH, NRRD, MetaImage, a folder with one DICOM series. The image's intensities are common ones,
-    see :mod:`itermask3d.preprocessing.intensity`; what leads back to the scan's own is stored under ``intensity``. What
-    was read is told under ``read``, and the files of a series that shares its folder under ``files``, as JSON text;
-    ``not_finite`` marks voxels that hold no number.
+    see :mod:`itermask3d.preprocessing.intensity`; what leads back to the scan's own is stored under ``intensity``, and
+    the volume as it was read under ``native``. What was read of each file is told under ``read``; ``not_finite`` marks
+    voxels that hold no number.
 
     Args:
         keys: the scan; checked by :func:`check_scan`.
@@ -138,7 +137,7 @@ class LoadScand(MapTransform):
             read[str(key)] = image.meta["read"]
             levels, counts = check_scan(image.as_tensor(), np.asarray(image.affine), str(sample[key]))
             scale = common_scale(levels.numpy(), counts.numpy())
-            sample["path"], sample["intensity"] = str(sample[key]), scale
+            sample["path"], sample["intensity"], sample["native"] = str(sample[key]), scale, image
             sample["not_finite"] = image.meta["not_finite"]
             sample[key] = _channel_first(image, scale.inward(image.numpy()))
         for key in self.companion_keys:
@@ -152,7 +151,7 @@ class LoadScand(MapTransform):
                     scan_affine=np.asarray(image.affine),
                 )
                 sample[key], read[key] = _channel_first(mask), mask.meta["read"]
-        sample["read"], sample["files"] = json.dumps(read), json.dumps(list(sample.get("files") or ()))
+        sample["read"] = read
         return sample
 
 

@@ -1,22 +1,21 @@
-"""Transforms that measure, on the way, what tells a scan's kind."""
+"""What tells a scan's kind, measured on the way to the network's grid and back."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import (
-    Invertd,
-    MapTransform,
-)
+from monai.transforms import EnsureTyped, Invertd, MapTransform
 
 from itermask3d.preprocessing.scan_features import measure_acquisition, measure_left_out, measure_prepared
 
-__all__ = ["measured_figures"]
+__all__ = ["MeasureLeftOutd", "ScanFigures", "measure_scan", "measured_figures", "on_own_grid"]
 
 
 class MeasureLeftOutd(MapTransform):
@@ -44,43 +43,71 @@ class MeasureLeftOutd(MapTransform):
         return sample
 
 
-class MeasureScand(MapTransform):
-    """Measure what tells a scan's kind, while the brain mask lies on the network's grid.
+@dataclass(frozen=True)
+class ScanFigures:
+    """What tells a scan's kind, and the grid on which it was measured.
 
-    Adds ``figures``: JSON text with ``figures`` of :func:`itermask3d.preprocessing.scan_features.measure_prepared` and,
-    where the scan has its head, what the preprocessing measured beside the brain mask; and the ``spacing_mm`` and
-    ``bias_correction`` under which they were measured.
+    Attributes:
+        values: figures by name, those of :mod:`itermask3d.preprocessing.scan_features`.
+        spacing_mm: edge of a voxel of the network's grid.
+        bias_correction: ``n4`` or ``none``.
     """
 
-    def __init__(self, key: str = "image", mask_key: str = "brain_mask") -> None:
-        super().__init__([key, mask_key])
+    values: Mapping[str, float]
+    spacing_mm: float
+    bias_correction: str
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        sample = dict(data)
-        image, brain = (sample[key][0].numpy(force=True) for key in self.keys)
-        spacing_mm = round(float(sample[self.keys[1]].pixdim[0]), 4)
-        bias = sample.get("bias_field")
-        log_sd = None if bias is None else float(bias["log_sd"])
-        figures = measure_prepared(image, brain > 0.5, spacing_mm=spacing_mm, bias_log_sd=log_sd)
-        left_out = {name: float(value) for name, value in sample.get("left_out", {}).items()}
-        figures |= {name: value for name, value in left_out.items() if not math.isnan(value)}
-        correction = "none" if bias is None else "n4"
-        measured = {"figures": figures, "spacing_mm": spacing_mm, "bias_correction": correction}
-        return {**sample, "figures": json.dumps(measured)}
+    @property
+    def grid(self) -> dict[str, Any]:
+        """The preprocessing under which the figures mean something."""
+        return {"spacing_mm": self.spacing_mm, "bias_correction": self.bias_correction}
 
 
-def measured_figures(sample: Mapping[Any, Any], preprocessing: Any) -> dict[str, Any]:
+def measure_scan(sample: Mapping[Any, Any], brain: np.ndarray, affine: np.ndarray) -> ScanFigures:
+    """Measure what tells a scan's kind.
+
+    Args:
+        sample: on the network's grid: ``image`` and ``brain_mask``, and what the preprocessing measured on its way
+            (``bias_field``, ``left_out``).
+        brain: boolean ``(D, H, W)``, the brain mask on the scan's own grid.
+        affine: of that grid, voxel to millimetres.
+    """
+    image, mask = (sample[key][0].numpy(force=True) for key in ("image", "brain_mask"))
+    spacing_mm = round(float(sample["brain_mask"].pixdim[0]), 4)
+    bias = sample.get("bias_field")
+    log_sd = None if bias is None else float(bias["log_sd"])
+    values = measure_prepared(image, mask > 0.5, spacing_mm=spacing_mm, bias_log_sd=log_sd)
+    left_out = {name: float(value) for name, value in sample.get("left_out", {}).items()}
+    values |= {name: value for name, value in left_out.items() if not math.isnan(value)}
+    return ScanFigures(values | measure_acquisition(brain, affine), spacing_mm, "none" if bias is None else "n4")
+
+
+def on_own_grid(sample: Mapping[Any, Any], preprocessing: Any, **volumes: torch.Tensor) -> dict[str, MetaTensor]:
+    """Bring volumes from the network's grid to the scan's own, exactly as the scan came.
+
+    Args:
+        sample: what ``preprocessing`` made of the scan; of it, ``image`` knows the way.
+        preprocessing: whose inverse leads to the scan's own grid.
+        volumes: ``(1, *grid)`` by name, on any device.
+
+    Returns:
+        Float32 ``(1, D, H, W)`` on the CPU, by the same names.
+    """
+    keys = list(volumes)
+    typed = EnsureTyped(keys, dtype=torch.float32, track_meta=True, device=torch.device("cpu"))
+    back = Invertd(keys, transform=preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
+    together: dict[Any, Any] = {"image": sample["image"]}
+    together.update(volumes)
+    moved = back(typed(together))
+    return {key: moved[key] for key in keys}
+
+
+def measured_figures(sample: Mapping[Any, Any], preprocessing: Any) -> ScanFigures:
     """All figures of a prepared scan, those of its own grid included, as a run measures them.
 
     Args:
         sample: what ``preprocessing`` made of a scan.
         preprocessing: whose inverse leads to the scan's own grid.
-
-    Returns:
-        ``figures`` by name, and the ``spacing_mm`` and ``bias_correction`` under which they were measured.
     """
-    measured = json.loads(MeasureScand()(sample)["figures"])
-    back = Invertd("brain_mask", transform=preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
-    mask = back(dict(sample))["brain_mask"]
-    acquisition = measure_acquisition(mask[0].numpy(force=True) > 0.5, mask.affine.numpy(force=True))
-    return {**measured, "figures": measured["figures"] | acquisition}
+    mask = on_own_grid(sample, preprocessing, brain_mask=sample["brain_mask"])["brain_mask"]
+    return measure_scan(sample, mask[0].numpy(force=True) > 0.5, mask.affine.numpy(force=True))

@@ -7,7 +7,8 @@ Every geometric step is MONAI's and invertible, so ``monai.transforms.Invertd`` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from monai.transforms import (
@@ -15,6 +16,7 @@ from monai.transforms import (
     Compose,
     CropForegroundd,
     EnsureTyped,
+    MapTransform,
     ResizeWithPadOrCropd,
     SelectItemsd,
 )
@@ -26,12 +28,25 @@ from itermask3d.preprocessing.load import LoadScand
 from itermask3d.preprocessing.measure import MeasureLeftOutd
 from itermask3d.preprocessing.normalise import RobustNormalized
 
-__all__ = ["inference_transforms"]
+__all__ = ["Preprocessing", "inference_transforms"]
 
 BIAS_CORRECTIONS = ("none", "n4")
 
-FACTS = ("case", "path", "normalisation", "bias_field", "left_out", "brain_extraction", "inputs", "read", "files")
+FACTS = ("case", "path", "normalisation", "bias_field", "left_out", "brain_extraction")
 """What stays in a sample beside its volumes."""
+
+
+class Preprocessing(Compose):
+    """A raw scan's way to the network's grid, and the values that describe it.
+
+    Attributes:
+        described: ``spacing_mm``, ``spatial_size``, ``brain_extraction_method`` and ``bias_correction``; every result
+            names them.
+    """
+
+    def __init__(self, transforms: Sequence[Callable[..., Any]], **described: Any) -> None:
+        super().__init__(transforms)
+        self.described = described
 
 
 def inference_transforms(
@@ -44,15 +59,14 @@ def inference_transforms(
     with_label: bool = False,
     keep_label: bool = False,
     check_fit: bool = True,
-) -> Compose:
+) -> Preprocessing:
     """Compose a raw scan's way to the network's grid; the inferer adds the guide.
 
     Args:
         spacing_mm: isotropic spacing of the network's grid.
         spatial_size: its size in voxels; each a multiple of 16.
         brain_extraction: see :mod:`itermask3d.preprocessing.brain_extraction`.
-        bias_correction: ``"n4"`` divides by the bias field, see :mod:`itermask3d.preprocessing.bias`; ``"none"`` leaves
-            it.
+        bias_correction: ``"n4"`` divides by the field of :mod:`itermask3d.preprocessing.bias`; ``"none"`` leaves it.
         clip: see :class:`RobustNormalized`.
         with_label: bring a ground-truth ``label`` to the network's grid as well.
         keep_label: load the ``label`` of items that have one and leave it on the scan's own grid, for evaluation.
@@ -61,12 +75,10 @@ def inference_transforms(
     Returns:
         Transforms from an item with paths to ``image`` (normalised) and ``brain_mask``, both ``(1, *spatial_size)``.
     """
-    if bias_correction not in BIAS_CORRECTIONS:
-        raise ValueError(f"bias_correction = '{bias_correction}'; expected one of {', '.join(BIAS_CORRECTIONS)}")
-    masks = ["brain_mask", "label"] if with_label else ["brain_mask"]
+    masks = ["brain_mask", *(["label"] if with_label else [])]
     keys = ["image", *masks]
     labels = ("label",) if with_label or keep_label else ()
-    return Compose(
+    return Preprocessing(
         [
             LoadScand(companion_keys=("brain_mask", *labels)),
             BrainMaskd(method=brain_extraction),
@@ -74,12 +86,22 @@ def inference_transforms(
             ScannerGridd(keys, spacing_mm=spacing_mm),
             AsDiscreted(masks, threshold=0.5),
             MeasureLeftOutd("image", spacing_mm),
-            *([BiasFieldCorrectd("image", spacing_mm)] if bias_correction == "n4" else []),
+            *_bias_correction(bias_correction, spacing_mm),
             RobustNormalized("image", clip=clip),
             *([CheckBrainFitsd("brain_mask", spatial_size, spacing_mm)] if check_fit else []),
             CropForegroundd(keys, source_key="brain_mask", allow_smaller=True),
             ResizeWithPadOrCropd(keys, spatial_size=spatial_size),
             EnsureTyped(keys, dtype=torch.float32),
             SelectItemsd([*keys, *labels, *FACTS], allow_missing_keys=True),
-        ]
+        ],
+        spacing_mm=spacing_mm,
+        spatial_size=list(spatial_size),
+        brain_extraction_method=brain_extraction,
+        bias_correction=bias_correction,
     )
+
+
+def _bias_correction(name: str, spacing_mm: float) -> list[MapTransform]:
+    if name not in BIAS_CORRECTIONS:
+        raise ValueError(f"bias_correction = '{name}'; expected one of {', '.join(BIAS_CORRECTIONS)}")
+    return [BiasFieldCorrectd("image", spacing_mm)] if name == "n4" else []

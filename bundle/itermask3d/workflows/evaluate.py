@@ -34,7 +34,7 @@ from itermask3d.evaluation.text import to_csv, to_markdown
 from itermask3d.files.scans import ScanError, list_scans
 from itermask3d.files.writing import write_atomically, write_table
 from itermask3d.inference.domain import Domain
-from itermask3d.inference.models import load_weights
+from itermask3d.inference.networks import load_weights
 from itermask3d.inference.results import RESEARCH_USE, versions
 
 __all__ = ["MAIN", "Evaluated", "Options", "evaluate_scans"]

@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 
 from itermask3d.files.tree import LeftOut, grouped
 from itermask3d.files.writing import write_atomically
+from itermask3d.inference.model import Model
 from itermask3d.inference.results import RESEARCH_USE
-from itermask3d.inference.store import ResultStore
 from itermask3d.workflows.screening.cohort_table import COLUMNS, Row, read_rows, write_cohort_table
 
 __all__ = ["Distribution", "Throughput", "distribution", "duration", "matching_normals", "write_cohort_report"]
@@ -132,12 +132,15 @@ class Distribution:
     summary: str
 
 
-def matching_normals(store: ResultStore) -> list[float]:
-    """Scores of the calibration's normal scans; empty without one for the store's weights and settings.
+def matching_normals(model: Model) -> list[float]:
+    """Scores of the calibration's normal scans; empty without one for the model's weights and settings.
 
     Empty too where each scan's model was chosen: scores of several models have no common normal scans.
     """
-    calibration = None if store.calibration is None or store.caveats else store.applying_calibration()
+    if model.chooses:
+        return []
+    used = model.variant(model.fixed_name)
+    calibration = None if used.calibration is None or used.caveats else used.applying_calibration()
     return [] if calibration is None else list(calibration.normal_scores)
 
 

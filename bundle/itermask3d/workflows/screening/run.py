@@ -91,7 +91,7 @@ def screen_scans(options: Options, watch: Watch, *, report: Callable[..., Path])
     """
     found = discover(options.data, suffixes=options.suffix, brain_mask_dir=options.brain_masks, ignore=options.output)
     planner = Screener(options.bundle, options.overrides() | {"device": "$torch.device('cpu')"}, report=report)
-    planner.segmenter  # noqa: B018 weights that do not fit are told before anything is written
+    planner.model  # noqa: B018 weights that do not fit are told before anything is written
     with one_run(options.output):
         plan = make_plan(
             found.scans, options.output, planner, retry_failed=options.retry_failed, overwrite=options.overwrite
@@ -102,7 +102,7 @@ def screen_scans(options: Options, watch: Watch, *, report: Callable[..., Path])
         Journal(options.output).enter(plan.done)
         end, throughput = (End.WHOLE, None) if options.report_only else work(options, plan, watch, report)
         clear_staging(options.output)
-        normals = matching_normals(planner.store(found.scans[0], options.output))
+        normals = matching_normals(planner.model)
         return conclude(options, found, end, throughput, normals, watch)
 
 

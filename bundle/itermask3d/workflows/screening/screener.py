@@ -19,9 +19,11 @@ from itermask3d.files.discovery import Discovery, FoundScan
 from itermask3d.files.errors import ScanError, first_cause, out_of_memory, scan_error
 from itermask3d.files.identity import input_files
 from itermask3d.files.writing import no_room, publish_folder, settle, write_atomically
+from itermask3d.inference.conclusion import conclude
+from itermask3d.inference.model import Model, load_model
 from itermask3d.inference.picture import save_picture
+from itermask3d.inference.preparation import prepare
 from itermask3d.inference.results import RESEARCH_USE, ScanResult, foreign_files, write_result
-from itermask3d.inference.segmenter import Segmenter
 from itermask3d.inference.store import ResultStore, require_own_place
 from itermask3d.workflows.screening.journal import JOURNAL, Journal, Record, Status
 
@@ -95,7 +97,7 @@ class Screener:
 
     Args:
         bundle_root: the bundle's folder.
-        overrides: see :class:`itermask3d.inference.segmenter.Segmenter`.
+        overrides: see :func:`itermask3d.inference.model.load_model`.
         report: see :data:`Report`; ``None`` writes no report. A report that fails is told in the log and missing;
             the result stays.
         picture: draw ``picture.png``.
@@ -119,29 +121,29 @@ class Screener:
         self.report = report
         self.picture = picture
         self.overwrite = overwrite
-        self._segmenter: Segmenter | None = None
+        self._model: Model | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_segmenter", "_lock")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_model", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _segmenter=None, _lock=threading.Lock())
+        self.__dict__.update(state, _model=None, _lock=threading.Lock())
 
     @property
-    def segmenter(self) -> Segmenter:
+    def model(self) -> Model:
         """The model of this process.
 
         Raises:
             ScanError: if the weights are missing, damaged or of another network.
         """
-        if self._segmenter is None:
-            self._segmenter = Segmenter(self.bundle_root, self.overrides)
-        return self._segmenter
+        if self._model is None:
+            self._model = load_model(self.bundle_root, overrides=self.overrides)
+        return self._model
 
     def store(self, scan: FoundScan, output: Path) -> ResultStore:
         """The store in which a scan's result lies."""
-        return self.segmenter.store_for({}, None, (output / scan.folder).parent)
+        return ResultStore((output / scan.folder).parent, self.model)
 
     def is_done(self, scan: FoundScan, output: Path) -> bool:
         """Whether there is a result of these files, settings and weights; a damaged one is none."""
@@ -181,7 +183,8 @@ class Screener:
             self._write_report(final)
 
     def _segment(self, scan: FoundScan) -> ScanResult:
-        return self.segmenter.segment(self.segmenter.prepare(scan.item))[0]
+        prepared = prepare(scan.item, self.model.preprocessing)
+        return conclude(self.model.predict(prepared), prepared, self.model)
 
     def _write_report(self, folder: Path) -> None:
         if self.report is None:

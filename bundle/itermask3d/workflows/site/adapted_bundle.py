@@ -13,8 +13,8 @@ from itermask3d.files.literals import as_literals
 from itermask3d.files.writing import replaced_folder, write_atomically
 from itermask3d.inference.calibration import p_value_guarantee
 from itermask3d.inference.domain import fit_domain
+from itermask3d.inference.model import load_model
 from itermask3d.inference.results import RESEARCH_USE
-from itermask3d.inference.segmenter import Segmenter
 from itermask3d.workflows.site.base_model import BaseModel
 from itermask3d.workflows.site.bundle import DATA_LICENCE, copy_bundle, set_values
 from itermask3d.workflows.site.crossfit import ScanScore
@@ -57,8 +57,8 @@ def write_adapted_bundle(
         set_values(partial / "configs" / "inference.json", values)
         set_values(partial / "configs" / "metadata.json", _metadata(told))
         write_atomically(DATA_LICENCE, partial / "docs" / "data_license.txt")
-        store = Segmenter(partial, as_literals({"device": "cpu"})).store
-        calibration = cross_fitted_calibration(scores, dict(store.settings))
+        model = load_model(partial, overrides=as_literals({"device": "cpu"}))
+        calibration = cross_fitted_calibration(scores, dict(model.variant(model.fixed_name).settings))
         write_atomically(json.dumps(calibration, indent=1) + "\n", models / "calibration.json")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,8 @@ from torch import nn
 
 from itermask3d.files.identity import file_digest
 from itermask3d.files.literals import as_literal
-from itermask3d.inference.models import ModelTable, load_weights
+from itermask3d.inference.models import ModelTable
+from itermask3d.inference.networks import load_weights
 from itermask3d.method.detection import Findings
 from itermask3d.method.inferer import IterMaskInferer
 from itermask3d.simulation.synthetic_anomalies import SyntheticAnomalies
@@ -76,7 +76,8 @@ class BaseModel:
     def findings(self, network: nn.Module, image: torch.Tensor, brain_mask: torch.Tensor) -> Findings:
         """What the loop finds in one prepared scan, both ``(1, D, H, W)``, with a network in evaluation mode."""
         found = self.inferer(image[None].to(self.device), network, brain_mask[None].to(self.device))
-        return Findings.from_json(json.loads(found["findings"][0]))
+        findings: Findings = found["findings"][0]
+        return findings
 
     def batches(self, scans: PackedDataset, batch_size: int) -> DrawnBatches:
         """Training batches as the recipe draws them, variation and synthetic anomalies included."""

@@ -88,7 +88,6 @@ class Recipe:
         values: dict[str, Any] = {name: asdict(self)[name] for name in names}
         return {
             **values,
-            "network_def::channels": list(self.channels),
             "model": "own",
             "models::names": ["own"],
             "models::settings": {},

@@ -232,7 +232,7 @@ def figures_of(item: Mapping[str, Any], prepare: Compose) -> tuple[dict[Hashable
         The prepared sample, and the figures of :mod:`itermask3d.preprocessing.scan_features` by name.
     """
     sample = prepare({**item})
-    return sample, measured_figures(sample, prepare)["figures"]
+    return sample, dict(measured_figures(sample, prepare).values)
 
 
 def derived_spacing(voxels_mm: Sequence[Sequence[float]]) -> float:
