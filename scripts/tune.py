@@ -20,7 +20,7 @@ from itermask3d.evaluation.tuning import Grid, TuningRow, choose, evaluate_grid,
 from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
 from itermask3d.files.writing import write_atomically, write_table
 from itermask3d.inference.models import shipped_settings
-from itermask3d.inference.networks import load_weights
+from itermask3d.inference.networks import load_weights, network_shape
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.frequency import high_frequency
 from itermask3d.method.inferer import IterMaskInferer
@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 def main() -> None:
     arguments = parse()
-    network = ReconstructionUNet(channels=arguments.channels, out_channels=2)
+    network = ReconstructionUNet(**(network_shape(arguments.weights) or {}))
     try:
         load_weights(network, arguments.weights)
         items = list_scans(arguments.list)[: arguments.limit]
@@ -62,7 +62,7 @@ def main() -> None:
             tqdm.write(f"left out: {item['case']}: {reason}")
             continue
         image, brain, label = (sample[key].as_tensor()[None] for key in ("image", "brain_mask", "label"))
-        guide = high_frequency(image, spacing_mm=spacing)
+        guide = high_frequency(image, spacing_mm=spacing, radius_cycles_per_mm=arguments.radius_cycles_per_mm)
         reconstruct = inferer.reconstructor(network, brain)
         with torch.no_grad():
             scan = (item["case"], image, brain, guide, label, reconstruct)
@@ -77,16 +77,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("list")
     parser.add_argument("output")
     parser.add_argument("--weights", default=f"{BUNDLE_ROOT}/models/model.pt")
-    parser.add_argument("--channels", type=int, nargs=5, default=[8, 16, 32, 64, 128])
     parser.add_argument("--spacing-mm", type=float, default=2.0)
     parser.add_argument("--spatial-size", type=int, nargs=3, default=[80, 96, 80])
     parser.add_argument("--bias-correction", default="n4")
+    parser.add_argument("--radius-cycles-per-mm", type=float, default=shipped_radius(), help="of the guide")
     parser.add_argument(
         "--grid", default="{}", help="JSON of values to try, others as in the bundle, e.g. '{\"gamma\": [0.05, 0.1]}'"
     )
     parser.add_argument("--max-normal-share", type=float, default=0.005)
     parser.add_argument("--limit", type=int, help="use the first scans only")
     return parser.parse_args()
+
+
+def shipped_radius() -> float:
+    """Radius of the guide as the shipped bundle has it."""
+    return float(json.loads(Path(BUNDLE_ROOT, "configs", "inference.json").read_text())["radius_cycles_per_mm"])
 
 
 def write(rows: list[TuningRow], output: Path, max_normal_share: float) -> None:

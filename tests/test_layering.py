@@ -246,3 +246,25 @@ def test_no_file_names_a_path_of_a_machine() -> None:
             continue
         found += [f"{path.relative_to(ROOT)}:{n}" for n, line in enumerate(lines, 1) if MACHINE_PATH.search(line)]
     assert not found, f"these lines hold only on one machine: {', '.join(found)}"
+
+
+ARCHITECTURE = (ROOT / "docs" / "reference" / "architecture.md").read_text(encoding="utf-8")
+DOORS = {"preprocessing.pipeline", "method.inferer"}
+"""Where the way of a scan leaves the room of inference: one module a room, behind which its steps lie."""
+
+
+def test_the_documents_count_the_arrows_between_rooms() -> None:
+    (told,) = re.findall(r"These are (\d+) arrows", ARCHITECTURE)
+    assert int(told) == sum(len(allowed) for allowed in ROOMS.values())
+
+
+def test_the_documented_way_of_a_scan_is_what_its_one_call_imports_and_stays_short() -> None:
+    way, waiting = set(DOORS), ["inference.single"]
+    while waiting:
+        module = waiting.pop()
+        if module not in way:
+            way.add(module)
+            waiting += [other for other in own_modules(set(imports_of(module))) if other.startswith("inference.")]
+    listed = ARCHITECTURE.split("<!-- way -->")[1]
+    assert set(re.findall(r"`([\w.]+)`", listed)) == way
+    assert len(way) <= 12

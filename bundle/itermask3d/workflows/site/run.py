@@ -153,7 +153,7 @@ class Run:
             )  # fmt: skip
             self._script(
                 "tune", simulated / "scans.json", folder, "--weights", self.bundle / "models" / "model.pt",
-                "--channels", *recipe.channels, "--spacing-mm", recipe.spacing_mm,
+                "--spacing-mm", recipe.spacing_mm,
                 "--spatial-size", *recipe.spatial_size, "--bias-correction", recipe.bias_correction,
                 "--grid", json.dumps(TUNING_GRID),
             )  # fmt: skip
