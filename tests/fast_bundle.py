@@ -1,4 +1,4 @@
-"""A copy of the bundle whose network is known and fast: for tests of what stands around it."""
+"""Bundles whose network is fast, and scans for them: for tests of what stands around the network."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
+from helpers import head_phantom
+from itermask3d.method.network import ReconstructionUNet
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -58,3 +61,31 @@ def write_fast_bundle(root: Path) -> Path:
     weight[0, 1, 2, 2, 2] = 0.5
     torch.save({"weight": torch.from_numpy(weight), "bias": torch.zeros(1)}, root / "models" / "model.pt")
     return root
+
+
+TINY_CHANNELS = [2, 2, 2, 4, 4]
+
+
+def write_tiny_bundle(root: Path) -> Path:
+    """Write configs and weights of a bundle that can be trained: a tiny network of random weights, voxels of 6 mm."""
+    shutil.copytree(BUNDLE / "configs", root / "configs")
+    (root / "models").mkdir()
+    path = root / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["network_def"]["channels"] = TINY_CHANNELS
+    config |= {"spacing_mm": 6.0, "spatial_size": [32, 48, 32], "bias_correction": "none"}
+    config["settings"] |= {"max_iterations": 2}
+    path.write_text(json.dumps(config))
+    torch.manual_seed(1)
+    torch.save(ReconstructionUNet(out_channels=2, channels=TINY_CHANNELS).state_dict(), root / "models" / "model.pt")
+    return root
+
+
+def write_noisy_phantoms(folder: Path, n_scans: int) -> Path:
+    """Write stripped phantoms of 4 mm, each with its own fine structure."""
+    phantom = head_phantom(spacing_mm=(4, 4, 4))
+    for seed in range(n_scans):
+        noise = np.random.default_rng(seed).normal(0, 6, phantom.image.shape)
+        image = np.where(phantom.brain_mask, phantom.image + noise, 0).astype(np.float32)
+        nib.save(nib.Nifti1Image(image, phantom.affine), folder / f"sub-{seed}_T1w.nii.gz")
+    return folder

@@ -3,56 +3,33 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from fast_bundle import BUNDLE
-from helpers import head_phantom, run_command
+from fast_bundle import BUNDLE, write_noisy_phantoms, write_tiny_bundle
+from helpers import run_command
 from itermask3d.files.scans import ScanError
 from itermask3d.inference.domain import Domain
 from itermask3d.inference.segmenter import Segmenter
-from itermask3d.method.network import ReconstructionUNet
 from itermask3d.workflows.site import adaptation
 from itermask3d.workflows.site.base_model import BaseModel
 from itermask3d.workflows.site.crossfit import folds_of
 from itermask3d.workflows.site.data_check import Level
 
 N_SCANS = 6
-CHANNELS = [2, 2, 2, 4, 4]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    """A bundle with a tiny network of random weights, on a grid of 6 mm."""
-    root = tmp_path_factory.mktemp("base")
-    shutil.copytree(BUNDLE / "configs", root / "configs")
-    (root / "models").mkdir()
-    path = root / "configs" / "inference.json"
-    config = json.loads(path.read_text())
-    config["network_def"]["channels"] = CHANNELS
-    config |= {"spacing_mm": 6.0, "spatial_size": [32, 48, 32], "bias_correction": "none"}
-    config["settings"] |= {"max_iterations": 2}
-    path.write_text(json.dumps(config))
-    torch.manual_seed(1)
-    torch.save(ReconstructionUNet(out_channels=2, channels=CHANNELS).state_dict(), root / "models" / "model.pt")
-    return root
+    return write_tiny_bundle(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory) -> Path:
-    """Stripped phantoms of 4 mm with their own fine structure."""
-    folder = tmp_path_factory.mktemp("scans")
-    phantom = head_phantom(spacing_mm=(4, 4, 4))
-    for seed in range(N_SCANS):
-        noise = np.random.default_rng(seed).normal(0, 6, phantom.image.shape)
-        image = np.where(phantom.brain_mask, phantom.image + noise, 0).astype(np.float32)
-        nib.save(nib.Nifti1Image(image, phantom.affine), folder / f"sub-{seed}_T1w.nii.gz")
-    return folder
+    return write_noisy_phantoms(tmp_path_factory.mktemp("scans"), N_SCANS)
 
 
 @pytest.fixture

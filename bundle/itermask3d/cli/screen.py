@@ -55,6 +55,7 @@ def screen(
     workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="At once (default: one a GPU, or 1).")] = None,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of each worker (SLURM: 4).")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Of a Dask cluster: tcp://host:8786.")] = None,
+    reference: Annotated[str | None, typer.Option(help="cohort: no normals named, 20 scans or more.")] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="SLURM jobs (--memory, --walltime, …).")] = False,
     print_job: Annotated[bool, typer.Option("--print-job", help="Show the script of --slurm, end.")] = False,
     memory: Annotated[str | None, typer.Option(hidden=True, help="Of a job (default: 16GB).")] = None,
@@ -67,11 +68,14 @@ def screen(
 ) -> None:
     """Screen many scans and read the result on one page.
 
-    OUTPUT/index.html shows all scans, OUTPUT/scans.tsv is the table. The same command goes on where a run ended.
+    OUTPUT/index.html shows all scans. The same command goes on where it ended.
     """
     given = dict(locals())
     exclusive(model=model, weights=weights)
     exclusive(slurm=slurm, scheduler=scheduler)
+    for changed in ({"weights": weights}, {"gamma": gamma}, {"schedule": schedule}):
+        exclusive(reference=reference, **changed)
+    one_of(reference, ("cohort",), "--reference")
     if print_job:
         from itermask3d.workflows.screening.cluster import slurm_script
 
@@ -105,6 +109,7 @@ def run(given: dict[str, Any]) -> Screened:
     from itermask3d.preprocessing.brain_extraction import METHODS
     from itermask3d.reports.scan_report import write_scan_report
     from itermask3d.workflows.screening.options import Options
+    from itermask3d.workflows.screening.own_reference import screen_by_itself
     from itermask3d.workflows.screening.run import screen_scans
 
     one_of(given["brain_extraction"], METHODS, "--brain-extraction")
@@ -115,8 +120,9 @@ def run(given: dict[str, Any]) -> Screened:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a scheduler or a container ends a job
     progress = ScanProgress()
     given = given | {"slurm": job_of(given) if given["slurm"] else None}
-    options = Options(**{field.name: given[field.name] for field in fields(Options)})
-    screened = screen_scans(options, progress, report=write_scan_report)
+    options = Options(**{field.name: given[field.name] for field in fields(Options) if field.name in given})
+    screening = screen_by_itself if given["reference"] else screen_scans
+    screened = screening(options, progress, report=write_scan_report)
     throughput = screened.throughput
     speed = f", {throughput.scans_per_hour:.1f} scans/h" if throughput and throughput.scans else ""
     progress.say(f"{screened.done} of {len(screened.found.scans)} scans done, {len(screened.failed)} failed{speed}")

@@ -21,6 +21,7 @@ from itermask3d.method.detection import percentile_among
 __all__ = [
     "Calibration",
     "attainable_level",
+    "cohort_guarantee",
     "conformal_p_value",
     "false_alarm_interval",
     "false_alarm_range",
@@ -42,11 +43,13 @@ class Calibration:
         settings: of the run that made them.
         cross_fitted: whether each came from a network adapted without that scan, not from the one whose settings
             these are.
+        cohort: whether they are the other scans of a cohort, of which not all need be normal.
     """
 
     normal_scores: tuple[float, ...]
     settings: Mapping[str, Any]
     cross_fitted: bool = False
+    cohort: bool = False
 
     @classmethod
     def read(cls, path: str | Path) -> Calibration:
@@ -58,13 +61,16 @@ class Calibration:
         try:
             data = json.loads(Path(path).read_text())
             scores = tuple(float(value) for value in data["normal_scores"])
-            return cls(scores, dict(data["settings"]), bool(data.get("cross_fitted", False)))
+            of_others, of_cohort = (bool(data.get(name, False)) for name in ("cross_fitted", "cohort"))
+            return cls(scores, dict(data["settings"]), of_others, of_cohort)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"calibration file {path} holds no 'normal_scores' and 'settings'") from error
 
     @property
     def guarantee(self) -> str:
         """What a p-value of this calibration promises, in one sentence for a reader."""
+        if self.cohort:
+            return cohort_guarantee(len(self.normal_scores))
         return p_value_guarantee(len(self.normal_scores), cross_fitted=self.cross_fitted)
 
     def percentile(self, score: float) -> float | None:
@@ -89,6 +95,23 @@ def p_value_guarantee(n_normal: int, *, cross_fitted: bool = False) -> str:
         "people): then a normal scan has a p-value of at most a with a probability of at most a; the smallest possible "
         f"is 1/{n_normal + 1}, and nothing is promised about finding anomalies."
     ) + (CROSS_FITTED if cross_fitted else "")
+
+
+def cohort_guarantee(n_others: int, *, abnormal_share: float = 0.25) -> str:
+    r"""What a p-value among the other scans of a cohort promises, and what not.
+
+    With a share :math:`e` of abnormal ones among them, the worst case is that all of these score below the normal ones:
+    a normal scan then ranks among :math:`(1 - e) n` scans, so :math:`P(p \le a) \le a / (1 - e)`, up to rounding.
+    Abnormal scans with higher scores only make its p-value larger.
+    """
+    return (
+        f"Among {n_others} other scans of the cohort, scored by networks adapted without the fold of the scan: if the "
+        "normal scans of the cohort are exchangeable (same scanner, protocol and kind of people), a normal scan has a "
+        "p-value of at most a with a probability of about a at most, and of about "
+        f"{1 / (1 - abnormal_share):.2f} a if {100 * abnormal_share:.0f} % of the scans are abnormal and score lower. "
+        f"The smallest possible is 1/{n_others + 1}. Scans are compared with each other: at most about the share a of "
+        "a cohort can be flagged at a, however many are abnormal."
+    )
 
 
 def conformal_p_value(score: float, normal_scores: Sequence[float]) -> float:

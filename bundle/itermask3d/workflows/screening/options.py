@@ -32,6 +32,7 @@ class Options:
         threads: of each worker.
         scheduler: address of a running Dask cluster.
         slurm: the job of each worker; ``None`` for workers on this machine.
+        only: the cases that are screened; ``None`` for all.
     """
 
     data: Path
@@ -53,6 +54,7 @@ class Options:
     threads: int | None = None
     scheduler: str | None = None
     slurm: SlurmJob | None = None
+    only: frozenset[str] | None = None
 
     def overrides(self) -> dict[str, Any]:
         """Ids of the inference config and the values that were given for them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,6 +90,8 @@ def screen_scans(options: Options, watch: Watch, *, report: Callable[..., Path])
         ScanError: if the source holds no scan, or weights, settings or output folder cannot be used.
     """
     found = discover(options.data, suffixes=options.suffix, brain_mask_dir=options.brain_masks, ignore=options.output)
+    if options.only is not None:
+        found = replace(found, scans=tuple(scan for scan in found.scans if scan.case in options.only))
     planner = Screener(options.bundle, options.overrides() | {"device": "$torch.device('cpu')"}, report=report)
     planner.model  # noqa: B018 weights that do not fit are told before anything is written
     with one_run(options.output):

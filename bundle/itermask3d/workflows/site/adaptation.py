@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from itermask3d.workflows.site.fine_tuning import fine_tune
 from itermask3d.workflows.site.options import Tell
 from itermask3d.workflows.site.stages import Stages
 
-__all__ = ["DONE", "LOOK_FIRST", "Adaptation", "check_number"]
+__all__ = ["DONE", "LOOK_FIRST", "Adaptation", "Plan", "check_number"]
 
 DONE, LOOK_FIRST = 0, 3
 """Exit status of a run that came to its end, and of one whose scans a person has to look at first."""
@@ -115,19 +115,19 @@ class Adaptation:
             return DONE
         folds = folds_of(groups, min(self.options.folds, len(groups)), seed=self.options.seed)
         plan = Plan(tuple(sorted(scan.case for scan in scans)), tuple(tuple(fold) for fold in folds))
-        self._begin(plan, scans)
-        with self._bar(plan) as advance:
-            networks = {name: self._adapt(name, cases, advance) for name, cases in plan.networks().items()}
-            before = self._scores(None, plan.cases, advance)
+        self.begin(plan, scans)
+        with self.bar(map(len, plan.networks().values()), 2 * len(plan.cases)) as advance:
+            networks = {name: self.adapt(name, cases, advance) for name, cases in plan.networks().items()}
+            before = self.scores(None, plan.cases, advance)
             after: dict[str, ScanScore] = {}
             for number, fold in enumerate(plan.folds, start=1):
-                after |= self._scores(networks[f"fold-{number}"], fold, advance)
+                after |= self.scores(networks[f"fold-{number}"], fold, advance)
         self._write_bundle(plan, scans, networks["all"], after)
         self._report(plan, findings, before, after)
         self.tell(f"bundle: {self.bundle}\nreport: {self.output / 'report.html'}\n{RESEARCH_USE}")
         return DONE
 
-    def _begin(self, plan: Plan, scans: Sequence[MeasuredScan]) -> None:
+    def begin(self, plan: Plan, scans: Sequence[MeasuredScan]) -> None:
         """Refuse to mix with another adaptation in OUT, and pack the scans for training."""
         made_from = {
             "weights": self.base.digest,
@@ -155,14 +155,13 @@ class Adaptation:
                 pack(self._prepared(case), path, **kept)
 
     @contextmanager
-    def _bar(self, plan: Plan) -> Iterator[Callable[[int], None]]:
-        """One bar over all training samples and scores, with the time left."""
-        samples = sum(self.options.tuning.samples(len(cases)) for cases in plan.networks().values())
-        total = samples + 2 * SCORE_SAMPLES * len(plan.cases)
+    def bar(self, trainings: Iterable[int], n_scores: int) -> Iterator[Callable[[int], None]]:
+        """One bar over the samples of trainings on so many scans each, and so many scores, with the time left."""
+        total = sum(self.options.tuning.samples(n_scans) for n_scans in trainings) + SCORE_SAMPLES * n_scores
         with tqdm(total=total, desc="adapting", unit="sample", mininterval=1.0) as bar:
             yield lambda done: bar.update(done) and None
 
-    def _adapt(self, name: str, cases: Sequence[str], advance: Callable[[int], None]) -> Path:
+    def adapt(self, name: str, cases: Sequence[str], advance: Callable[[int], None]) -> Path:
         """The weights adapted with some scans."""
         folder = self.output / "networks" / name
         weights, stage = folder / "weights.pt", f"network {name}"
@@ -175,7 +174,7 @@ class Adaptation:
         (folder / "last.pt").unlink(missing_ok=True)
         return weights
 
-    def _scores(
+    def scores(
         self, weights: Path | None, cases: Sequence[str], advance: Callable[[int], None]
     ) -> dict[str, ScanScore]:
         """Scores of scans by one network, written as they come."""

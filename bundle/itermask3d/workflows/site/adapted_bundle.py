@@ -11,7 +11,7 @@ from typing import Any
 from itermask3d import __version__
 from itermask3d.files.literals import as_literals
 from itermask3d.files.writing import replaced_folder, write_atomically
-from itermask3d.inference.calibration import p_value_guarantee
+from itermask3d.inference.calibration import cohort_guarantee, p_value_guarantee
 from itermask3d.inference.domain import fit_domain
 from itermask3d.inference.model import load_model
 from itermask3d.inference.results import RESEARCH_USE
@@ -34,6 +34,7 @@ def write_adapted_bundle(
     scores: Mapping[str, ScanScore],
     brain_extraction: str,
     told: str,
+    cohort: bool = False,
 ) -> None:
     """Write the bundle, complete or not at all; one that lies there already gives way.
 
@@ -45,6 +46,7 @@ def write_adapted_bundle(
         scores: cross-fitted, by case.
         brain_extraction: for scans that come later.
         told: what the weights were adapted with, in one sentence.
+        cohort: whether the scores are those of the other scans of a cohort.
     """
     with replaced_folder(folder) as partial:
         copy_bundle(base.bundle, partial)
@@ -58,19 +60,23 @@ def write_adapted_bundle(
         set_values(partial / "configs" / "metadata.json", _metadata(told))
         write_atomically(DATA_LICENCE, partial / "docs" / "data_license.txt")
         model = load_model(partial, overrides=as_literals({"device": "cpu"}))
-        calibration = cross_fitted_calibration(scores, dict(model.variant(model.fixed_name).settings))
+        settings = dict(model.variant(model.fixed_name).settings)
+        calibration = cross_fitted_calibration(scores, settings, cohort=cohort)
         write_atomically(json.dumps(calibration, indent=1) + "\n", models / "calibration.json")
 
 
-def cross_fitted_calibration(scores: Mapping[str, ScanScore], settings: Mapping[str, Any]) -> dict[str, Any]:
+def cross_fitted_calibration(
+    scores: Mapping[str, ScanScore], settings: Mapping[str, Any], *, cohort: bool = False
+) -> dict[str, Any]:
     """What ``calibration.json`` holds: a score of each scan by a network that was adapted without it."""
     usable = {case: score for case, score in scores.items() if score.usable}
     ordered = sorted(usable, key=lambda case: (usable[case].score, case))
     return {
         "schema_version": "1.1",
-        "note": "Scores of the site's normal scans, each by a network adapted without it.",
-        "guarantee": p_value_guarantee(len(ordered), cross_fitted=True),
+        "note": f"Scores of {'a cohort' if cohort else 'normal scans'}, each by a network adapted without the scan.",
+        "guarantee": cohort_guarantee(len(ordered)) if cohort else p_value_guarantee(len(ordered), cross_fitted=True),
         "cross_fitted": True,
+        "cohort": cohort,
         "normal_scores": [usable[case].score for case in ordered],
         "flagged_shares": [usable[case].flagged_share for case in ordered],
         "cases": ordered,

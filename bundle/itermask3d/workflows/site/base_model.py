@@ -42,6 +42,8 @@ class BaseModel:
         self._inference, self._training = (self._parser(kind) for kind in ("inference", "train"))
         self._inference["model"], self._inference["progress"] = name, False
         table: ModelTable = self._inference.get_parsed_content("models")
+        if name not in table.names:
+            raise ValueError(f"'{name}' is no model to adapt; expected one of {', '.join(table.names)}")
         self.model = table[table.checked(name)]
         self.settings = dict(table.settings.get(name, {}))
         self.inferer: IterMaskInferer = self._inference.get_parsed_content("inferer")

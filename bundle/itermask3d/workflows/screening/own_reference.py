@@ -1,0 +1,69 @@
+"""Screening a cohort whose own scans are the reference: each scan by a network that did not see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from itermask3d.files.discovery import discover
+from itermask3d.files.scans import ScanError
+from itermask3d.workflows.screening.journal import Record
+from itermask3d.workflows.screening.options import Options
+from itermask3d.workflows.screening.run import End, Screened, Watch, screen_scans
+from itermask3d.workflows.site.adaptation_options import AdaptationOptions
+from itermask3d.workflows.site.cohort_reference import CohortReference
+
+__all__ = ["REFERENCE", "screen_by_itself"]
+
+REFERENCE = "reference"
+"""Folder in the output that holds the checks, the networks and the bundle of each fold."""
+
+CONTRASTS = {("T1w",): "T1", ("T2w",): "T2", ("FLAIR",): "FLAIR"}
+"""Of the scans, by the suffix in a BIDS dataset."""
+
+
+def screen_by_itself(
+    options: Options, watch: Watch, *, report: Callable[..., Path], epochs: int = 10, folds: int = 4
+) -> Screened:
+    """Make the cohort its own reference, then screen each fold with the bundle that did not see it.
+
+    Args:
+        options, watch, report: see :func:`itermask3d.workflows.screening.run.screen_scans`.
+        epochs, folds: see :class:`itermask3d.workflows.site.adaptation_options.AdaptationOptions`.
+
+    Raises:
+        ScanError: if there are too few usable scans, scans of several contrasts, or as in :func:`screen_scans`.
+    """
+    found = discover(options.data, suffixes=options.suffix, brain_mask_dir=options.brain_masks, ignore=options.output)
+    if options.suffix not in CONTRASTS:
+        raise ScanError(
+            f"--suffix {' '.join(options.suffix)}; expected one of T1w, T2w and FLAIR for --reference cohort"
+        )
+    asked = AdaptationOptions(
+        scans=str(options.data),
+        output=options.output / REFERENCE,
+        bundle=options.bundle,
+        model=options.model or "t1",
+        contrast=CONTRASTS[options.suffix],
+        brain_masks=options.brain_masks,
+        brain_extraction=options.brain_extraction or "auto",
+        epochs=epochs,
+        folds=folds,
+        workers=options.workers or 1,
+    )
+    parts = CohortReference(asked, watch.say).run()
+    unusable = {scan.case for scan in found.scans}.difference(*(part.cases for part in parts))
+    done, screened = 0, None
+    failed: list[Record] = []
+    for part in parts:
+        cases = {*part.cases, *unusable}  # what could not be prepared is tried once more, and listed with its reason
+        unusable = set()
+        judged = replace(options, bundle=part.bundle, model=None, only=frozenset(cases))
+        screened = screen_scans(judged, watch, report=report)
+        done, failed = done + screened.done, [*failed, *screened.failed]
+        if screened.end is not End.WHOLE:
+            break
+    if screened is None:
+        raise RuntimeError("a reference came without a fold")
+    return replace(screened, found=found, done=done, failed=tuple(failed), throughput=None)
