@@ -23,6 +23,7 @@ from itermask3d.files.scans import ScanError, require_same_grid, voxel_volume_ml
 from itermask3d.files.writing import save_nifti
 from itermask3d.inference.results import RESEARCH_USE, versions
 from itermask3d.preprocessing.load import load_volume
+from lib.adapting import Adapter
 from lib.datastores import DicomStore, FolderStore, patient
 from lib.errors import RequestError
 from lib.keeping import require_space
@@ -116,9 +117,12 @@ class IterMask3DApp(MONAILabelApp):
         return BatchInference()
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        """Training on the normal scans of the datastore."""
-        directory = Path(self.app_dir) / "model" / "training"
-        return {AutomaticTask.model: NormalTrainer(self.bundle_root, directory, self._trained)}
+        """Training on the normal scans of the datastore, and adapting to their scanner."""
+        models = Path(self.app_dir) / "model"
+        return {
+            AutomaticTask.model: NormalTrainer(self.bundle_root, models / "training", self._trained),
+            "adapt": Adapter(self.bundle_root, models / "adapting"),
+        }
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """Anomaly scores, and Dice against what was reviewed."""

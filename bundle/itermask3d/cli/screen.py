@@ -71,11 +71,7 @@ def screen(
     OUTPUT/index.html shows all scans. The same command goes on where it ended.
     """
     given = dict(locals())
-    exclusive(model=model, weights=weights)
-    exclusive(slurm=slurm, scheduler=scheduler)
-    for changed in ({"weights": weights}, {"gamma": gamma}, {"schedule": schedule}):
-        exclusive(reference=reference, **changed)
-    one_of(reference, ("cohort",), "--reference")
+    check(given)
     if print_job:
         from itermask3d.workflows.screening.cluster import slurm_script
 
@@ -87,6 +83,14 @@ def screen(
     if as_json:
         print_json(summary(screened, output.absolute()))
     raise typer.Exit(status_of(screened))
+
+
+def check(given: dict[str, Any]) -> None:
+    """Refuse options that exclude each other; a cohort that is its own reference keeps the bundle's settings."""
+    pairs = [("model", "weights"), ("slurm", "scheduler")]
+    for pair in [*pairs, *(("reference", name) for name in ("weights", "gamma", "schedule"))]:
+        exclusive(**{name: given[name] for name in pair})
+    one_of(given["reference"], ("cohort",), "--reference")
 
 
 def job_of(given: dict[str, Any]) -> SlurmJob:
