@@ -35,6 +35,7 @@ PAGES = {
     "monailabel_app/README.md": "reference/app.md",
     "docs/proxy/README.md": "reference/proxy.md",
     "docs/benchmarks/judge.md": "judge.md",
+    "docs/benchmarks/misses.md": "misses.md",
 }
 """Documents that stand elsewhere in the site than below ``docs/``."""
 

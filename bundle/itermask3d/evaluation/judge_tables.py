@@ -126,9 +126,9 @@ def _ranking_table(rankings: Sequence[Ranking]) -> Table:
     columns |= {"aupimo": "AUPIMO", "average_precision": "Average precision", "reconstructed_share": "Reconstructed"}
     note = (
         _SEMI + "AUPIMO: recall of a scan's lesion, averaged over the logarithm of the share of normal brain flagged, "
-        "from 1 in 100,000 to 1 in 10,000. Average precision is by chance the lesion's share of the brain. Painted "
-        "back: the share of the lesion's change that the last reconstruction repeats. Means over scans, with a "
-        "bootstrap over subjects."
+        "from 1 in 100,000 to 1 in 10,000. Average precision is by chance the lesion's share of the brain. "
+        "Reconstructed: the share of the lesion's change that the last reconstruction repeats. Means over scans, with "
+        "a bootstrap over subjects."
     )
     return Table("ranking", "Without a threshold", note, columns, rows)
 
