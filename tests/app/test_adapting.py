@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fast_bundle import write_noisy_phantoms, write_tiny_bundle
-from itermask3d.inference.segmenter import Segmenter
+from itermask3d.inference.model import load_model
 
 
 class Reviewed:
@@ -44,7 +44,7 @@ def test_reviewed_scans_become_a_bundle_that_is_named(adapter, tmp_path):
     store = Reviewed(write_noisy_phantoms(tmp_path / "scans", 6), reviewed=5)
     told = adapter({"epochs": "1", "folds": "2"}, store)
     assert (told["scans"], told["ended"], told["after"]["scans"]) == (5, True, 5)
-    assert Segmenter(told["bundle"], {"device": "cpu"}).store.model == "own"
+    assert load_model(told["bundle"], overrides={"device": "cpu"}).fixed_name == "own"
     assert Path(told["report"]).is_file()
     assert adapter.stats()["bundle"] == told["bundle"]
 
