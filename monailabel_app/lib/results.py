@@ -184,6 +184,11 @@ class Results:
         params = self.params(image) or {}
         return banded(volumes[0] > 0, volumes[1], params.get("threshold"))
 
+    def anomaly_map(self, image: str) -> np.ndarray | None:
+        """The anomaly map of the newest result, in the scan's array order; ``None`` where there is none."""
+        path = self.file(image, "anomaly_map")
+        return np.asarray(nib.load(path).dataobj) if path.is_file() else None
+
     def brain(self, image: str) -> np.ndarray:
         """The brain mask of the newest result, boolean; everything is brain where there is no result."""
         path = self.file(image, "brain_mask")

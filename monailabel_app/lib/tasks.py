@@ -29,6 +29,7 @@ from lib.drawn import (
     scribble_values,
 )
 from lib.errors import RequestError
+from lib.local import LOCAL_MM, NO_EDIT, Edit
 from lib.monitor import Run
 from lib.options import Choice, Number, Option, Switch, declare, read
 from lib.results import LABELS
@@ -167,14 +168,23 @@ class _GuidedTask(_Task):
         options, scan = self.workbench.ready(image, path, {**defaults, "series": values["series"]}, run)
         earlier = self.workbench.results.mask(image)
         previous = np.zeros(scan.shape, dtype=bool) if earlier is None else earlier > 0
-        guidance = self.guidance(request, scan, previous, values)
-        return self.workbench.guided(image, {**options, "series": values["series"]}, scan, guidance, run)
+        options = {**options, "series": values["series"]}
+
+        def guided(guidance: Guidance, zone: np.ndarray | None = None) -> dict[str, Any]:
+            return self.workbench.guided(image, options, scan, guidance, run, zone=zone)
+
+        return self.from_there(request, scan, previous, values, guided)
 
     @abstractmethod
-    def guidance(
-        self, request: Mapping[str, Any], scan: PreparedScan, previous: np.ndarray, values: Mapping[str, Any]
-    ) -> Guidance:
-        """What the person says, on the scan's own grid."""
+    def from_there(
+        self,
+        request: Mapping[str, Any],
+        scan: PreparedScan,
+        previous: np.ndarray,
+        values: Mapping[str, Any],
+        guided: Callable[..., dict[str, Any]],
+    ) -> dict[str, Any]:
+        """Call ``guided`` with what the person says, on the scan's own grid, and where the map may change."""
 
     def _threshold(self, values: Mapping[str, Any], request: Mapping[str, Any]) -> float | None:
         if values["threshold"] is not None:
@@ -187,7 +197,9 @@ class RefineTask(_GuidedTask):
     """Refine a drawn or a previous mask, or scribbles, within a region of interest where one is given.
 
     A drawn mask says roughly where; what the person erased from the previous mask stays erased. Scribbles say what is
-    anomalous and what is not. Outside the region of interest, what was drawn stays as it is.
+    anomalous and what is not. Outside the region of interest, what was drawn stays as it is, and so does all that lies
+    further from the edit than :data:`lib.local.LOCAL_MM`; without an edit nothing changes. Only who asks for another
+    threshold asks about the whole mask.
     """
 
     model = "itermask3d_refine"
@@ -208,19 +220,39 @@ class RefineTask(_GuidedTask):
             "to 50), strictness, threshold (0 to 25; blank: the scan's own), keep_drawn (nothing drawn is dropped)",
         )
 
-    def guidance(
-        self, request: Mapping[str, Any], scan: PreparedScan, previous: np.ndarray, values: Mapping[str, Any]
-    ) -> Guidance:
-        """Read label and region of interest."""
-        drawn, suspicious, normal = self._drawn(request, scan, previous)
+    def from_there(
+        self,
+        request: Mapping[str, Any],
+        scan: PreparedScan,
+        previous: np.ndarray,
+        values: Mapping[str, Any],
+        guided: Callable[..., dict[str, Any]],
+    ) -> dict[str, Any]:
+        """Read label and region of interest; run near the edit."""
         inside = region_of_interest(request.get("roi"), scan.shape)
-        region = grown(drawn | suspicious, scan.affine, by_mm=values["grow_mm"])
-        erased = normal | (previous & ~drawn & ~suspicious)
+        edit = Edit(previous, *self._drawn(request, scan, previous))
+        image = str(request.get("image_id") or request["image"])
+        if values["threshold"] is not None or values["strictness"] != "as found":
+            zone = np.ones(scan.shape, dtype=bool)
+        elif edit.voxels.any():
+            zone = edit.zone(scan.affine, reach_mm=max(LOCAL_MM, values["grow_mm"]))
+        else:
+            known = self.workbench.results.params(image) or {}
+            warnings = [NO_EDIT, *known.get("warnings", [])]
+            return {**known, "change": edit.change_ml(previous, scan.affine), "warnings": warnings}
+        params = guided(self._guidance(edit, zone & inside, scan, values, request), zone)
+        labels = self.workbench.results.mask(image)
+        answer = previous if labels is None else labels > 0
+        return {**params, "change": edit.change_ml(answer, scan.affine)}
+
+    def _guidance(
+        self, edit: Edit, where: np.ndarray, scan: PreparedScan, values: Mapping[str, Any], request: Mapping[str, Any]
+    ) -> Guidance:
         return Guidance(
-            region=region & inside,
-            suspicious=suspicious | drawn if values["keep_drawn"] else suspicious,
-            normal=erased,
-            keep=drawn & ~inside,
+            region=grown(edit.drawn | edit.suspicious, scan.affine, by_mm=values["grow_mm"]) & where,
+            suspicious=edit.suspicious | edit.drawn if values["keep_drawn"] else edit.suspicious,
+            normal=edit.normal | (edit.previous & ~edit.drawn & ~edit.suspicious),
+            keep=edit.drawn if values["keep_drawn"] else edit.drawn & ~where,
             threshold=self._threshold(values, request),
         )
 
@@ -265,10 +297,20 @@ class PointsTask(_GuidedTask):
             "reach_mm (how far around a foreground point to look, 0 to 80), strictness, threshold (0 to 25)",
         )
 
-    def guidance(
+    def from_there(
+        self,
+        request: Mapping[str, Any],
+        scan: PreparedScan,
+        previous: np.ndarray,
+        values: Mapping[str, Any],
+        guided: Callable[..., dict[str, Any]],
+    ) -> dict[str, Any]:
+        """Read the points; run around them and in what was flagged."""
+        return guided(self._guidance(request, scan, previous, values))
+
+    def _guidance(
         self, request: Mapping[str, Any], scan: PreparedScan, previous: np.ndarray, values: Mapping[str, Any]
     ) -> Guidance:
-        """Read the points."""
         foreground, background = (read_points(request.get(name), name) for name in ("foreground", "background"))
         try:
             suspicious = balls(foreground, scan.shape, scan.affine, radius_mm=values["radius_mm"])

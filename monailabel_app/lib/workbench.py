@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from itermask3d.files.literals import as_literals
 from itermask3d.files.scans import ScanError, first_cause
 from itermask3d.inference.guidance import Guidance
@@ -17,6 +18,7 @@ from itermask3d.inference.results import ScanResult
 from itermask3d.inference.segmenter import Segmenter
 
 from lib.errors import RequestError
+from lib.local import with_map_of
 from lib.monitor import Monitor, Run
 from lib.options import Choice
 from lib.results import Results, case_name, describe
@@ -160,7 +162,14 @@ class Workbench:
         return options, self.prepared(image, path, segmenter, run)
 
     def guided(
-        self, image: str, options: Mapping[str, Any], scan: PreparedScan, guidance: Guidance, run: Run
+        self,
+        image: str,
+        options: Mapping[str, Any],
+        scan: PreparedScan,
+        guidance: Guidance,
+        run: Run,
+        *,
+        zone: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """Run the method where a person asks, with the threshold of the automatic run.
 
@@ -168,6 +177,7 @@ class Workbench:
             image: identifier in the datastore.
             options, scan: from :meth:`ready`.
             guidance: on the scan's own grid.
+            zone: boolean, where the anomaly map may change; ``None`` for everywhere.
 
         Returns:
             ``params``; the mask lies in :class:`Results`.
@@ -186,6 +196,8 @@ class Workbench:
             )
         except ValueError as error:
             raise RequestError(422, str(error)) from error
+        if zone is not None:
+            result = with_map_of(result, self.results.anomaly_map(image), zone)
         return self._keep(image, result, timings.seconds, guided=True, options=options)
 
     def _is_done(self, image: str, path: str, values: Mapping[str, Any]) -> bool:

@@ -90,10 +90,21 @@ async function showMask(series) {
 }
 
 async function refine(series) {
-  const body = form(await viewer.drawnMask(series));
-  take(series, await askJson('/itermask3d/refine', { image: series.uid }, { method: 'POST', body }));
+  const body = form(await viewer.drawnMask(series), { keep_drawn: ui.keep.checked });
+  const result = await askJson('/itermask3d/refine', { image: series.uid }, { method: 'POST', body });
+  take(series, result);
   await showMask(series);
-  return 'Refined from your edit.';
+  return changeSentence(result.change);
+}
+
+/** What a refinement made of the mask before and of what was drawn. */
+function changeSentence(change) {
+  if (!change) {
+    return 'Refined from your edit.';
+  }
+  const kept = `${number(change.kept_ml, 1)} of ${number(change.drawn_ml, 1)} ml of your drawing kept`;
+  const drawn = change.drawn_ml ? `, ${kept}` : '';
+  return `Refined: +${number(change.added_ml, 1)} ml, −${number(change.removed_ml, 1)} ml${drawn}.`;
 }
 
 async function save(series) {
@@ -112,9 +123,9 @@ async function pick(series, tool) {
   return '';
 }
 
-function form(mask) {
+function form(mask, params = {}) {
   const body = new FormData();
-  body.append('params', '{}');
+  body.append('params', JSON.stringify(params));
   if (mask) {
     body.append('label', new Blob([mask]), 'label.bin');
   }
@@ -196,6 +207,10 @@ function buildActions() {
   ui.radius.setAttribute('aria-label', 'Radius of the brush in millimetres');
   ui.radius.addEventListener('input', () => viewer.setBrushRadius(ui.radius.valueAsNumber));
   ui.refine = button('Refine from my edit', () => act('Refining', refine));
+  ui.keep = make('input');
+  ui.keep.type = 'checkbox';
+  const keep = make('label', 'keep', 'Keep all that I drew');
+  keep.prepend(ui.keep);
   ui.report = make('a', 'button', 'Open report');
   ui.report.target = '_blank';
   ui.report.rel = 'noopener';
@@ -205,7 +220,8 @@ function buildActions() {
   ui.user.value = localStorage.getItem('itermask3d.user') || '';
   ui.user.addEventListener('change', () => localStorage.setItem('itermask3d.user', ui.user.value.trim()));
   ui.save = button('Save to PACS', () => act('Saving', save));
-  const rows = [[ui.find, ui.show], [ui.brush, ui.eraser, ui.radius], [ui.refine, ui.report], [ui.user, ui.save]];
+  const rows = [[ui.find, ui.show], [ui.brush, ui.eraser, ui.radius], [keep]];
+  rows.push([ui.refine, ui.report], [ui.user, ui.save]);
   for (const row of rows) {
     const line = make('div', 'row');
     line.append(...row);
