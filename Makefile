@@ -23,7 +23,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo bench report evaluate screen screen-check label ohif test test-slow e2e wheel-check docs zoo export release lint types format train own hooks lock clean
+.PHONY: help setup demo bench report evaluate screen screen-check label ohif test test-slow e2e wheel-check docs zoo export release lint types format train site hooks lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -129,8 +129,8 @@ adapt: setup ## adapt the weights to the scanner of 10 to 50 normal raw scans in
 	@test -n "$(DATA)" -a -n "$(OUT)" || { echo "Name scans and output: make adapt DATA=path/to/scans OUT=path" >&2; exit 2; }
 	$(PY) -m itermask3d adapt "$(DATA)" "$(OUT)" $(ARGS)
 
-own: setup ## from DATA=folder of normal raw scans to a trained, calibrated bundle in OUT=folder; also ARGS="--check-only …"
-	@test -n "$(DATA)" -a -n "$(OUT)" || { echo "Name scans and output: make own DATA=path/to/scans OUT=path" >&2; exit 2; }
+site: setup ## from DATA=folder of normal raw scans to a trained, calibrated bundle in OUT=folder; also ARGS="--check-only …"
+	@test -n "$(DATA)" -a -n "$(OUT)" || { echo "Name scans and output: make site DATA=path/to/scans OUT=path" >&2; exit 2; }
 	$(PY) -m itermask3d train "$(DATA)" "$(OUT)" $(ARGS)
 
 hooks: setup ## run the checks before every commit (pre-commit, nothing downloaded)

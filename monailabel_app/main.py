@@ -224,7 +224,9 @@ class IterMask3DApp(MONAILabelApp):
             "comment": comment,
             "versions": versions(),
             "weights": params.get("settings", {}).get("weights_sha256", ""),
-            "automatic": {name: params.get(name) for name in ("outcome", "score", "threshold", "volumes_ml", "guided")},
+            "automatic": {
+                name: params.get(name) for name in ("outcome", "score", "threshold", "volumes_ml", "prompted")
+            },
             "volume_ml": float(mask.sum()) * voxel_volume_ml(affine),
             "empty": not mask.any(),
             "label_info": [{"name": "anomaly", "idx": 1}],

@@ -87,7 +87,7 @@ def scan_table(value: Mapping[str, float]) -> str:
     """Stages of a whole scan."""
     total = value["everything"]
     known = ("reading", "brain extraction", "bias field", "smoothing", "resampling", "guide", "loop", "resampling back")
-    parts = {name: value[name] for name in (*known, "files and picture")}
+    parts = {name: value[name] for name in (*known, "files and overview")}
     parts["the rest"] = total - sum(parts.values())
     parts["… of the loop: network"], parts["… of the loop: quantiles"] = value["network"], value["quantiles"]
     rows = [[name, f"{seconds:.1f}", f"{100 * seconds / total:.0f} %"] for name, seconds in parts.items()]

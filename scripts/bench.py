@@ -300,7 +300,7 @@ STAGES: dict[str, Callable[..., Any]] = {
     "network": InferenceUNet.__call__,
     "quantiles": RefinementTask.quantile,
     "resampling back": ScannerGridd.inverse,
-    "files and picture": write_result,
+    "files and overview": write_result,
 }
 """Functions of which each takes one stage; ``network`` and ``quantiles`` are parts of ``loop``."""
 

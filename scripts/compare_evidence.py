@@ -1,6 +1,6 @@
 """Compare kinds of evidence on the same scans: reconstruction, tissues, both, with and without a sign, and plain rules.
 
-    python scripts/compare_evidence.py NORMALS.json CASES.json out/evidence [--normal-ml 3] [--model any]
+    python scripts/compare_evidence.py NORMALS.json CASES.json out/evidence [--normal-ml 3] [--model agnostic]
 
 Both are lists of scans as for evaluation; items have a "contrast", and cases a "label". For every contrast each rule's
 threshold is that at which the normal scans of this contrast are flagged by so many millilitres in the mean; no case has
@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("cases", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--normal-ml", type=float, default=3.0, help="flagged in a normal scan (default: 3)")
-    parser.add_argument("--model", default="any", help="t1 or any (default: any)")
+    parser.add_argument("--model", default="agnostic", help="t1 or agnostic (default: any)")
     parser.add_argument("--single-pass", action="store_true", help="the error of one pass instead of the whole loop")
     return parser.parse_args()
 

@@ -104,12 +104,12 @@ def check(items: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     for case, figures in scans.items():
         found = domain.check(figures)
         told = ", ".join(f"{deviation.feature} {deviation.value:.3g}" for deviation in found.deviations)
-        print(f"{case}: {'in the domain' if found.in_domain else 'OUTSIDE: ' + told}")
+        print(f"{case}: {'in-distribution' if found.in_distribution else 'OUT-OF-DISTRIBUTION: ' + told}")
     report(scans, domain, "listed")
 
 
 def report(scans: dict[str, Figures], domain: Domain, name: str) -> None:
-    outside = sum(not domain.check(figures).in_domain for figures in scans.values())
+    outside = sum(not domain.check(figures).in_distribution for figures in scans.values())
     low, high = false_alarm_interval(outside, len(scans))
     print(f"{outside} of {len(scans)} {name} scans outside; 95 % interval {100 * low:.1f} to {100 * high:.1f} %")
 

@@ -5,7 +5,7 @@
 
 Writes a file <case>.npz for each, on the grid of bundle/configs/train.json. Train with them under configs/packed.json,
 which needs neither the raw scans nor the tools that prepared them. With --label-maps the tissues of label maps are
-packed, which configs/packed_any_contrast.json makes scans from; SCANS then give the maps their sulci. Give scans and
+packed, which configs/packed_agnostic.json makes scans from; SCANS then give the maps their sulci. Give scans and
 maps a folder each. Files that exist are kept; a scan that cannot be used is named and left out.
 """
 

@@ -25,7 +25,7 @@ class KnownScreener(Screener):
     """Flags what is above 1; scans named ``deadly…`` kill their worker and ``slow…`` ones take a second."""
 
     def __init__(self, bundle_root: Any, overrides: Any = None, **options: Any) -> None:
-        super().__init__(bundle_root, None, **{**options, "picture": False})
+        super().__init__(bundle_root, None, **{**options, "overview": False})
 
     def _segment(self, scan: FoundScan) -> ScanResult:
         if scan.case.startswith("deadly"):

@@ -50,7 +50,7 @@ def test_the_command_says_what_it_is_and_finds_its_own_models(installed, tmp_pat
     facts = json.loads(run(installed / "bin" / "itermask3d", "info", "--json", cwd=tmp_path, path=installed))
     assert facts["bundle"] == str(installed / "itermask3d" / "_bundle")
     assert "missing" not in facts["models"]["t1"].values()
-    assert facts["models"]["any"]["weights"] != "missing"
+    assert facts["models"]["agnostic"]["weights"] != "missing"
 
 
 def test_the_command_segments_and_reports(installed, tmp_path):
@@ -61,7 +61,7 @@ def test_the_command_segments_and_reports(installed, tmp_path):
     (result,) = json.loads(run(*command, "segment", scan, *options, cwd=tmp_path, path=installed))
     folder = tmp_path / "scan_image_itermask3d" / "scan_image"
     assert result == json.loads((folder / "result.json").read_text())
-    assert (folder / "picture.png").is_file()
+    assert (folder / "overview.png").is_file()
     run(*command, "report", folder, cwd=tmp_path, path=installed)
     assert (folder / "report.html").is_file()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from itermask3d.files.scans import voxel_volume_ml
-from itermask3d.inference.guidance import grown
+from itermask3d.inference.prompts import grown
 from itermask3d.inference.results import ScanResult
 
 __all__ = ["LOCAL_MM", "NO_EDIT", "Edit", "with_map_of"]

@@ -30,7 +30,7 @@ table { border-collapse: collapse; } th, td { text-align: left; padding: .25rem 
 td, th { border-bottom: 1px solid #d9dbe2; vertical-align: top; } td.number { text-align: right; }
 td { overflow-wrap: anywhere; } img { max-width: 100%; height: auto; border-radius: 4px; }
 @media print { body { margin: 0; max-width: none; font-size: 11pt; } h2 { break-after: avoid; }
-  img, tr, p { break-inside: avoid; } .picture { max-height: 20cm; } * { print-color-adjust: exact; } }
+  img, tr, p { break-inside: avoid; } .overview { max-height: 20cm; } * { print-color-adjust: exact; } }
 """
 
 
@@ -76,7 +76,7 @@ def render_report(params: Mapping[str, Any], details: Mapping[str, Any], picture
         *(f'<p class="warning">{_text(warning)}</p>' for warning in params.get("warnings") or []),
         _section("Result", _pairs(_facts(params))),
         _section("Picture", _image(picture, "Three planes of the scan with what the network expected, the difference "
-                                            "and the flagged region", "picture")) if picture else "",
+                                            "and the flagged region", "overview")) if picture else "",
         _section("Error curve", _image(draw_curve(params), _curve_in_words(params), "curve")),
         _section("Flagged regions", _regions(params.get("components") or [])),
         _section("Settings", _pairs(_flat({**details.get("preprocessing", {}), **details.get("settings", {})}))),

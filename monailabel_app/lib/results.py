@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from filelock import FileLock
 from itermask3d.files.writing import settle, write_atomically
-from itermask3d.inference.picture import save_picture, verdict
+from itermask3d.inference.overview import save_overview, verdict
 from itermask3d.inference.results import RESEARCH_USE, ScanResult, write_result
 from itermask3d.method.detection import Findings
 from scipy import ndimage
@@ -67,11 +67,11 @@ def describe(result: ScanResult, **facts: Any) -> dict[str, Any]:
         volumes[name.split()[-1]] = float((labels == value).sum()) * result.voxel_ml
     return {
         "outcome": data["outcome"],
-        "verdict": verdict(result.findings, volumes["anomaly"], in_domain=result.in_domain),
+        "verdict": verdict(result.findings, volumes["anomaly"], in_distribution=result.in_distribution),
         "score": data["score"],
         "percentile_among_normals": data["percentile_among_normals"],
         "p_value": data["p_value"],
-        "in_domain": data["in_domain"],
+        "in_distribution": data["in_distribution"],
         "flagged_share": data["flagged_share"],
         "threshold": data["threshold"],
         "threshold_status": data["estimate"]["status"],
@@ -120,25 +120,25 @@ class Results:
         return self.directory / "automatic"
 
     def folder(self, image: str) -> Path:
-        """The folder of the newest result, guided or automatic; it may not exist."""
-        guided = self.directory / "guided" / case_name(image)
-        return guided if guided.is_dir() else self.automatic_directory / case_name(image)
+        """The folder of the newest result, prompted or automatic; it may not exist."""
+        prompted = self.directory / "prompted" / case_name(image)
+        return prompted if prompted.is_dir() else self.automatic_directory / case_name(image)
 
     def file(self, image: str, volume: str) -> Path:
         """The file of a volume: ``mask``, ``anomaly_map``, ``reconstruction`` or ``brain_mask``."""
         return self.folder(image) / f"{case_name(image)}_{volume}.nii.gz"
 
-    def put(self, image: str, result: ScanResult, params: Mapping[str, Any], *, guided: bool) -> None:
+    def put(self, image: str, result: ScanResult, params: Mapping[str, Any], *, prompted: bool) -> None:
         """Write a result, whole or not at all; an automatic one replaces what a person made before."""
         with self._lock:
-            folder = self.directory / ("guided" if guided else "automatic") / case_name(image)
+            folder = self.directory / ("prompted" if prompted else "automatic") / case_name(image)
             folder.parent.mkdir(parents=True, exist_ok=True)
             settle(folder)
-            if not guided:
+            if not prompted:
                 self._forget_guided(image)
-            self._params_file(image, guided=guided).unlink(missing_ok=True)  # never those of another run
-            write_result(result, folder, draw=save_picture)
-            self._write_params(image, params, guided=guided)
+            self._params_file(image, prompted=prompted).unlink(missing_ok=True)  # never those of another run
+            write_result(result, folder, draw=save_overview)
+            self._write_params(image, params, prompted=prompted)
 
     def back_to_automatic(self, image: str) -> None:
         """Drop what a person made of a scan; the automatic result counts again."""
@@ -150,7 +150,7 @@ class Results:
         with self._lock:
             self._forget_guided(image)
             shutil.rmtree(self.automatic_directory / case_name(image), ignore_errors=True)
-            self._params_file(image, guided=False).unlink(missing_ok=True)
+            self._params_file(image, prompted=False).unlink(missing_ok=True)
 
     def forget_lost(self) -> None:
         """Remove what is kept of files that came with a session and are gone."""
@@ -161,8 +161,8 @@ class Results:
 
     def params(self, image: str) -> dict[str, Any] | None:
         """What was answered last for a scan; ``None`` where nothing was."""
-        guided = self.folder(image).parent.name == "guided"
-        path = self._params_file(image, guided=guided)
+        prompted = self.folder(image).parent.name == "prompted"
+        path = self._params_file(image, prompted=prompted)
         return json.loads(path.read_text()) if self.folder(image).is_dir() and path.is_file() else None
 
     def findings(self, image: str) -> Findings | None:
@@ -172,7 +172,7 @@ class Results:
 
     def options(self, image: str) -> dict[str, Any]:
         """Options of the automatic run on a scan; empty where there was none."""
-        path = self._params_file(image, guided=False)
+        path = self._params_file(image, prompted=False)
         return dict(json.loads(path.read_text()).get("options", {})) if path.is_file() else {}
 
     def mask(self, image: str) -> np.ndarray | None:
@@ -194,15 +194,15 @@ class Results:
         path = self.file(image, "brain_mask")
         return np.asarray(nib.load(path).dataobj) > 0 if path.is_file() else np.ones((1, 1, 1), dtype=bool)
 
-    def _write_params(self, image: str, params: Mapping[str, Any], *, guided: bool) -> None:
-        path = self._params_file(image, guided=guided)
+    def _write_params(self, image: str, params: Mapping[str, Any], *, prompted: bool) -> None:
+        path = self._params_file(image, prompted=prompted)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(json.dumps(params) + "\n", path)
 
-    def _params_file(self, image: str, *, guided: bool) -> Path:
-        kind = "guided" if guided else "automatic"
+    def _params_file(self, image: str, *, prompted: bool) -> Path:
+        kind = "prompted" if prompted else "automatic"
         return self.directory / "params" / kind / f"{case_name(image)}.json"
 
     def _forget_guided(self, image: str) -> None:
-        shutil.rmtree(self.directory / "guided" / case_name(image), ignore_errors=True)
-        self._params_file(image, guided=True).unlink(missing_ok=True)
+        shutil.rmtree(self.directory / "prompted" / case_name(image), ignore_errors=True)
+        self._params_file(image, prompted=True).unlink(missing_ok=True)

@@ -107,7 +107,7 @@ class Routes:
         router.add_api_route("/itermask3d/save", self.save, methods=["POST"])
         for name in ("status", "result", "mask", "series", "report"):
             router.add_api_route(f"/itermask3d/{name}", getattr(self, name), dependencies=[USER], response_model=None)
-        for name in ("curve", "picture"):
+        for name in ("curve", "overview"):
             router.add_api_route(f"/itermask3d/{name}.png", getattr(self, name), dependencies=[USER])
         for name in ("panel.js", "viewer.js", "panel.css"):
             router.add_api_route(f"/itermask3d/{name}", _panel_file(name), include_in_schema=False)
@@ -212,12 +212,12 @@ class Routes:
         """The error curve as a PNG."""
         return Response(draw_curve(self._found(image)), media_type="image/png")
 
-    def picture(self, image: str) -> Response:
+    def overview(self, image: str) -> Response:
         """The picture of the last run as a PNG."""
         self._found(image)
-        path = self.instance.results.folder(image) / "picture.png"
+        path = self.instance.results.folder(image) / "overview.png"
         if not path.is_file():
-            raise RequestError(404, f"the result of image '{image}' has no picture")
+            raise RequestError(404, f"the result of image '{image}' has no overview")
         return FileResponse(path, media_type="image/png")
 
     def report(self, image: str) -> Response:
@@ -226,8 +226,8 @@ class Routes:
         folder = self.instance.results.folder(image)
         stored = folder / "result.json"
         details = json.loads(stored.read_text()) if stored.is_file() else {}
-        picture = folder / "picture.png"
-        page = render_report(found, details, picture.read_bytes() if picture.is_file() else None)
+        overview = folder / "overview.png"
+        page = render_report(found, details, overview.read_bytes() if overview.is_file() else None)
         return HTMLResponse(page, headers={"Cache-Control": "no-store"})
 
     def mask(self, image: str) -> Response:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from itermask3d.files.scans import ScanError
-from itermask3d.inference.guidance import Guidance, balls, grown
 from itermask3d.inference.preparation import PreparedScan
-from itermask3d.inference.segmenter import guided_threshold
+from itermask3d.inference.prompts import Prompts, balls, grown
+from itermask3d.inference.segmenter import prompted_threshold
 from itermask3d.preprocessing.brain_extraction import METHODS
 from monai.data import MetaTensor
 from monailabel.interfaces.datastore import Datastore
@@ -170,10 +170,10 @@ class _GuidedTask(_Task):
         previous = np.zeros(scan.shape, dtype=bool) if earlier is None else earlier > 0
         options = {**options, "series": values["series"]}
 
-        def guided(guidance: Guidance, zone: np.ndarray | None = None) -> dict[str, Any]:
-            return self.workbench.guided(image, options, scan, guidance, run, zone=zone)
+        def prompted(prompts: Prompts, zone: np.ndarray | None = None) -> dict[str, Any]:
+            return self.workbench.prompted(image, options, scan, prompts, run, zone=zone)
 
-        return self.from_there(request, scan, previous, values, guided)
+        return self.from_there(request, scan, previous, values, prompted)
 
     @abstractmethod
     def from_there(
@@ -182,15 +182,15 @@ class _GuidedTask(_Task):
         scan: PreparedScan,
         previous: np.ndarray,
         values: Mapping[str, Any],
-        guided: Callable[..., dict[str, Any]],
+        prompted: Callable[..., dict[str, Any]],
     ) -> dict[str, Any]:
-        """Call ``guided`` with what the person says, on the scan's own grid, and where the map may change."""
+        """Call ``prompted`` with what the person says, on the scan's own grid, and where the map may change."""
 
     def _threshold(self, values: Mapping[str, Any], request: Mapping[str, Any]) -> float | None:
         if values["threshold"] is not None:
             return float(values["threshold"])
         findings = self.workbench.results.findings(str(request.get("image_id") or request["image"]))
-        return None if findings is None else guided_threshold(findings) * STRICTNESS[values["strictness"]]
+        return None if findings is None else prompted_threshold(findings) * STRICTNESS[values["strictness"]]
 
 
 class RefineTask(_GuidedTask):
@@ -226,7 +226,7 @@ class RefineTask(_GuidedTask):
         scan: PreparedScan,
         previous: np.ndarray,
         values: Mapping[str, Any],
-        guided: Callable[..., dict[str, Any]],
+        prompted: Callable[..., dict[str, Any]],
     ) -> dict[str, Any]:
         """Read label and region of interest; run near the edit."""
         inside = region_of_interest(request.get("roi"), scan.shape)
@@ -240,18 +240,18 @@ class RefineTask(_GuidedTask):
             known = self.workbench.results.params(image) or {}
             warnings = [NO_EDIT, *known.get("warnings", [])]
             return {**known, "change": edit.change_ml(previous, scan.affine), "warnings": warnings}
-        params = guided(self._guidance(edit, zone & inside, scan, values, request), zone)
+        params = prompted(self._guidance(edit, zone & inside, scan, values, request), zone)
         labels = self.workbench.results.mask(image)
         answer = previous if labels is None else labels > 0
         return {**params, "change": edit.change_ml(answer, scan.affine)}
 
     def _guidance(
         self, edit: Edit, where: np.ndarray, scan: PreparedScan, values: Mapping[str, Any], request: Mapping[str, Any]
-    ) -> Guidance:
-        return Guidance(
-            region=grown(edit.drawn | edit.suspicious, scan.affine, by_mm=values["grow_mm"]) & where,
-            suspicious=edit.suspicious | edit.drawn if values["keep_drawn"] else edit.suspicious,
-            normal=edit.normal | (edit.previous & ~edit.drawn & ~edit.suspicious),
+    ) -> Prompts:
+        return Prompts(
+            roi=grown(edit.drawn | edit.suspicious, scan.affine, by_mm=values["grow_mm"]) & where,
+            include=edit.suspicious | edit.drawn if values["keep_drawn"] else edit.suspicious,
+            exclude=edit.normal | (edit.previous & ~edit.drawn & ~edit.suspicious),
             keep=edit.drawn if values["keep_drawn"] else edit.drawn & ~where,
             threshold=self._threshold(values, request),
         )
@@ -303,14 +303,14 @@ class PointsTask(_GuidedTask):
         scan: PreparedScan,
         previous: np.ndarray,
         values: Mapping[str, Any],
-        guided: Callable[..., dict[str, Any]],
+        prompted: Callable[..., dict[str, Any]],
     ) -> dict[str, Any]:
         """Read the points; run around them and in what was flagged."""
-        return guided(self._guidance(request, scan, previous, values))
+        return prompted(self._guidance(request, scan, previous, values))
 
     def _guidance(
         self, request: Mapping[str, Any], scan: PreparedScan, previous: np.ndarray, values: Mapping[str, Any]
-    ) -> Guidance:
+    ) -> Prompts:
         foreground, background = (read_points(request.get(name), name) for name in ("foreground", "background"))
         try:
             suspicious = balls(foreground, scan.shape, scan.affine, radius_mm=values["radius_mm"])
@@ -322,10 +322,10 @@ class PointsTask(_GuidedTask):
         brain = self.workbench.results.brain(str(request.get("image_id") or request["image"]))
         if foreground and not (suspicious & brain).any():
             raise RequestError(422, f"no foreground point of {foreground} lies in the brain; expected one inside")
-        return Guidance(
-            region=previous | near,
-            suspicious=suspicious,
-            normal=(normal | regions_at(previous, spots)) & ~suspicious,
+        return Prompts(
+            roi=previous | near,
+            include=suspicious,
+            exclude=(normal | regions_at(previous, spots)) & ~suspicious,
             threshold=self._threshold(values, request),
         )
 

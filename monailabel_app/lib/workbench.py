@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from itermask3d.files.literals import as_literals
 from itermask3d.files.scans import ScanError, first_cause
-from itermask3d.inference.guidance import Guidance
 from itermask3d.inference.models import AUTO
 from itermask3d.inference.preparation import PreparedScan, Timings
+from itermask3d.inference.prompts import Prompts
 from itermask3d.inference.results import ScanResult
 from itermask3d.inference.segmenter import Segmenter
 
@@ -29,7 +29,7 @@ KEPT_SCANS = 3
 """Scans kept ready in memory."""
 
 KEPT_OPTIONS = ("weights", "model_choice", "brain_extraction", "gamma", "min_volume_ml", "seed")
-"""Options of the automatic run that a guided run takes over."""
+"""Options of the automatic run that a prompted run takes over."""
 
 
 class Workbench:
@@ -145,7 +145,7 @@ class Workbench:
             )
         except ScanError as error:  # weights of a model that no scan has asked for before
             raise RequestError(503, f"the model cannot run: {error}") from error
-        return self._keep(image, result, timings.seconds, guided=False, options=values)
+        return self._keep(image, result, timings.seconds, prompted=False, options=values)
 
     def ready(self, image: str, path: str, values: Mapping[str, Any], run: Run) -> tuple[dict[str, Any], PreparedScan]:
         """Make sure that a scan has an automatic result for a person to start from, whatever its options were.
@@ -161,12 +161,12 @@ class Workbench:
         segmenter = self.segmenter(options["weights"], options["brain_extraction"])
         return options, self.prepared(image, path, segmenter, run)
 
-    def guided(
+    def prompted(
         self,
         image: str,
         options: Mapping[str, Any],
         scan: PreparedScan,
-        guidance: Guidance,
+        prompts: Prompts,
         run: Run,
         *,
         zone: np.ndarray | None = None,
@@ -176,7 +176,7 @@ class Workbench:
         Args:
             image: identifier in the datastore.
             options, scan: from :meth:`ready`.
-            guidance: on the scan's own grid.
+            prompts: on the scan's own grid.
             zone: boolean, where the anomaly map may change; ``None`` for everywhere.
 
         Returns:
@@ -187,7 +187,7 @@ class Workbench:
         try:
             result, timings = segmenter.segment(
                 scan,
-                guidance=guidance,
+                prompts=prompts,
                 earlier=findings,
                 settings=_settings(options)[0],
                 min_volume_ml=0.0,
@@ -198,7 +198,7 @@ class Workbench:
             raise RequestError(422, str(error)) from error
         if zone is not None:
             result = with_map_of(result, self.results.anomaly_map(image), zone)
-        return self._keep(image, result, timings.seconds, guided=True, options=options)
+        return self._keep(image, result, timings.seconds, prompted=True, options=options)
 
     def _is_done(self, image: str, path: str, values: Mapping[str, Any]) -> bool:
         segmenter = self.segmenter(values["weights"], values["brain_extraction"])
@@ -211,16 +211,16 @@ class Workbench:
         result: ScanResult,
         seconds: Mapping[str, float],
         *,
-        guided: bool,
+        prompted: bool,
         options: Mapping[str, Any],
     ) -> dict[str, Any]:
         latencies = {step: round(value, 2) for step, value in seconds.items()}
         latencies["total"] = round(sum(seconds.values()), 2)
         asked = {name: options.get(name) for name in KEPT_OPTIONS}
         params = describe(
-            result, image=image, series=options.get("series"), guided=guided, options=asked, latencies=latencies
+            result, image=image, series=options.get("series"), prompted=prompted, options=asked, latencies=latencies
         )
-        self.results.put(image, result, params, guided=guided)
+        self.results.put(image, result, params, prompted=prompted)
         return params
 
     def _overrides(self, weights: str, brain_extraction: str) -> dict[str, Any]:

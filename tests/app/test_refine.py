@@ -8,7 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from itermask3d.inference.guidance import balls, grown
+from itermask3d.inference.prompts import balls, grown
 
 pytest.importorskip("monailabel")
 

@@ -222,7 +222,7 @@ def test_a_painted_label_arrives_on_the_grid_of_the_image(client: TestClient, in
 @pytest.mark.parametrize(
     ("query", "sent", "status", "words"),
     [
-        ({"image": "scan", "output": "picture"}, {}, 422, "output is 'picture'"),
+        ({"image": "scan", "output": "overview"}, {}, 422, "output is 'overview'"),
         ({"image": "scan", "output": "dicom_seg"}, {}, 422, "PACS"),
         ({}, {}, 422, "names no image"),
         ({"image": "other"}, {}, 404, "no image 'other'"),
@@ -394,16 +394,16 @@ def test_curve_is_a_picture_whatever_was_found(client: TestClient, instance: Sta
 
 def test_picture_is_the_file_of_the_result(client: TestClient, instance: StandIn) -> None:
     instance.known["scan"] = PARAMS
-    assert client.get("/itermask3d/picture.png?image=scan").status_code == 404
+    assert client.get("/itermask3d/overview.png?image=scan").status_code == 404
     (instance.store / "results").mkdir()
-    (instance.store / "results" / "picture.png").write_bytes(b"\x89PNG")
-    assert client.get("/itermask3d/picture.png?image=scan").content == b"\x89PNG"
+    (instance.store / "results" / "overview.png").write_bytes(b"\x89PNG")
+    assert client.get("/itermask3d/overview.png?image=scan").content == b"\x89PNG"
 
 
 def test_report_stands_alone_and_escapes_what_it_shows(client: TestClient, instance: StandIn) -> None:
     folder = instance.store / "results"
     folder.mkdir()
-    (folder / "picture.png").write_bytes(b"\x89PNG")
+    (folder / "overview.png").write_bytes(b"\x89PNG")
     (folder / "result.json").write_text(json.dumps({"settings": {"gamma": 0.1, "more": {"seed": 0}}}))
     instance.known["scan"] = PARAMS | {"series": {"uid": "1.2", "description": "<script>alert(1)</script>"}}
     page = client.get("/itermask3d/report?image=scan").text
@@ -429,7 +429,7 @@ def test_report_copes_with_a_run_without_a_finding(client: TestClient, instance:
     assert "Nothing flagged" in answer.text
 
 
-@pytest.mark.parametrize("name", ["mask", "curve.png", "picture.png", "report"])
+@pytest.mark.parametrize("name", ["mask", "curve.png", "overview.png", "report"])
 def test_what_is_not_there_is_not_found(client: TestClient, name: str) -> None:
     for image, words in (("scan", "no result yet"), ("../scan", "not the name of an image")):
         answer = client.get(f"/itermask3d/{name}", params={"image": image})

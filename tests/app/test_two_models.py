@@ -14,7 +14,7 @@ def two_models(blur_bundle, tmp_path) -> Path:
     """The fast bundle with a second model, and a domain that holds no scan."""
     root = Path(shutil.copytree(blur_bundle, tmp_path / "bundle"))
     state = torch.load(root / "models" / "model.pt", weights_only=True)
-    torch.save({name: value / 2 for name, value in state.items()}, root / "models" / "model_any.pt")
+    torch.save({name: value / 2 for name, value in state.items()}, root / "models" / "model_agnostic.pt")
     nowhere = '{"brain_ml": {"low": 1, "high": 2}}, "settings": {"spacing_mm": 4.0, "bias_correction": "n4"}'
     (root / "models" / "domain.json").write_text(f'{{"features": {nowhere}}}')
     return root
@@ -36,10 +36,10 @@ def test_choice_is_offered_only_where_there_is_one(blur_bundle, two_models, make
     from lib.tasks import automatic_options
 
     assert "model_choice" not in automatic_options(make(blur_bundle))
-    assert not make(blur_bundle).reads_other_contrasts("any")
+    assert not make(blur_bundle).reads_other_contrasts("agnostic")
     workbench = make(two_models)
-    assert automatic_options(workbench)["model_choice"].declared() == ["t1", "auto", "any"]
-    asked = (None, ["t1", "auto", "any"], "t1", "auto", "any")
+    assert automatic_options(workbench)["model_choice"].declared() == ["t1", "auto", "agnostic"]
+    asked = (None, ["t1", "auto", "agnostic"], "t1", "auto", "agnostic")
     assert [workbench.reads_other_contrasts(value) for value in asked] == [False, False, False, True, True]
 
 
@@ -51,14 +51,14 @@ def test_answer_is_that_of_the_chosen_model_and_names_it(two_models, make, phant
     path = phantom.save(tmp_path, keys=("image",))["image"]
     options = automatic_options(workbench)
     answers = {}
-    for asked in ("t1", "auto", "any"):
+    for asked in ("t1", "auto", "agnostic"):
         values, remarks = read(options, {"model_choice": asked, "brain_extraction": "none"})
         assert not remarks
         with workbench.monitor.claim("itermask3d", "scan", True) as run:
             answers[asked] = workbench.automatic("scan", path, values, run)
     assert {asked: answer["chosen_model"]["name"] for asked, answer in answers.items()} == {
-        "t1": "t1", "auto": "any", "any": "any",
+        "t1": "t1", "auto": "agnostic", "agnostic": "agnostic",
     }  # fmt: skip
     assert "from_earlier_run" not in answers["auto"]
-    assert answers["any"]["from_earlier_run"]
+    assert answers["agnostic"]["from_earlier_run"]
     assert answers["t1"]["settings"]["weights_sha256"] != answers["auto"]["settings"]["weights_sha256"]

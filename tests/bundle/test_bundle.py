@@ -93,7 +93,7 @@ def run(*configs: str, **overrides: Any) -> None:
 def assert_complete(folder: Path, case: str) -> None:
     """Every file of a result is there, belongs to one run and opens."""
     names = {path.name for path in (folder / case).iterdir()}
-    assert names == {case + suffix for suffix in FILES} | {"result.json", "picture.png"}
+    assert names == {case + suffix for suffix in FILES} | {"result.json", "overview.png"}
     result = json.loads((folder / case / "result.json").read_text())
     assert result["case"] == case
     assert len(result["curve"]) == TINY_INFERENCE["settings::n_steps"]

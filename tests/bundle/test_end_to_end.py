@@ -37,7 +37,7 @@ def workflow(source: Path, output: Path, weights: Path, **overrides: Any) -> Con
         "calibration": None,
         "network_def::channels": CHANNELS,
         "progress": False,
-        "picture": False,
+        "overview": False,
     }
     config = ConfigWorkflow(
         config_file=f"{BUNDLE_ROOT}/configs/inference.json",
@@ -159,7 +159,7 @@ def save_as(kind: str, phantom: Phantom, folder: Path) -> Path:
 def test_every_format_comes_back_on_its_own_grid(tmp_path, weights, kind):
     phantom = head_phantom(axes=OBLIQUE @ axes_of("LAS"), spacing_mm=(3, 3, 4))
     source = save_as(kind, phantom, tmp_path)
-    workflow(source, tmp_path / "out", weights, **small(picture=True, **{"settings::n_steps": 2})).run()
+    workflow(source, tmp_path / "out", weights, **small(overview=True, **{"settings::n_steps": 2})).run()
     (folder,) = (path.parent for path in (tmp_path / "out").glob("*/result.json"))
     brain = nib.load(folder / f"{folder.name}_brain_mask.nii.gz")
     centre = nib.affines.apply_affine(brain.affine, np.argwhere(np.asarray(brain.dataobj) > 0)).mean(axis=0)
@@ -185,7 +185,7 @@ def test_evaluation_takes_its_figures_from_the_masks_that_were_written(two_scans
         dataset_dir=str(two_scans),
         label_dir=str(labels),
         output_dir=str(tmp_path / "out"),
-        **{"ckpt_path": str(weights), "network_def::channels": CHANNELS, "picture": False, "progress": False},
+        **{"ckpt_path": str(weights), "network_def::channels": CHANNELS, "overview": False, "progress": False},
         **small(),
     )
     config.initialize()

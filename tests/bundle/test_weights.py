@@ -80,7 +80,7 @@ def test_the_demo_finds_the_lesion_and_says_less_about_the_scan_without_it(tmp_p
         0
     )
     assert min(np.linalg.norm(np.subtract(found, centre), axis=1)) < 10
-    assert all((folder / "picture.png").exists() for folder in results.values())
+    assert all((folder / "overview.png").exists() for folder in results.values())
 
 
 def card() -> dict[str, Any]:
@@ -108,7 +108,7 @@ def test_the_shipped_weights_reproduce_the_figures_of_the_card(shared_dir, tmp_p
     options = ("--subset", "test", "--split-file", split, "--seed", 2, "--shapes", shapes, "--brain-masks", masks)
     _run(SCRIPTS / "simulate_lesions.py", tmp_path / "test.json", pairs, *options)
     configs = f"['{BUNDLE_ROOT}/configs/inference.json','{BUNDLE_ROOT}/configs/evaluate.json']"
-    run = ("-m", "monai.bundle", "run", "--config_file", configs, "--picture", "False")
+    run = ("-m", "monai.bundle", "run", "--config_file", configs, "--overview", "False")
     _run(*run, "--dataset_dir", pairs / "scans.json", "--output_dir", out)
     found = _figures(out)
     wrong = {

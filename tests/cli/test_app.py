@@ -112,7 +112,7 @@ def test_without_an_output_results_lie_beside_the_scan_and_are_told_in_words(mon
     assert result["outcome"] == "anomaly"
     assert "differ from what the network expects" in told
     assert f"region 1: {result['components'][0]['volume_ml']:.1f} ml" in told
-    assert f"picture: {folder / 'picture.png'}" in told
+    assert f"overview: {folder / 'overview.png'}" in told
 
 
 def test_machines_get_json_of_a_report_and_a_calibration(monkeypatch, capsys, bundle, scan, tmp_path):

@@ -166,7 +166,7 @@ def test_simulated_artefacts_are_listed_with_group_and_subject(script, data, tmp
 
 def test_a_baseline_with_the_network_refuses_a_bundle_that_chooses_a_model_for_each_scan(tmp_path):
     bundle = write_fast_bundle(tmp_path / "bundle")
-    shutil.copy(bundle / "models" / "model.pt", bundle / "models" / "model_any.pt")
+    shutil.copy(bundle / "models" / "model.pt", bundle / "models" / "model_agnostic.pt")
     shutil.copy(BUNDLE / "models" / "domain.json", bundle / "models")
     path = bundle / "configs" / "inference.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model": "auto"}))

@@ -32,7 +32,7 @@ def coarse() -> Phantom:
 @pytest.fixture
 def segment(bundle, monkeypatch, capsys):
     def run(*words: object) -> tuple[int, str]:
-        return run_command(monkeypatch, capsys, "segment", *words, "--bundle", bundle, "--no-picture")
+        return run_command(monkeypatch, capsys, "segment", *words, "--bundle", bundle, "--no-overview")
 
     return run
 

@@ -25,14 +25,14 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A flagged scan, one without a finding, one unlike the training, one that failed, and a series left out."""
     output, phantom = tmp_path_factory.mktemp("cohort"), head_phantom(spacing_mm=(4, 4, 4))
     told: dict[str, dict[str, Any]] = {
-        "sub-01": {"percentile": 93.75, "p_value": 0.0625, "in_domain": True},
-        "sub-02": {"outcome": Outcome.NO_ANOMALY, "percentile": 0.0, "p_value": 1.0, "in_domain": True},
-        "sub-03": {"in_domain": False, "score": 0.4, "warnings": ["Outside the training domain (contrast): look."]},
+        "sub-01": {"percentile": 93.75, "p_value": 0.0625, "in_distribution": True},
+        "sub-02": {"outcome": Outcome.NO_ANOMALY, "percentile": 0.0, "p_value": 1.0, "in_distribution": True},
+        "sub-03": {"in_distribution": False, "score": 0.4, "warnings": ["Out-of-distribution (contrast): look."]},
     }
     for case, facts in told.items():
         folder = finished_scan(phantom, output, case=case, **facts)
         write_scan_report(folder)
-        Image.new("RGB", (1650, 1496), "#202020").save(folder / "picture.png")
+        Image.new("RGB", (1650, 1496), "#202020").save(folder / "overview.png")
         Journal(output).append(Record.of(FoundScan(case, f"/scans/{case}.nii.gz", case), Status.DONE))
     broken = FoundScan("sub-04", "/scans/sub-04.nii.gz", "sub-04")
     Journal(output).append(Record.of(broken, Status.FAILED, reason="'sub-04.nii.gz' cannot be read; expected a scan"))

@@ -157,12 +157,12 @@ def test_segmentation_is_drawn_where_the_file_has_it(page: Any, study: Study) ->
 
 
 def test_picture_has_the_pixels_of_the_file(page: Any, study: Study) -> None:
-    data = pydicom.dcmread(study.files.picture)
-    page.evaluate(SHOW, series_of(study.files.picture))
+    data = pydicom.dcmread(study.files.overview)
+    page.evaluate(SHOW, series_of(study.files.overview))
     loaded = "sop => [...window.cornerstone.cache._imageCache].some(([id, one]) => id.includes(sop) && one.image)"
     page.wait_for_function(loaded, arg=str(data.SOPInstanceUID), polling=500)
     found = page.evaluate(PICTURE, str(data.SOPInstanceUID))
     assert (found["rows"], found["columns"]) == (data.Rows, data.Columns)
     assert found["digest"] == hashlib.sha256(data.pixel_array.tobytes()).hexdigest()
     page.wait_for_function(f"() => ({ORANGE})() > 500", polling=250)
-    shoot(page, "picture")
+    shoot(page, "overview")

@@ -192,7 +192,7 @@ def test_labels_of_large_scans_pass(proxy: Proxy, method: str) -> None:
     assert answer.json()["length"] == size
 
 
-def test_own_page_may_send(proxy: Proxy) -> None:
+def test_a_page_of_the_proxy_may_send(proxy: Proxy) -> None:
     answer = proxy.ask("/infer/itermask3d", method="POST", headers={"Origin": proxy.https})
     assert answer.status_code == 200
     assert "origin" not in answer.json()["headers"]

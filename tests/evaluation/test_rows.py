@@ -246,14 +246,14 @@ def test_a_case_on_disk_gives_the_row_that_it_gave_in_memory(tmp_path):
 def test_the_domains_distance_of_an_older_result_is_taken_from_its_figures():
     domain = Domain({"noise": Range(0.0, 2.0, centre=1.0)}, {})
     rows = [{"feature": "noise", "group": "noise", "value": 4.0, "low": 0.0, "high": 2.0, "within": False}]
-    older = {"in_domain": False, "domain": rows}
-    assert domain_facts(older, domain) == {"in_domain": False, "domain_distance": 3.0, "outside": "noise"}
+    older = {"in_distribution": False, "domain": rows}
+    assert domain_facts(older, domain) == {"in_distribution": False, "domain_distance": 3.0, "outside": "noise"}
     assert domain_facts(older | {"domain_distance": 2.5}, domain)["domain_distance"] == 2.5
     assert set(domain_facts({}, domain).values()) == {None}
 
 
 def test_what_the_domain_check_found_of_a_scan_goes_to_every_method(tmp_path):
-    facts = {"in_domain": False, "domain": [], "domain_distance": 2.0}
+    facts = {"in_distribution": False, "domain": [], "domain_distance": 2.0}
     for method, found in (("baseline", {}), ("bundle", facts)):
         folder = tmp_path / "methods" / method / "results" / "one"
         folder.mkdir(parents=True)
@@ -268,7 +268,7 @@ def test_what_the_domain_check_found_of_a_scan_goes_to_every_method(tmp_path):
     item = {"case": "one", "group": "real", "contrast": "T2"}
     for method in collect_all([item], tmp_path, ["baseline", "bundle"]):
         (row,) = method.rows
-        assert (row["in_domain"], row["domain_distance"], row["contrast"]) == (False, 2.0, "T2")
+        assert (row["in_distribution"], row["domain_distance"], row["contrast"]) == (False, 2.0, "T2")
         assert method.normal_scores("domain_distance") == [0.5]
         assert method.p_value(row, "domain") == 0.5
         assert method.level(0.05) == 0.5

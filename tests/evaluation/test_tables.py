@@ -83,7 +83,7 @@ def test_methods_are_compared_on_the_scans_that_both_have():
 
 def test_artefacts_have_a_row_each_and_real_cases_no_mean():
     rows = [row("n1", "normal", 0.1), row("f1", "artefact:noise:1", 0.0), row("f2", "artefact:noise:3", 0.9)]
-    rows.append(row("r", "real", 0.5, dice=0.3, contrast="FLAIR", in_domain=False, outside="contrast, noise"))
+    rows.append(row("r", "real", 0.5, dice=0.3, contrast="FLAIR", in_distribution=False, outside="contrast, noise"))
     tables = tables_of(MethodResults("a", rows))
     artefacts = {found["severity"]: found["auroc"].value for found in tables["artefacts"].rows}
     assert artefacts == {"1": 0.0, "3": 1.0}
@@ -97,11 +97,12 @@ def test_artefacts_have_a_row_each_and_real_cases_no_mean():
 
 def faulty_method() -> MethodResults:
     """Four normal scans; noise that the score misses and the domain sees, a ball that only the score sees."""
-    rows = [row(f"n{i}", "normal", score=i / 10, domain_distance=0.2 + i / 10, in_domain=True) for i in range(4)]
+    rows = [row(f"n{i}", "normal", score=i / 10, domain_distance=0.2 + i / 10, in_distribution=True) for i in range(4)]
     rows += [
-        row(f"f{i}", "artefact:noise:2", 0.0, domain_distance=3.0, in_domain=False, outside="noise") for i in range(4)
+        row(f"f{i}", "artefact:noise:2", 0.0, domain_distance=3.0, in_distribution=False, outside="noise")
+        for i in range(4)
     ]
-    rows += [row(f"g{i}", "artefact:inversion:2", 9.0, domain_distance=0.3, in_domain=True) for i in range(4)]
+    rows += [row(f"g{i}", "artefact:inversion:2", 9.0, domain_distance=0.3, in_distribution=True) for i in range(4)]
     calibration = {f"c{i}": {"score": i / 10, "domain_distance": 0.2 + i / 10} for i in range(9)}
     return MethodResults("a", rows, calibration=calibration)
 

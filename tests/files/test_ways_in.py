@@ -43,7 +43,7 @@ class Ways:
     def __init__(self, folder: Path) -> None:
         self.bundle = write_fast_bundle(folder / "bundle")
         self.segmenter = Segmenter(self.bundle)
-        self.screener = Screener(self.bundle, picture=False)
+        self.screener = Screener(self.bundle, overview=False)
         self.measurement = Measurement(folder / "train", spacing_mm=4.0)
         self.output = folder / "out"
 

@@ -40,7 +40,11 @@ def test_the_file_of_the_script_and_that_of_its_first_version_are_read(tmp_path,
 
 
 def test_a_calibration_takes_no_score_that_would_get_no_p_value(tmp_path, monkeypatch, capsys):
-    kinds = {"good": {"in_domain": True}, "failed": {"outcome": "fit_failed"}, "other": {"in_domain": False}}
+    kinds = {
+        "good": {"in_distribution": True},
+        "failed": {"outcome": "fit_failed"},
+        "other": {"in_distribution": False},
+    }
     for name, facts in kinds.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(json.dumps(run_result(name, 0.2, **facts)))
@@ -48,7 +52,7 @@ def test_a_calibration_takes_no_score_that_would_get_no_p_value(tmp_path, monkey
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["cases"] == ["good"]
     assert set(written["left_out"]) == {"failed", "other"}
-    assert "left out: other: outside the training domain" in told
+    assert "left out: other: out-of-distribution" in told
 
 
 def test_what_is_no_calibration_is_named(tmp_path):

@@ -15,9 +15,9 @@ from helpers import Phantom
 from itermask3d import BUNDLE_ROOT
 from itermask3d.inference.conclusion import OUTSIDE
 from itermask3d.inference.domain import FEATURES, Domain, Range, fit_domain
-from itermask3d.inference.guidance import Guidance
 from itermask3d.inference.model import load_model
-from itermask3d.inference.picture import draw_picture, verdict
+from itermask3d.inference.overview import draw_overview, verdict
+from itermask3d.inference.prompts import Prompts
 from itermask3d.inference.segmenter import Segmenter
 from itermask3d.preprocessing.measure import ScanFigures
 from monai.bundle import ConfigWorkflow
@@ -47,14 +47,14 @@ def test_all_held_out_scans_and_the_share_of_the_training_scans_pass():
     rng = np.random.default_rng(0)
     train, held_out = figures(rng, 100), figures(rng, 15)
     domain = domain_of(fit_domain(train, held_out)[0])
-    assert all(domain.check(scan).in_domain for scan in held_out)
-    assert sum(domain.check(scan).in_domain for scan in train) >= 99
+    assert all(domain.check(scan).in_distribution for scan in held_out)
+    assert sum(domain.check(scan).in_distribution for scan in train) >= 99
 
 
 def test_most_further_normal_scans_pass():
     rng = np.random.default_rng(1)
     domain = domain_of(fit_domain(figures(rng, 100), figures(rng, 15))[0])
-    assert np.mean([domain.check(scan).in_domain for scan in figures(rng, 2000)]) > 0.94
+    assert np.mean([domain.check(scan).in_distribution for scan in figures(rng, 2000)]) > 0.94
 
 
 def test_fitting_needs_scans():
@@ -68,10 +68,10 @@ def test_sentence_says_what_its_value_and_what_was_expected():
     domain = Domain({"voxel_mm": Range(None, 2.3), "depth_contrast": Range(0.9, 1.9)}, {})
     found = domain.check({"voxel_mm": 5.0, "depth_contrast": -0.5, "brain_ml": 1.0})
     assert [deviation.sentence for deviation in found.deviations] == [
-        "Outside the training domain (contrast): the most frequent intensity 14 to 26 mm below the brain's surface, "
+        "Out-of-distribution (contrast): the most frequent intensity 14 to 26 mm below the brain's surface, "
         "less the middle one at 2 to 8 mm, is -0.5 units; expected 0.9 to 1.9 units (another contrast: deep white "
         "matter does not stand out from the cortex).",
-        "Outside the training domain (resolution): the largest voxel edge is 5 mm; expected at most 2.3 mm (voxels "
+        "Out-of-distribution (resolution): the largest voxel edge is 5 mm; expected at most 2.3 mm (voxels "
         "larger than the training's).",
     ]
     assert found.groups == ("contrast", "resolution")
@@ -89,9 +89,9 @@ def test_every_possible_deviation_has_a_reason():
 
 def test_nan_is_outside_and_a_missing_figure_is_left_aside():
     domain = Domain({"noise": Range(0.0, 1.0)}, {})
-    assert not domain.check({"noise": float("nan")}).in_domain
+    assert not domain.check({"noise": float("nan")}).in_distribution
     assert domain.check({"noise": float("nan")}).to_json()[0]["value"] is None
-    assert domain.check({}).in_domain
+    assert domain.check({}).in_distribution
 
 
 def test_limits_belong_to_their_range():
@@ -114,7 +114,7 @@ def test_the_distance_of_the_worst_figure_is_in_half_widths_of_its_side():
         ({}, 0.0),
     ):
         assert domain.check(figures).distance == pytest.approx(distance)
-        assert (distance <= 1) == domain.check(figures).in_domain
+        assert (distance <= 1) == domain.check(figures).in_distribution
     assert Range(0.0, 4.0).distance(3.0) == 0.5, "without a centre the middle"
     assert (Range(None, 4.0).distance(3.0), Range(None, 4.0).distance(5.0)) == (0.0, np.inf)
     assert Range(0.0, 4.0).distance(float("nan")) == np.inf
@@ -206,17 +206,17 @@ def test_a_scan_outside_is_segmented_and_named_and_its_score_compared_with_nothi
         bundle_root=str(fitted),
         dataset_dir=str(tmp_path / "in"),
         output_dir=str(tmp_path / "out"),
-        picture=False,
+        overview=False,
         progress=False,
     )
     workflow.initialize()
     workflow.run()
     data = json.loads((tmp_path / "out" / "scan" / "result.json").read_text())
-    assert data["in_domain"] is inside
+    assert data["in_distribution"] is inside
     assert (data["domain_distance"] <= 1) is inside
     assert {"feature", "group", "value", "low", "high", "within"} == set(data["domain"][0])
     assert (tmp_path / "out" / "scan" / "scan_mask.nii.gz").exists()
-    told = [sentence for sentence in data["warnings"] if sentence.startswith("Outside the training domain")]
+    told = [sentence for sentence in data["warnings"] if sentence.startswith("Out-of-distribution")]
     if inside:
         assert told == []
         assert data["p_value"] == (1 + sum(score >= data["score"] for score in range(1, 20))) / 20
@@ -232,29 +232,29 @@ def test_the_segmenter_says_the_same_and_the_verdict_and_picture_tell(fitted, ph
     prepared = segmenter.prepare({"image": save(phantom, tmp_path, t2), "case": "scan"})
     result, _ = segmenter.segment(prepared)
     again, _ = segmenter.segment(prepared)
-    assert result.in_domain is False
+    assert result.in_distribution is False
     assert result.to_json() == again.to_json()
-    texts = [text.get_text() for axes in draw_picture(result).axes for text in axes.texts]
-    assert any("outside the training: contrast" in text for text in texts)
-    told = verdict(result.findings, 1.0, in_domain=result.in_domain)
-    assert told.startswith("Outside the training domain, not comparable with normal scans: ")
+    texts = [text.get_text() for axes in draw_overview(result).axes for text in axes.texts]
+    assert any("out-of-distribution: contrast" in text for text in texts)
+    told = verdict(result.findings, 1.0, in_distribution=result.in_distribution)
+    assert told.startswith("Out-of-distribution, not comparable with normal scans: ")
 
 
-def test_a_guided_result_keeps_the_domain_and_loses_the_p_value(fitted, phantom, tmp_path):
+def test_a_prompted_result_keeps_the_domain_and_loses_the_p_value(fitted, phantom, tmp_path):
     segmenter = Segmenter(fitted)
     prepared = segmenter.prepare({"image": save(phantom, tmp_path), "case": "scan"})
     automatic, _ = segmenter.segment(prepared)
-    guided, _ = segmenter.segment(prepared, guidance=Guidance(threshold=1.0), earlier=automatic.findings)
+    prompted, _ = segmenter.segment(prepared, prompts=Prompts(threshold=1.0), earlier=automatic.findings)
     assert automatic.p_value is not None
-    assert guided.p_value is guided.p_value_note is None
-    assert guided.in_domain is True
+    assert prompted.p_value is prompted.p_value_note is None
+    assert prompted.in_distribution is True
 
 
 def test_the_verdict_of_a_scan_inside_is_as_without_a_check(fitted, phantom, tmp_path):
     segmenter = Segmenter(fitted)
     result, _ = segmenter.segment(segmenter.prepare({"image": save(phantom, tmp_path), "case": "scan"}))
     findings = replace(result.findings, percentile_among_normals=None)
-    assert verdict(findings, 2.0, in_domain=True) == verdict(findings, 2.0)
+    assert verdict(findings, 2.0, in_distribution=True) == verdict(findings, 2.0)
 
 
 def test_without_a_domain_nothing_is_checked_and_only_the_log_says_so(fitted, phantom, tmp_path, caplog):
@@ -262,7 +262,7 @@ def test_without_a_domain_nothing_is_checked_and_only_the_log_says_so(fitted, ph
     prepared = segmenter.prepare({"image": save(phantom, tmp_path, t2), "case": "scan"})
     with caplog.at_level(logging.INFO, logger="itermask3d.inference.model"):
         result, _ = segmenter.segment(prepared)
-    assert result.in_domain is result.to_json()["domain"] is result.to_json()["domain_distance"] is None
+    assert result.in_distribution is result.to_json()["domain"] is result.to_json()["domain_distance"] is None
     assert result.p_value is not None
     assert not any("domain" in sentence for sentence in result.warnings)
     assert "no scan is compared with the training scans" in caplog.text

@@ -30,10 +30,10 @@ def write_domain(path: Path, low: float, high: float) -> None:
 
 def write_table(folder: Path) -> Path:
     """Two models without weights that anyone could load, and their domains."""
-    for name in ("model.pt", "model_any.pt"):
+    for name in ("model.pt", "model_agnostic.pt"):
         (folder / name).write_bytes(name.encode())
     write_domain(folder / "domain.json", 1.0, 2.0)
-    write_domain(folder / "domain_any.json", -1.0, 3.0)
+    write_domain(folder / "domain_agnostic.json", -1.0, 3.0)
     return folder
 
 
@@ -46,7 +46,7 @@ def bundle(phantom_pair, tmp_path_factory) -> Path:
     config.write_text(json.dumps(content))
     state = torch.load(root / "models" / "model.pt", weights_only=True)
     state["weight"][0, 1] = 0
-    torch.save(state, root / "models" / "model_any.pt")
+    torch.save(state, root / "models" / "model_agnostic.pt")
     segmenter = Segmenter(root)
     values = {}
     for name in ("t1", "other"):
@@ -82,42 +82,42 @@ def read(output: Path, case: str) -> dict:
 
 
 def test_first_model_has_plain_file_names_and_others_carry_theirs(tmp_path):
-    names = [model_file(tmp_path, "calibration.json", name).name for name in ("t1", "any")]
-    assert names == ["calibration.json", "calibration_any.json"]
+    names = [model_file(tmp_path, "calibration.json", name).name for name in ("t1", "agnostic")]
+    assert names == ["calibration.json", "calibration_agnostic.json"]
 
 
 @pytest.mark.parametrize(
     ("value", "name", "words"),
     [
-        (1.5, "t1", "Inside the training domain of t1."),
-        (0.0, "any", "Outside the training domain of t1 (contrast); inside the training domain of any."),
-        (9.0, "any", "outside the training domain of any (contrast); any is the widest model."),
-        (float("nan"), "any", "any is the widest model."),
+        (1.5, "t1", "In-distribution for t1."),
+        (0.0, "agnostic", "Out-of-distribution for t1 (contrast); in-distribution for agnostic."),
+        (9.0, "agnostic", "out-of-distribution for agnostic (contrast); agnostic is the widest model."),
+        (float("nan"), "agnostic", "agnostic is the widest model."),
     ],
 )
 def test_first_model_whose_domain_holds_the_scan_is_taken_else_the_last(tmp_path, value, name, words):
     choice = ModelTable(write_table(tmp_path), "auto").choose({"depth_contrast": value}, GRID)
     assert (choice.name, choice.requested) == (name, "auto")
     assert choice.reason.endswith(words)
-    assert choice.candidates.keys() == {"t1", "any"}
+    assert choice.candidates.keys() == {"t1", "agnostic"}
 
 
 def test_model_without_domain_takes_the_rest_and_says_so(tmp_path):
-    (write_table(tmp_path) / "domain_any.json").unlink()
+    (write_table(tmp_path) / "domain_agnostic.json").unlink()
     choice = ModelTable(tmp_path, "auto").choose({"depth_contrast": 0.0}, GRID)
-    assert choice.name == "any"
-    assert "any has no measured domain" in choice.reason
-    assert choice.candidates["any"] == "none"
+    assert choice.name == "agnostic"
+    assert "agnostic has no measured domain" in choice.reason
+    assert choice.candidates["agnostic"] == "none"
 
 
 def test_domain_of_another_preprocessing_does_not_choose(tmp_path):
     choice = ModelTable(write_table(tmp_path), "auto").choose({"depth_contrast": 1.5}, GRID | {"spacing_mm": 1.0})
-    assert choice.name == "any"
+    assert choice.name == "agnostic"
     assert "The domain of t1 is for another preprocessing" in choice.reason
 
 
 def test_without_second_weights_auto_is_the_first_model(tmp_path):
-    (write_table(tmp_path) / "model_any.pt").unlink()
+    (write_table(tmp_path) / "model_agnostic.pt").unlink()
     table, plain = ModelTable(tmp_path, "auto"), ModelTable(tmp_path)
     assert table.weights == plain.weights == str(tmp_path / "model.pt")
     assert (table.domain, table.calibration) == (plain.domain, plain.calibration)
@@ -125,40 +125,40 @@ def test_without_second_weights_auto_is_the_first_model(tmp_path):
 
 
 def test_wrong_requests_are_named_in_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="model must be one of auto, t1, any, got 't2'"):
+    with pytest.raises(ValueError, match="model must be one of auto, t1, agnostic, got 't2'"):
         ModelTable(tmp_path, "t2")
     write_table(tmp_path)
     (tmp_path / "domain.json").unlink()
     with pytest.raises(ValueError, match=r"nothing to choose by, because .*domain.json' does not exist"):
         ModelTable(tmp_path, "auto")
-    (tmp_path / "model_any.pt").unlink()
-    with pytest.raises(ValueError, match=r"'any' lacks its weights .*model_any.pt'; there are: t1"):
-        assert ModelTable(tmp_path, "any").weights
+    (tmp_path / "model_agnostic.pt").unlink()
+    with pytest.raises(ValueError, match=r"'agnostic' lacks its weights .*model_agnostic.pt'; there are: t1"):
+        assert ModelTable(tmp_path, "agnostic").weights
 
 
 def test_networks_are_loaded_when_asked_for_and_stay_apart(tmp_path):
-    for name, value in (("model.pt", 1.0), ("model_any.pt", 2.0)):
+    for name, value in (("model.pt", 1.0), ("model_agnostic.pt", 2.0)):
         torch.save({"weight": torch.full((1, 1), value)}, tmp_path / name)
     networks = Networks(torch.nn.Linear(1, 1, bias=False), ModelTable(tmp_path))
     assert len(networks) == 0
-    first = networks["any"]
+    first = networks["agnostic"]
     assert len(networks) == 1
     assert networks["t1"].weight.item() == 1.0
     assert first.weight.item() == 2.0
-    assert networks["any"] is first
-    assert networks.digests["t1"] != networks.digests["any"]
+    assert networks["agnostic"] is first
+    assert networks.digests["t1"] != networks.digests["agnostic"]
 
 
 def test_cohort_gets_a_model_a_scan_and_resumes(monkeypatch, capsys, bundle, phantom_pair, tmp_path):
     out = tmp_path / "auto"
-    options = ("--bundle", bundle, "--no-picture", "--brain-extraction", "none")
+    options = ("--bundle", bundle, "--no-overview", "--brain-extraction", "none")
     arguments = ("segment", phantom_pair, out, *options, "--batch-size", 2)
     assert run_command(monkeypatch, capsys, *arguments, "--model", "auto")[0] == 0
     found = {case: read(out, case) for case in ("t1", "other")}
-    assert {case: result["model"]["name"] for case, result in found.items()} == {"t1": "t1", "other": "any"}
+    assert {case: result["model"]["name"] for case, result in found.items()} == {"t1": "t1", "other": "agnostic"}
     assert found["t1"]["settings"]["weights_sha256"] != found["other"]["settings"]["weights_sha256"]
-    assert found["t1"]["in_domain"] is True
-    assert found["other"]["in_domain"] is found["other"]["p_value"] is None
+    assert found["t1"]["in_distribution"] is True
+    assert found["other"]["in_distribution"] is found["other"]["p_value"] is None
     assert any("no domain file" in sentence for sentence in found["other"]["warnings"])
     for case in found:
         alone = tmp_path / "alone"
@@ -174,38 +174,38 @@ def test_cohort_gets_a_model_a_scan_and_resumes(monkeypatch, capsys, bundle, pha
     again = {path.parent.name for path, before in written.items() if path.stat().st_mtime_ns != before}
     assert again == {"other"}
     assert read(out, "other")["model"]["name"] == "t1"
-    assert read(out, "other")["in_domain"] is False
+    assert read(out, "other")["in_distribution"] is False
 
 
 def test_screening_and_one_scan_at_a_time_choose_alike(bundle, phantom_pair, tmp_path):
-    screener = Screener(bundle, {"model": "auto", "brain_extraction": "none", "progress": False}, picture=False)
+    screener = Screener(bundle, {"model": "auto", "brain_extraction": "none", "progress": False}, overview=False)
     scans = discover(phantom_pair).scans
     for scan in scans:
         assert not screener.is_done(scan, tmp_path)
         assert screener.screen(scan, tmp_path).reason in (None, "")
         assert screener.is_done(scan, tmp_path)
     results = {scan.case: read(tmp_path, scan.folder) for scan in scans}
-    assert {case: result["model"]["name"] for case, result in results.items()} == {"t1": "t1", "other": "any"}
-    (bundle / "models" / "domain_any.json").write_text((bundle / "models" / "domain.json").read_text())
+    assert {case: result["model"]["name"] for case, result in results.items()} == {"t1": "t1", "other": "agnostic"}
+    (bundle / "models" / "domain_agnostic.json").write_text((bundle / "models" / "domain.json").read_text())
     try:
         later = Screener(bundle, {"model": "auto", "brain_extraction": "none"})
         assert {scan.case: later.is_done(scan, tmp_path) for scan in scans} == {"t1": True, "other": False}
     finally:
-        (bundle / "models" / "domain_any.json").unlink()
+        (bundle / "models" / "domain_agnostic.json").unlink()
 
 
 def test_segmenter_takes_a_model_for_one_scan(bundle, phantom_pair):
     segmenter = Segmenter(bundle, {"brain_extraction": "none", "progress": False})
     scan = segmenter.prepare({"image": str(phantom_pair / "other.nii.gz"), "case": "other"})
-    names = {model: segmenter.segment(scan, model=model)[0].model["name"] for model in (None, "any", "auto", "t1")}
-    assert names == {None: "t1", "any": "any", "auto": "any", "t1": "t1"}
-    with pytest.raises(ValueError, match="model must be one of auto, t1, any, got 'flair'"):
+    names = {model: segmenter.segment(scan, model=model)[0].model["name"] for model in (None, "agnostic", "auto", "t1")}
+    assert names == {None: "t1", "agnostic": "agnostic", "auto": "agnostic", "t1": "t1"}
+    with pytest.raises(ValueError, match="model must be one of auto, t1, agnostic, got 'flair'"):
         segmenter.segment(scan, model="flair")
 
 
 def test_named_weights_are_used_whatever_the_model(bundle, phantom_pair, tmp_path):
-    weights = Path(shutil.copy(bundle / "models" / "model_any.pt", tmp_path / "mine.pt"))
-    for model in ("t1", "any", "auto"):
+    weights = Path(shutil.copy(bundle / "models" / "model_agnostic.pt", tmp_path / "mine.pt"))
+    for model in ("t1", "agnostic", "auto"):
         changes = {"model": model, "ckpt_path": str(weights), "brain_extraction": "none"}
         segmenter = Segmenter(bundle, changes | {"calibration": None, "domain": None, "progress": False})
         assert segmenter.model.requested is None
@@ -216,15 +216,15 @@ def test_named_weights_are_used_whatever_the_model(bundle, phantom_pair, tmp_pat
 
 
 def test_calibration_of_the_second_model_is_asked_for_beyond_its_domain(copied, phantom_pair):
-    write_domain(copied / "models" / "domain_any.json", -9.0, 9.0)
-    segmenter = Segmenter(copied, {"model": "any", "brain_extraction": "none", "progress": False})
+    write_domain(copied / "models" / "domain_agnostic.json", -9.0, 9.0)
+    segmenter = Segmenter(copied, {"model": "agnostic", "brain_extraction": "none", "progress": False})
     scan = segmenter.prepare({"image": str(phantom_pair / "other.nii.gz"), "case": "other"})
     result = segmenter.segment(scan)[0]
-    assert result.in_domain is True
+    assert result.in_distribution is True
     assert result.p_value is None
     assert any("no calibration file" in sentence for sentence in result.warnings)
     scores = {"normal_scores": [0.0, 1.0], "settings": json.loads(json.dumps(result.settings))}
-    (copied / "models" / "calibration_any.json").write_text(json.dumps(scores))
+    (copied / "models" / "calibration_agnostic.json").write_text(json.dumps(scores))
     calibrated = segmenter.segment(scan)[0]
     assert calibrated.p_value is not None
     assert not any("no calibration file" in sentence for sentence in calibrated.warnings)
@@ -235,16 +235,16 @@ def adapted(copied) -> Path:
     """The bundle with settings of its own for the second model."""
     path = copied / "configs" / "inference.json"
     config = json.loads(path.read_text())
-    config["models"]["settings"] = {"any": {"noise": 0.5, "threshold_floor": 0.25}}
+    config["models"]["settings"] = {"agnostic": {"noise": 0.5, "threshold_floor": 0.25}}
     path.write_text(json.dumps(config))
     return copied
 
 
-@pytest.mark.parametrize("model", ["any", "auto"])
+@pytest.mark.parametrize("model", ["agnostic", "auto"])
 def test_a_model_gets_its_own_settings_however_it_is_chosen(
     monkeypatch, capsys, adapted, phantom_pair, tmp_path, model
 ):
-    options = ("--bundle", adapted, "--no-picture", "--brain-extraction", "none", "--model", model)
+    options = ("--bundle", adapted, "--no-overview", "--brain-extraction", "none", "--model", model)
     status, printed = run_command(monkeypatch, capsys, "segment", phantom_pair, tmp_path / "out", *options)
     assert status == 0, printed
     read_settings = {case: read(tmp_path / "out", case)["settings"] for case in ("t1", "other")}
@@ -263,18 +263,18 @@ def test_a_model_gets_its_own_settings_however_it_is_chosen(
 
 
 def test_what_a_run_changes_goes_over_the_settings_of_its_model(adapted, phantom_pair, tmp_path):
-    for requested in ("t1", "any", "auto"):
+    for requested in ("t1", "agnostic", "auto"):
         segmenter = Segmenter(adapted, {"model": requested, "brain_extraction": "none", "progress": False})
         scan = segmenter.prepare({"image": str(phantom_pair / "other.nii.gz"), "case": "other"})
-        result = segmenter.segment(scan, settings={"threshold_floor": 0.5, "gamma": 0.2}, model="any")[0]
+        result = segmenter.segment(scan, settings={"threshold_floor": 0.5, "gamma": 0.2}, model="agnostic")[0]
         assert [result.settings[name] for name in ("noise", "threshold_floor", "gamma")] == [0.5, 0.5, 0.2]
         plain = segmenter.segment(scan, model="t1")[0]
         assert [plain.settings[name] for name in ("noise", "threshold_floor", "gamma")] == [1.0, 0.0, 0.1]
-        used = segmenter.store_for({"gamma": 0.2}, None, tmp_path, "auto").model.variant("any")
+        used = segmenter.store_for({"gamma": 0.2}, None, tmp_path, "auto").model.variant("agnostic")
         assert [used.settings[name] for name in ("noise", "threshold_floor", "gamma")] == [0.5, 0.25, 0.2]
 
 
-@pytest.mark.parametrize("settings", [{"t2": {"noise": 0.0}}, {"any": {"floor": 3.0}}])
+@pytest.mark.parametrize("settings", [{"t2": {"noise": 0.0}}, {"agnostic": {"floor": 3.0}}])
 def test_settings_of_no_model_or_no_setting_are_refused(tmp_path, settings):
     with pytest.raises(ValueError, match="models::settings has"):
         ModelTable(tmp_path, settings=settings)
@@ -283,8 +283,8 @@ def test_settings_of_no_model_or_no_setting_are_refused(tmp_path, settings):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--model", "t2"), "model must be one of auto, t1, any, got 't2'"),
-        (("--model", "any", "--weights", "x.pt"), "--model and --weights exclude each other"),
+        (("--model", "t2"), "model must be one of auto, t1, agnostic, got 't2'"),
+        (("--model", "agnostic", "--weights", "x.pt"), "--model and --weights exclude each other"),
     ],
 )
 @pytest.mark.parametrize("script", ["segment", "screen"])
@@ -300,24 +300,31 @@ def test_scripts_refuse_what_is_no_model_in_one_sentence(
 
 
 def test_damaged_second_weights_cost_only_the_scans_that_need_them(monkeypatch, capsys, copied, phantom_pair, tmp_path):
-    (copied / "models" / "model_any.pt").write_bytes(b"nothing of the kind")
-    options = ("--bundle", copied, "--no-picture", "--brain-extraction", "none", "--model", "auto")
+    (copied / "models" / "model_agnostic.pt").write_bytes(b"nothing of the kind")
+    options = ("--bundle", copied, "--no-overview", "--brain-extraction", "none", "--model", "auto")
     status, printed = run_command(monkeypatch, capsys, "segment", phantom_pair, tmp_path / "out", *options)
     assert status == 1
-    assert "model_any.pt' cannot be read" in json.loads((tmp_path / "out" / "failures.json").read_text())["other"]
+    assert "model_agnostic.pt' cannot be read" in json.loads((tmp_path / "out" / "failures.json").read_text())["other"]
     assert read(tmp_path / "out", "t1")["model"]["name"] == "t1"
     assert "Traceback" not in printed
 
 
 def test_calibrating_a_model_refuses_results_of_another(monkeypatch, capsys, bundle, phantom_pair, tmp_path):
-    options = ("--bundle", bundle, "--no-picture", "--brain-extraction", "none", "--model", "any")
-    run_command(monkeypatch, capsys, "segment", phantom_pair / "other.nii.gz", tmp_path / "any", *options)
-    target = tmp_path / "calibration_any.json"
-    status, told = run_command(monkeypatch, capsys, "calibrate", tmp_path / "any", "--model", "t1", "--output", target)
+    options = ("--bundle", bundle, "--no-overview", "--brain-extraction", "none", "--model", "agnostic")
+    run_command(monkeypatch, capsys, "segment", phantom_pair / "other.nii.gz", tmp_path / "agnostic", *options)
+    target = tmp_path / "calibration_agnostic.json"
+    status, told = run_command(
+        monkeypatch, capsys, "calibrate", tmp_path / "agnostic", "--model", "t1", "--output", target
+    )
     assert status == 2
-    assert told == "error: the results come from the model any; expected 't1' alone\n"
+    assert told == "error: the results come from the model agnostic; expected 't1' alone\n"
     assert not target.exists()
-    assert run_command(monkeypatch, capsys, "calibrate", tmp_path / "any", "--model", "any", "--output", target)[0] == 0
+    assert (
+        run_command(monkeypatch, capsys, "calibrate", tmp_path / "agnostic", "--model", "agnostic", "--output", target)[
+            0
+        ]
+        == 0
+    )
     assert len(json.loads(target.read_text())["normal_scores"]) == 1
 
 

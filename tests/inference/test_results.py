@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import ball, rotation
-from itermask3d.inference.picture import draw_picture, headline, save_picture, verdict
+from itermask3d.inference.overview import draw_overview, headline, save_overview, verdict
 from itermask3d.inference.results import ScanResult, components, write_result
 from itermask3d.method.detection import Findings, Outcome
 from itermask3d.method.threshold import estimate_threshold
@@ -54,11 +54,11 @@ def test_components_are_sorted_and_measured_on_the_scans_grid():
 
 def test_files_lie_on_the_scans_own_grid(tmp_path):
     scan = result()
-    folder = write_result(scan, tmp_path / "case", draw=save_picture)
+    folder = write_result(scan, tmp_path / "case", draw=save_overview)
     names = {"mask", "brain_mask", "anomaly_map", "reconstruction"}
     assert {path.name for path in folder.iterdir()} == {f"case_{n}.nii.gz" for n in names} | {
         "result.json",
-        "picture.png",
+        "overview.png",
     }
     for name in names:
         image = nib.load(folder / f"case_{name}.nii.gz")
@@ -102,8 +102,8 @@ def test_a_failure_keeps_the_result_of_before(tmp_path):
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path):
-    first = write_result(result(), tmp_path / "a", draw=save_picture)
-    second = write_result(result(), tmp_path / "b", draw=save_picture)
+    first = write_result(result(), tmp_path / "a", draw=save_overview)
+    second = write_result(result(), tmp_path / "b", draw=save_overview)
     for path in sorted(first.iterdir()):
         assert path.read_bytes() == (second / path.name).read_bytes(), path.name
 
@@ -112,7 +112,7 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
 def test_picture_is_drawn_for_every_outcome(outcome):
     scan = result(outcome, lesions=outcome is Outcome.ANOMALY)
     scan = replace(scan, findings=Findings.from_json(scan.findings.to_json()))
-    figure = draw_picture(scan)
+    figure = draw_overview(scan)
     assert len(figure.axes) == 3 * 4 + 2
     assert "research use" in " ".join(text.get_text() for text in figure.texts)
 
@@ -136,7 +136,7 @@ def brain_scan(centre_mm: tuple[float, float, float]) -> ScanResult:
 def test_the_headline_says_how_large_and_roughly_where(centre_mm, place):
     scan = brain_scan(centre_mm)
     assert headline(scan) == f"One unusual region: {scan.mask.sum() * 0.064:.1f} ml, {place}"
-    assert any(headline(scan) == text.get_text() for text in draw_picture(scan).texts)
+    assert any(headline(scan) == text.get_text() for text in draw_overview(scan).texts)
 
 
 def test_the_headline_names_no_place_in_a_brain_of_unusual_extent_and_no_health():

@@ -12,10 +12,10 @@ from fast_bundle import write_fast_bundle
 from helpers import axes_of, dice, head_phantom
 from itermask3d.files.discovery import discover
 from itermask3d.files.scans import ScanError, list_scans
-from itermask3d.inference.guidance import Guidance, balls
-from itermask3d.inference.picture import save_picture
+from itermask3d.inference.overview import save_overview
+from itermask3d.inference.prompts import Prompts, balls
 from itermask3d.inference.results import write_result
-from itermask3d.inference.segmenter import Segmenter, guided_threshold
+from itermask3d.inference.segmenter import Segmenter, prompted_threshold
 from itermask3d.workflows.screening.journal import Status
 from itermask3d.workflows.screening.screener import Screener
 from monai.bundle import ConfigWorkflow
@@ -81,7 +81,7 @@ def written_by_a_segmenter(bundle: Path, source: Path, output: Path) -> Path:
     segmenter = Segmenter(bundle, {"progress": False})
     (item,) = list_scans(source)
     result, _ = segmenter.segment(segmenter.prepare(item))
-    write_result(result, output / result.case, draw=save_picture)
+    write_result(result, output / result.case, draw=save_overview)
     return output
 
 
@@ -120,12 +120,12 @@ def test_region_suspicious_and_normal_hold_to_the_voxel(segmenter, scan, automat
     region = np.zeros_like(sagittal.label)
     region[: sagittal.label.shape[0] // 2] = True
     normal = automatic.mask & region & (np.indices(region.shape)[1] % 2 == 0)
-    guidance = Guidance(region=region | suspicious, suspicious=suspicious, normal=normal)
-    guided, _ = segmenter.segment(scan, guidance=guidance, earlier=automatic.findings, min_volume_ml=0.0)
-    assert guided.mask[suspicious & sagittal.brain_mask & ~normal].all()
-    assert not guided.mask[normal].any()
-    assert not guided.mask[~region & ~suspicious].any()
-    assert guided.findings.percentile_among_normals is None
+    prompts = Prompts(roi=region | suspicious, include=suspicious, exclude=normal)
+    prompted, _ = segmenter.segment(scan, prompts=prompts, earlier=automatic.findings, min_volume_ml=0.0)
+    assert prompted.mask[suspicious & sagittal.brain_mask & ~normal].all()
+    assert not prompted.mask[normal].any()
+    assert not prompted.mask[~region & ~suspicious].any()
+    assert prompted.findings.percentile_among_normals is None
 
 
 def test_earlier_findings_save_the_sweep_and_keep_the_threshold(segmenter, scan, automatic):
@@ -137,16 +137,16 @@ def test_earlier_findings_save_the_sweep_and_keep_the_threshold(segmenter, scan,
 
 
 def test_threshold_of_a_person_is_used(segmenter, scan, automatic):
-    everything = Guidance(threshold=1e-9)
-    guided, _ = segmenter.segment(scan, guidance=everything, earlier=automatic.findings, min_volume_ml=0.0)
-    assert guided.mask.sum() > 0.9 * guided.brain_mask.sum()
+    everything = Prompts(threshold=1e-9)
+    prompted, _ = segmenter.segment(scan, prompts=everything, earlier=automatic.findings, min_volume_ml=0.0)
+    assert prompted.mask.sum() > 0.9 * prompted.brain_mask.sum()
 
 
 def test_scan_without_threshold_is_judged_by_the_stated_quantile(automatic):
     findings = replace(automatic.findings, threshold=None, curve=tuple(range(101)))
-    assert guided_threshold(findings) == 95
-    assert guided_threshold(automatic.findings) == automatic.findings.threshold
-    assert guided_threshold(replace(findings, curve=())) == float("inf")
+    assert prompted_threshold(findings) == 95
+    assert prompted_threshold(automatic.findings) == automatic.findings.threshold
+    assert prompted_threshold(replace(findings, curve=())) == float("inf")
 
 
 def test_settings_of_one_run_do_not_stay(segmenter, scan, automatic):

@@ -50,7 +50,7 @@ def scan(kind: ContrastKind, noise: float = 0.2) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_normal_scan_deviates_by_its_own_noise_in_any_contrast(kind):
+def test_a_normal_scan_deviates_by_its_own_noise_whatever_the_contrast(kind):
     found = tissue_deviation(scan(kind), brain(), shares())
     inside = found.z[brain() > 0.5]
     assert inside.median().abs() < 0.1

@@ -50,7 +50,7 @@ def test_all_belong_to_the_scans_study(written: DicomFiles, scan: tuple[Phantom,
 
 
 def test_picture_is_in_colour_and_bounded(written: DicomFiles) -> None:
-    data = pydicom.dcmread(written.picture)
+    data = pydicom.dcmread(written.overview)
     assert data.SOPClassUID == pydicom.uid.SecondaryCaptureImageStorage
     assert data.PhotometricInterpretation == "RGB"
     assert max(data.Rows, data.Columns) <= 2048
@@ -91,7 +91,7 @@ def test_empty_result_is_written_too(scan: tuple[Phantom, Path], outcome: Outcom
     assert outcome.name in str(pydicom.dcmread(files.report))
     again = write_dicom(tmp_path / "phantom")
     assert again == files
-    assert sorted(path.name for path in files.report.parent.iterdir()) == ["picture.dcm", "report.dcm",
+    assert sorted(path.name for path in files.report.parent.iterdir()) == ["overview.dcm", "report.dcm",
                                                                            "segmentation.dcm"]  # fmt: skip
     assert not list((tmp_path / "phantom").glob(".*"))
 

@@ -102,7 +102,7 @@ def test_words_stand_out_from_the_paper(name: str, paper: str) -> None:
 
 def test_report_says_what_the_result_says(phantom: Phantom, tmp_path: Path) -> None:
     folder = finished_scan(
-        phantom, tmp_path, percentile=93.75, p_value=0.0625, in_domain=True, warnings=["Look twice."]
+        phantom, tmp_path, percentile=93.75, p_value=0.0625, in_distribution=True, warnings=["Look twice."]
     )
     text, data = report_of(folder)
     record = json.loads((folder / "result.json").read_text())
@@ -113,7 +113,7 @@ def test_report_says_what_the_result_says(phantom: Phantom, tmp_path: Path) -> N
         "score",
         "percentile_among_normals",
         "p_value",
-        "in_domain",
+        "in_distribution",
         "volumes_ml",
         "note",
     ):
@@ -149,9 +149,9 @@ def test_uncalibrated_scan_is_called_so(phantom: Phantom, tmp_path: Path) -> Non
 
 def test_scan_unlike_the_training_is_told_first(phantom: Phantom, tmp_path: Path) -> None:
     row = {"feature": "noise", "group": "noise", "value": 0.5, "low": 0.0, "high": 0.1, "within": False}
-    text, data = report_of(finished_scan(phantom, tmp_path, in_domain=False, domain=[row]))
-    assert data["in_domain"] is False
-    assert data["verdict"].startswith("Outside the training domain")
+    text, data = report_of(finished_scan(phantom, tmp_path, in_distribution=False, domain=[row]))
+    assert data["in_distribution"] is False
+    assert data["verdict"].startswith("Out-of-distribution")
     assert "<dt>Percentile among normals</dt><dd>not comparable</dd>" in text
     assert "<dt>Kind of scan</dt><dd>unlike the training</dd>" in text
 

@@ -83,9 +83,9 @@ def test_picture_and_table_are_written(folder, tmp_path, monkeypatch):
         "--measured",
         1,
     ]
-    output = tmp_path / "picture.png"
+    output = tmp_path / "sheet.png"
     run(monkeypatch, "show_synthesis", *options, "--real", real, "--cache", tmp_path / "cache", "--output", output)
     assert output.read_bytes().startswith(b"\x89PNG")
-    header, _, first, *_ = (tmp_path / "picture.md").read_text().splitlines()
+    header, _, first, *_ = (tmp_path / "sheet.md").read_text().splitlines()
     assert header == "| figure | real t2 (1) | generated t2 (1) | generated flair (1) |"
     assert first.startswith("| `dark_tail` |")

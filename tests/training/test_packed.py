@@ -289,7 +289,7 @@ def test_training_on_packed_scans_resumes_to_the_same_weights(folder, split_file
 
 @pytest.mark.usefixtures("kept_global_state")
 def test_training_on_packed_label_maps_runs_from_nothing_to_a_checkpoint(folder, split_file, tmp_path):
-    overlays = ("packed", "any_contrast", "packed_any_contrast")
+    overlays = ("packed", "agnostic", "packed_agnostic")
     options = {"label_map_dir": str(folder / "maps"), "epochs": 1, "device": "cpu", "initial_weights": None}
     (tmp_path / "maps.json").write_text(json.dumps({"train": ["case0", "case1"], "validation": ["case2"]}))
     training(folder, tmp_path / "maps.json", tmp_path / "out", overlays, **options)
@@ -317,7 +317,7 @@ def test_two_processes_train_on_packed_scans_together(folder, split_file, tmp_pa
 
 @pytest.mark.usefixtures("kept_global_state")
 def test_further_label_maps_cannot_be_used_packed_and_are_refused(folder, split_file, tmp_path):
-    overlays = ("packed", "any_contrast", "packed_any_contrast")
+    overlays = ("packed", "agnostic", "packed_agnostic")
     options = {"label_map_dir": str(folder / "maps"), "extra_label_map_dir": "further", "epochs": 1, "device": "cpu"}
     with pytest.raises(SystemExit, match="extra_label_map_dir = 'further' cannot be used with packed label maps"):
         training(folder, split_file, tmp_path / "out", overlays, **options)

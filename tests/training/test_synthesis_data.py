@@ -140,7 +140,7 @@ def overlay(folder: Path, out: Path, **changes) -> ConfigWorkflow:
         "device": torch.device("cpu"),
         **changes,
     }
-    files = [str(BUNDLE / "configs/train.json"), str(ROOT / "configs/any_contrast.json")]
+    files = [str(BUNDLE / "configs/train.json"), str(ROOT / "configs/agnostic.json")]
     return ConfigWorkflow(files, workflow_type="train", logging_file=False, **options)
 
 

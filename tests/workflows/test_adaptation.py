@@ -65,7 +65,7 @@ def test_scans_become_a_bundle_that_scores_as_calibrated_and_a_stopped_run_ends_
 
     segmenter = Segmenter(bundle, {"device": "cpu"})
     result, _ = segmenter.segment(segmenter.prepare({"case": "a", "image": str(scans / "sub-3_T1w.nii.gz")}))
-    assert result.in_domain is True
+    assert result.in_distribution is True
     assert result.p_value is not None
     assert "approximately" in result.p_value_note
     told = json.loads((whole / "adaptation.json").read_text())
@@ -153,8 +153,8 @@ def test_a_widened_domain_holds_the_site_and_all_that_it_held_before(tmp_path):
     content = widened_domain(BaseModel(BUNDLE, "t1"), figures, [["0", "1", "2"], ["3", "4", "5"]])
     (tmp_path / "domain.json").write_text(json.dumps(content))
     widened = Domain.read(tmp_path / "domain.json")
-    assert all(widened.check(values).in_domain for values in figures.values())
-    assert not all(shipped.check(values).in_domain for values in figures.values())
+    assert all(widened.check(values).in_distribution for values in figures.values())
+    assert not all(shipped.check(values).in_distribution for values in figures.values())
     for name, before in shipped.ranges.items():
         now = widened.ranges[name]
         assert now.low is None or now.low <= before.low

@@ -60,9 +60,9 @@ def screen(monkeypatch, capsys, bundle):
 def test_a_killed_worker_costs_no_scan_and_changes_no_answer(bundle, tmp_path):
     names = ["slow1", "slow2", "slow3", "slow4", "bad"]
     scans = discover(write_scans(tmp_path / "in", names)).scans
-    screener, undisturbed, output = KnownScreener(bundle), tmp_path / "undisturbed", tmp_path / "out"
+    screener, uninterrupted, output = KnownScreener(bundle), tmp_path / "uninterrupted", tmp_path / "out"
     for scan in scans:
-        screener.screen(scan, undisturbed)
+        screener.screen(scan, uninterrupted)
     records = {}
     with cluster.local_client(workers=2, threads=1) as client:
         assert "127.0.0.1" in cluster.dashboard(client)
@@ -74,7 +74,7 @@ def test_a_killed_worker_costs_no_scan_and_changes_no_answer(bundle, tmp_path):
     assert set(records) == set(names)
     assert "cannot be read" in records.pop("bad").reason
     assert all(record.status is Status.DONE for record in records.values())
-    assert contents(output) == contents(undisturbed)
+    assert contents(output) == contents(uninterrupted)
 
 
 @pytest.mark.slow

@@ -17,7 +17,9 @@ from itermask3d.workflows.screening.journal import Journal, Record, Status
 from PIL import Image
 
 
-def add(output: Path, case: str, *, outcome: str = "anomaly", score: float | None = 0.1, picture: bool = False) -> None:
+def add(
+    output: Path, case: str, *, outcome: str = "anomaly", score: float | None = 0.1, overview: bool = False
+) -> None:
     """A finished scan with what the table reads."""
     folder = output / case
     folder.mkdir(parents=True)
@@ -33,17 +35,17 @@ def add(output: Path, case: str, *, outcome: str = "anomaly", score: float | Non
         "warnings": ["first\twarning", "second"],
     }
     (folder / "result.json").write_text(json.dumps(result))
-    if picture:
-        Image.new("RGB", (1650, 1496)).save(folder / "picture.png")
+    if overview:
+        Image.new("RGB", (1650, 1496)).save(folder / "overview.png")
     Journal(output).append(Record.of(FoundScan(case, f"/scans/{case}.nii", case), Status.DONE))
 
 
 @pytest.fixture
 def cohort(tmp_path) -> Path:
     add(tmp_path, "normal", outcome="no_anomaly", score=0.0)
-    add(tmp_path, "mild", score=0.01, picture=True)
+    add(tmp_path, "mild", score=0.01, overview=True)
     add(tmp_path, "unclear", outcome="fit_failed", score=None)
-    add(tmp_path, "<strong> & co", score=0.4, picture=True)
+    add(tmp_path, "<strong> & co", score=0.4, overview=True)
     broken = FoundScan("broken", "/scans/broken.nii", "broken")
     Journal(tmp_path).append(Record.of(broken, Status.FAILED, reason="it cannot be <read>"))
     return tmp_path
@@ -114,7 +116,7 @@ def test_the_page_links_to_reports_and_shows_outliers_with_their_picture(cohort)
     page = Page(write_cohort_report(cohort, title="cohort"))
     links = [attributes["href"] for attributes in page.named("a")]
     assert "mild/report.html" in links
-    assert "%3Cstrong%3E%20%26%20co/picture.png" in links
+    assert "%3Cstrong%3E%20%26%20co/overview.png" in links
     images = page.named("img")
     assert len(images) == 2
     assert all(image["src"].startswith("data:image/jpeg") and image["alt"] for image in images)

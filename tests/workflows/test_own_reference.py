@@ -28,7 +28,7 @@ def screen(monkeypatch, capsys, tmp_path):
     )
 
     def run(scans: Path, output: Path, *options: str) -> tuple[int, str]:
-        words = (scans, output, "--bundle", base, "--reference", "cohort", "--no-picture", *options)
+        words = (scans, output, "--bundle", base, "--reference", "cohort", "--no-overview", *options)
         return run_command(monkeypatch, capsys, "screen", *words)
 
     handler = signal.getsignal(signal.SIGTERM)
@@ -65,7 +65,7 @@ def test_a_cohort_is_screened_by_bundles_that_did_not_see_the_scan(screen, tmp_p
     known = {case: score["score"] for case, score in told["scores"].items()}
     for result in results:
         assert result["score"] == pytest.approx(known[result["case"]], rel=1e-4)
-        if result["in_domain"]:
+        if result["in_distribution"]:
             assert "other scans of the cohort" in result["p_value_note"]
             assert result["p_value"] >= 1 / (N_SCANS / 2 + 1)
 

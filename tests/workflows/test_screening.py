@@ -247,7 +247,7 @@ def test_a_series_that_shares_its_folder_is_read_alone_and_named_by_its_folder(b
         for file in series.files:
             file.rename(folder / f"{number}{file.name}")
     scans = discover(tmp_path / "in").scans
-    screener = Screener(bundle, {"brain_extraction": "none", "inferer::progress": False}, picture=False)
+    screener = Screener(bundle, {"brain_extraction": "none", "inferer::progress": False}, overview=False)
     screener.screen(scans[1], tmp_path / "out")
     result = json.loads((tmp_path / "out" / scans[1].folder / "result.json").read_text())
     assert result["scan"] == str(folder)

@@ -45,7 +45,7 @@ def adapt(
     """
     given = dict(locals())
     given["exclude"] = tuple(exclude or ())
-    given["model"] = given.pop("base") or ("t1" if contrast == "T1" else "any")
+    given["model"] = given.pop("base") or ("t1" if contrast == "T1" else "agnostic")
     raise typer.Exit(run(given))
 
 

@@ -15,14 +15,14 @@ __all__ = ["calibrate"]
 
 EXAMPLES = """
 itermask3d segment normals out/normals
-itermask3d calibrate out/normals --model any
+itermask3d calibrate out/normals --model agnostic
 """
 STATUS = "Exit status: 0 done, 2 nothing could be calibrated."
 
 
 def calibrate(
     results: Annotated[Path, typer.Argument(help="Output folder of a run over held-out normal scans.")],
-    model: Annotated[str | None, typer.Option(help="The model that made all the results: t1 or any.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model that made all the results: t1 or agnostic.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File (default: that of the model in the bundle).")
     ] = None,
@@ -58,7 +58,7 @@ def write(results: Path, model: str | None, output: Path | None) -> dict[str, An
         print(f"left out: {case}: {reason}")
     found = [result for result in found if result["case"] not in left_out]
     if not found:
-        refuse("no result is left; expected scores of normal scans within the training domain")
+        refuse("no result is left; expected scores of normal scans that are in-distribution")
     if any(result["settings"] != found[0]["settings"] for result in found):
         refuse("the results come from different settings or weights; expected one run")
     target = output or model_file(f"{BUNDLE_ROOT}/models", "calibration.json", model or NAMES[0])
@@ -76,7 +76,7 @@ def unfit(result: dict[str, Any]) -> str | None:
     """Why a result lends no score to the calibration, the reasons for which a later scan gets no p-value either."""
     if result["outcome"] == "fit_failed":
         return "its error curve could not be used"
-    return "outside the training domain" if result.get("in_domain") is False else None
+    return "out-of-distribution" if result.get("in_distribution") is False else None
 
 
 def calibration(results: list[dict[str, Any]], left_out: dict[str, str]) -> dict[str, Any]:

@@ -44,10 +44,10 @@ def show(output: Path, *, template: bool) -> None:
     print(f"The mask covers {100 * np.mean(mask[lesion]):.0f} % of it (Dice of the whole mask {dice:.2f}).")
     untouched = json.loads((output / "results" / "as_it_is" / "result.json").read_text())
     print(f"In the scan as it is, {untouched['volumes_ml']['anomaly']:.0f} ml are flagged.")
-    if template and untouched["in_domain"] is False:
+    if template and untouched["in_distribution"] is False:
         print("Both scans are called unusual by the distribution check. The template is the average of many brains,")
         print("smoother than any scan; so the check is right, and the score gets no p-value.")
     print("\nLook at the pictures first:")
     for case in ("as_it_is", "with_lesion"):
-        print(f"  {output / 'results' / case / 'picture.png'}")
+        print(f"  {output / 'results' / case / 'overview.png'}")
     print("Masks, maps and reconstructions on the scan's own grid, and result.json, lie beside them.")

@@ -20,7 +20,7 @@ __all__ = ["info"]
 EXAMPLES = """
 itermask3d info
 itermask3d info --json
-itermask3d info --bundle out/own/bundle
+itermask3d info --bundle out/site/bundle
 """
 STATUS = "Exit status: 0 everything that segment needs is here, 1 weights are missing."
 

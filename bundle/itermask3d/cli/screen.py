@@ -40,7 +40,7 @@ def screen(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try scans again that failed before.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished scans again.")] = False,
     report_only: Annotated[bool, typer.Option("--report-only", help="Screen nothing, page and table anew.")] = False,
-    no_picture: Annotated[bool, typer.Option("--no-picture", help="No picture.png, so no thumbnails.")] = False,
+    no_overview: Annotated[bool, typer.Option("--no-overview", help="No overview.png, so no thumbnails.")] = False,
     title: Annotated[str | None, typer.Option(help="Of the page (default: the name of DATA).")] = None,
     suffix: Annotated[
         list[str] | None, typer.Option(metavar="NAME …", help="Of a BIDS dataset (default: T1w).")
@@ -77,7 +77,7 @@ def screen(
 
         print(slurm_script(job_of(given)))
         raise typer.Exit(DONE)
-    given |= {"output": output.absolute(), "suffix": tuple(suffix or SUFFIXES), "picture": not no_picture}
+    given |= {"output": output.absolute(), "suffix": tuple(suffix or SUFFIXES), "overview": not no_overview}
     with for_machines(as_json), one_sentence():
         screened = run(given)
     if as_json:

@@ -44,13 +44,13 @@ def segment(
     batch_size: Annotated[int | None, typer.Option(help="Scans at once (default: 1).")] = None,
     bundle: Annotated[Path, typer.Option(help="Folder of another bundle.", show_default=False)] = Path(BUNDLE_ROOT),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished scans again.")] = False,
-    no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.png.")] = False,
+    no_overview: Annotated[bool, typer.Option("--no-overview", help="Write no overview.png.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON; all else on stderr.")] = False,
 ) -> None:
     """Segment one scan, a folder of scans or a list of scans.
 
     Every scan gets a folder with its mask, anomaly map and reconstruction on its own grid, result.json and
-    picture.png. Finished scans are not done again.
+    overview.png. Finished scans are not done again.
     """
     exclusive(model=model, weights=weights)
     if not (bundle / "configs" / "inference.json").is_file():
@@ -69,7 +69,7 @@ def segment(
             "settings::seed": seed,
             "batch_size": batch_size,
             "overwrite": overwrite or None,
-            "picture": False if no_picture else None,
+            "overview": False if no_overview else None,
         }
     )
     with for_machines(as_json):
@@ -152,5 +152,5 @@ def told(result: Mapping[str, Any], folder: Path) -> list[str]:
     left = len(result["components"]) - 5
     lines += [f"  and {left} smaller ones"] if left > 0 else []
     lines += [f"  note: {sentence}" for sentence in result["warnings"]]
-    picture = folder / "picture.png"
-    return [*lines, f"picture: {picture}" if picture.is_file() else f"files: {folder}"]
+    overview = folder / "overview.png"
+    return [*lines, f"overview: {overview}" if overview.is_file() else f"files: {folder}"]

@@ -13,8 +13,8 @@ from itermask3d.cli.common import FAILED, INTERRUPTED, NOT_STARTED, one_of
 __all__ = ["train"]
 
 EXAMPLES = """
-itermask3d train scans out/own --check-only
-itermask3d train scans out/own --exclude sub-07 sub-12
+itermask3d train scans out/site --check-only
+itermask3d train scans out/site --exclude sub-07 sub-12
 """
 STATUS = (
     "Exit status: 0 done, 1 a stage failed, 2 nothing could start, 3 look at OUTPUT/check/check.md first, 130 Ctrl-C."

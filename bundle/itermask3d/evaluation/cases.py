@@ -150,7 +150,9 @@ def collect_all(
     """
     methods = [collect(items, output, name, domain=domain) for name in names]
     source = next((method for method in methods if method.normal_scores("domain_distance")), None)
-    checked = source or next((m for m in methods if any(row.get("in_domain") is not None for row in m.rows)), None)
+    checked = source or next(
+        (m for m in methods if any(row.get("in_distribution") is not None for row in m.rows)), None
+    )
     if checked is None:
         return methods
     names_of_facts = tuple(domain_facts({}))
@@ -162,7 +164,9 @@ def collect_all(
 def _with_domain(
     method: MethodResults, facts: Mapping[str, Mapping[str, Any]], distances: Mapping[str, float | None]
 ) -> MethodResults:
-    rows = [{**row, **(facts.get(row["case"], {}) if row.get("in_domain") is None else {})} for row in method.rows]
+    rows = [
+        {**row, **(facts.get(row["case"], {}) if row.get("in_distribution") is None else {})} for row in method.rows
+    ]
     known = {case: {"domain_distance": distance} for case, distance in distances.items() if distance is not None}
     calibration = {case: {**figures, **known.get(case, {})} for case, figures in method.calibration.items()}
     return replace(method, rows=rows, calibration=calibration)

@@ -52,7 +52,7 @@ COLUMNS = (
     "error_p99",
     "percentile_among_normals",
     "p_value",
-    "in_domain",
+    "in_distribution",
     "domain_distance",
     "outside",
     "label_ml",
@@ -186,7 +186,7 @@ def domain_facts(findings: Mapping[str, Any], domain: Domain | None = None) -> d
         domain: the ranges, for the distance of a result that was written before it was part of one.
 
     Returns:
-        ``in_domain``, ``domain_distance`` and ``outside`` (what is unusual, in words); ``None`` where nothing was
+        ``in_distribution``, ``domain_distance`` and ``outside`` (what is unusual, in words); ``None`` where nothing was
         checked.
     """
     rows = findings.get("domain") or []
@@ -195,7 +195,7 @@ def domain_facts(findings: Mapping[str, Any], domain: Domain | None = None) -> d
         values = {row["feature"]: math.nan if row["value"] is None else row["value"] for row in rows}
         distance = domain.check(values).distance
     outside = ", ".join(dict.fromkeys(row["group"] for row in rows if not row["within"]))
-    return {"in_domain": findings.get("in_domain"), "domain_distance": distance, "outside": outside or None}
+    return {"in_distribution": findings.get("in_distribution"), "domain_distance": distance, "outside": outside or None}
 
 
 def read_case(item: Mapping[str, Any], folder: Path, *, image: np.ndarray | None = None) -> dict[str, Any] | None:

@@ -165,7 +165,7 @@ def real_table(methods: Sequence[MethodResults]) -> Table:
     return Table(
         "real",
         "Real cases, one by one",
-        "Few cases: each is shown, and no mean is taken. Outside the training domain a p-value promises nothing. The "
+        "Few cases: each is shown, and no mean is taken. Out-of-distribution a p-value promises nothing. The "
         "simple rule to compare with is zscore on T1 and bright on T2 and FLAIR, where most lesions are bright; "
         "its threshold comes from the calibration scans whatever their contrast.",
         columns,
@@ -175,9 +175,9 @@ def real_table(methods: Sequence[MethodResults]) -> Table:
 
 def domain_verdict(row: Mapping[str, Any]) -> str | None:
     """What the domain check said of a scan, in words; ``None`` where nothing was checked."""
-    if row.get("in_domain") is None:
+    if row.get("in_distribution") is None:
         return None
-    return "inside" if row["in_domain"] else f"outside: {row.get('outside')}"
+    return "inside" if row["in_distribution"] else f"outside: {row.get('outside')}"
 
 
 def failure_table(methods: Sequence[MethodResults]) -> Table:

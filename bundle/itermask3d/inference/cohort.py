@@ -24,7 +24,7 @@ from itermask3d.files.writing import no_room, settle, write_atomically
 from itermask3d.inference.conclusion import conclude
 from itermask3d.inference.model import Model
 from itermask3d.inference.models import Choice
-from itermask3d.inference.picture import save_picture
+from itermask3d.inference.overview import save_overview
 from itermask3d.inference.preparation import PreparedScan
 from itermask3d.inference.results import RESEARCH_USE, ScanResult, foreign_files, write_result
 from itermask3d.inference.store import ResultStore, require_own_place
@@ -129,17 +129,17 @@ class SegmentBatch:
     Args:
         model: with which the scans were prepared.
         store: where results go.
-        picture: draw ``picture.png``.
+        overview: draw ``overview.png``.
 
     Attributes:
         records: what ``result.json`` holds, by case, of every scan of the run.
         failures: sentence by case, of the scans whose network could not be loaded; they are taken out of the batch.
     """
 
-    def __init__(self, model: Model, store: ResultStore, picture: bool = True) -> None:
+    def __init__(self, model: Model, store: ResultStore, overview: bool = True) -> None:
         self.model = model
         self.store = store
-        self.draw = save_picture if picture else None
+        self.draw = save_overview if overview else None
         self.records: dict[str, dict[str, Any]] = {}
         self.failures: dict[str, str] = {}
 
@@ -273,7 +273,7 @@ class SegmentationRun:
             percentile, p_value = result["percentile_among_normals"], result.get("p_value")
             table.add_row(
                 escape(case),
-                result["outcome"] if result.get("in_domain") is not False else f"{result['outcome']} *",
+                result["outcome"] if result.get("in_distribution") is not False else f"{result['outcome']} *",
                 f"{result['volumes_ml']['anomaly']:.2f}",
                 f"{result['score']:.4f}",
                 "-" if percentile is None else f"{percentile:.0f}",
@@ -281,8 +281,8 @@ class SegmentationRun:
             )
         if done:
             self.console.print(table)
-            if any(result.get("in_domain") is False for result in records.values()):
-                self.console.print("* outside the training domain, see the warnings in its result.json: not comparable")
+            if any(result.get("in_distribution") is False for result in records.values()):
+                self.console.print("* out-of-distribution, see the warnings in its result.json: not comparable")
             self.console.print(f"{len(done)} of {len(cases)} scans done, {escape(self._used())}")
             self.console.print(f"results in {escape(printable(str(self.store.directory)))}")
 

@@ -33,7 +33,7 @@ def conclude(prediction: Prediction, prepared: PreparedScan, model: Model) -> Sc
     """
     used = model.variant(prediction.choice.name)
     domain = used.check_domain(prepared.figures)
-    outside = domain is not None and not domain.in_domain
+    outside = domain is not None and not domain.in_distribution
     comparable = prediction.findings.outcome is not Outcome.FIT_FAILED and not outside and not used.caveats
     calibration = used.applying_calibration() if comparable else None
     findings = prediction.findings

@@ -184,7 +184,7 @@ class Deviation:
             expected = f"{low:.3g} to {high:.3g}{unit}"
         hint = about.low_means if low is not None and self.value < low else about.high_means
         return (
-            f"Outside the training domain ({about.group}): {about.what} is {self.value:.3g}{unit}; expected {expected} "
+            f"Out-of-distribution ({about.group}): {about.what} is {self.value:.3g}{unit}; expected {expected} "
             f"({hint})."
         )
 
@@ -211,7 +211,7 @@ class DomainCheck:
         )
 
     @property
-    def in_domain(self) -> bool:
+    def in_distribution(self) -> bool:
         """Whether no figure is outside its range."""
         return not self.deviations
 

@@ -27,7 +27,7 @@ __all__ = [
 AUTO = "auto"
 """Asks for the model to be chosen for each scan."""
 
-NAMES = ("t1", "any")
+NAMES = ("t1", "agnostic")
 """Models of the shipped bundle, the preferred first, the widest last."""
 
 
@@ -90,8 +90,8 @@ def model_file(folder: str | Path, kind: str, name: str, names: Sequence[str] = 
         name: of the model.
         names: of all models, in order.
 
-    >>> str(model_file("models", "domain.json", "any"))
-    'models/domain_any.json'
+    >>> str(model_file("models", "domain.json", "agnostic"))
+    'models/domain_agnostic.json'
     """
     path = Path(folder) / kind
     return path if name == names[0] else path.with_name(f"{path.stem}_{name}{path.suffix}")
@@ -229,7 +229,7 @@ class ModelTable:
         told: list[str] = []
         for model in self.known:
             obstacle = _obstacle(model, figures, preprocessing)
-            told.append(obstacle or f"inside the training domain of {model.name}")
+            told.append(obstacle or f"in-distribution for {model.name}")
             if obstacle is None:
                 break
         else:
@@ -254,7 +254,7 @@ def _obstacle(model: ModelFiles, figures: Mapping[str, float], preprocessing: Ma
     if any(domain.settings[key] != preprocessing[key] for key in domain.settings):
         return f"the domain of {model.name} is for another preprocessing"
     check = domain.check(figures)
-    return None if check.in_domain else f"outside the training domain of {model.name} ({', '.join(check.groups)})"
+    return None if check.in_distribution else f"out-of-distribution for {model.name} ({', '.join(check.groups)})"
 
 
 def shipped_settings() -> RefinementSettings:

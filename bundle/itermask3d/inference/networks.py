@@ -23,8 +23,8 @@ class Networks:
     """Networks with the weights of a table's models, each loaded when it is first asked for.
 
     Args:
-        template: network of the right shape; the first weights go into it, others into a copy, or into a network of
-            their own shape.
+        template: network of the right shape; the weights asked for first go into it, others into a copy, or into a
+            network of their own shape.
         table: of the models.
         named: a state dict that was named instead of a model; its name is ``None``.
     """

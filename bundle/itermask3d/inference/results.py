@@ -27,7 +27,7 @@ from itermask3d.method.detection import Findings
 __all__ = ["RESEARCH_USE", "Component", "ScanResult", "components", "foreign_files", "versions", "write_result"]
 
 RESEARCH_USE = "For research use only. Not a medical device, not for diagnosis."
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "2.0"
 VOLUMES = {"mask": np.uint8, "brain_mask": np.uint8, "anomaly_map": np.float32, "reconstruction": np.float32}
 """Volumes of a result, by name and type of voxel."""
 
@@ -105,16 +105,16 @@ class ScanResult:
         return voxel_volume_ml(self.affine)
 
     @property
-    def in_domain(self) -> bool | None:
+    def in_distribution(self) -> bool | None:
         """Whether the scan is of the training's kind; ``None`` where that was not checked."""
-        return None if self.domain is None else self.domain.in_domain
+        return None if self.domain is None else self.domain.in_distribution
 
     def _repr_png_(self) -> bytes:
-        """The overview picture, which a notebook shows."""
+        """The overview, which a notebook shows."""
         # The picture knows the result, not the other way round: it is looked up when a notebook asks for it.
-        picture = import_module("itermask3d.inference.picture")
+        overview = import_module("itermask3d.inference.overview")
         content = io.BytesIO()
-        picture.save_picture(self, content)
+        overview.save_overview(self, content)
         return content.getvalue()
 
     @cached_property
@@ -132,7 +132,7 @@ class ScanResult:
             **self.findings.to_json(),
             "p_value": self.p_value,
             "p_value_note": self.p_value_note,
-            "in_domain": self.in_domain,
+            "in_distribution": self.in_distribution,
             "domain": None if self.domain is None else self.domain.to_json(),
             "domain_distance": _finite(None if self.domain is None else self.domain.distance),
             "volumes_ml": {
@@ -182,7 +182,7 @@ def write_result(result: ScanResult, folder: Path, *, draw: Callable[[ScanResult
 
     Files: ``<case>_mask.nii.gz`` (uint8), ``<case>_anomaly_map.nii.gz``, ``<case>_reconstruction.nii.gz``,
     ``<case>_brain_mask.nii.gz`` on the scan's grid and affine, ``result.json`` and, where ``draw`` is given,
-    ``picture.png``.
+    ``overview.png``.
 
     Returns:
         ``folder``.
@@ -193,7 +193,7 @@ def write_result(result: ScanResult, folder: Path, *, draw: Callable[[ScanResult
             save_nifti(voxels, result.affine, partial / f"{result.case}_{name}.nii.gz", result.placement)
         (partial / "result.json").write_text(json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
         if draw is not None:
-            draw(result, partial / "picture.png")
+            draw(result, partial / "overview.png")
     return folder
 
 
@@ -215,7 +215,7 @@ REPORT_FILES = ("report.html", "report.json")
 
 def foreign_files(folder: Path, case: str) -> list[str]:
     """Names in a folder that no result of this case would have written; empty where there is no folder."""
-    own = {f"{case}_{name}.nii.gz" for name in VOLUMES} | {"result.json", "picture.png", *REPORT_FILES, "dicom"}
+    own = {f"{case}_{name}.nii.gz" for name in VOLUMES} | {"result.json", "overview.png", *REPORT_FILES, "dicom"}
     return sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
 
 

@@ -12,23 +12,23 @@ import torch
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.inference.conclusion import conclude
-from itermask3d.inference.guidance import Guidance, apply_guidance
 from itermask3d.inference.model import Model, load_model
 from itermask3d.inference.preparation import PreparedScan, Progress, Timings, prepare, silent, to_network_grid
+from itermask3d.inference.prompts import Prompts, apply_prompts
 from itermask3d.inference.results import ScanResult
 from itermask3d.inference.store import ResultStore
 from itermask3d.method.detection import Findings
 from itermask3d.method.refinement import Thresholding
 from itermask3d.method.shrink import Constraints
 
-__all__ = ["Segmenter", "guided_threshold"]
+__all__ = ["Segmenter", "prompted_threshold"]
 
 FALLBACK_SHARE = 0.95
-"""See :func:`guided_threshold`."""
+"""See :func:`prompted_threshold`."""
 
 
 class Segmenter:
-    """A model with room for a person's guidance: :func:`prepare`, :meth:`Model.predict` and :func:`conclude`, timed.
+    """A model with room for a person's prompts: :func:`prepare`, :meth:`Model.predict` and :func:`conclude`, timed.
 
     Args:
         bundle_root: the bundle's folder.
@@ -50,7 +50,7 @@ class Segmenter:
         self,
         scan: PreparedScan,
         *,
-        guidance: Guidance | None = None,
+        prompts: Prompts | None = None,
         earlier: Findings | None = None,
         settings: Mapping[str, Any] | None = None,
         min_volume_ml: float | None = None,
@@ -61,7 +61,7 @@ class Segmenter:
 
         Args:
             scan: from :meth:`prepare`.
-            guidance: what a person says; the threshold is still the scan's own unless it is given.
+            prompts: what a person says; the threshold is still the scan's own unless it is given.
             earlier: findings of an automatic run on this scan with the same settings; saves the sweep.
             settings: fields of :class:`itermask3d.method.settings.RefinementSettings` to change for this run.
             min_volume_ml: connected components below this are dropped; ``None`` for the bundle's value.
@@ -80,15 +80,15 @@ class Segmenter:
         changed = self.model.changed(settings, min_volume_ml, model)
         prediction = changed.predict(
             scan,
-            self._constraints(scan, guidance),
-            thresholding=_thresholding(guidance, earlier),
+            self._constraints(scan, prompts),
+            thresholding=_thresholding(prompts, earlier),
             iter_callback=progress,
         )
         start = timings.add("network", start)
         (progress or silent)("writing", 0, 1)
         result = conclude(prediction, scan, changed)
-        if guidance is not None:
-            result = apply_guidance(result, guidance)
+        if prompts is not None:
+            result = apply_prompts(result, prompts)
         timings.add("resampling", start)
         return result, timings
 
@@ -110,27 +110,27 @@ class Segmenter:
         """
         return ResultStore(directory, self.model.changed(settings, min_volume_ml, model))
 
-    def _constraints(self, scan: PreparedScan, guidance: Guidance | None) -> Constraints | None:
-        if guidance is None:
+    def _constraints(self, scan: PreparedScan, prompts: Prompts | None) -> Constraints | None:
+        if prompts is None:
             return None
         masks = [
             None if mask is None else self.to_network(mask, scan)
-            for mask in (guidance.region, guidance.suspicious, guidance.normal)
+            for mask in (prompts.roi, prompts.include, prompts.exclude)
         ]
         return Constraints(*masks)
 
 
-def _thresholding(guidance: Guidance | None, earlier: Findings | None) -> Thresholding | None:
+def _thresholding(prompts: Prompts | None, earlier: Findings | None) -> Thresholding | None:
     if earlier is None:
         return None
     threshold = float("inf") if earlier.threshold is None else earlier.threshold
-    if guidance is not None:
-        threshold = guided_threshold(earlier) if guidance.threshold is None else guidance.threshold
+    if prompts is not None:
+        threshold = prompted_threshold(earlier) if prompts.threshold is None else prompts.threshold
     curves = torch.tensor([earlier.curve], dtype=torch.float64)
     return Thresholding(curves, (earlier.estimate,), (threshold,))
 
 
-def guided_threshold(earlier: Findings) -> float:
+def prompted_threshold(earlier: Findings) -> float:
     """Error above which a voxel is anomalous where a person asks: the scan's own threshold, or what stands in for it.
 
     A scan without a threshold agreed with its reconstruction as a whole; a person who asks about a place of it all the

@@ -8,7 +8,7 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.files.scans import ScanError, list_scans
 from itermask3d.inference.conclusion import conclude
 from itermask3d.inference.model import load_model
-from itermask3d.inference.picture import save_picture
+from itermask3d.inference.overview import save_overview
 from itermask3d.inference.preparation import prepare
 from itermask3d.inference.results import ScanResult, write_result
 
@@ -28,7 +28,7 @@ def segment(
     Args:
         path: a file, or a folder with one DICOM series.
         output: folder in which a folder of the scan's name gets the files; ``None`` writes nothing.
-        model: ``t1``, ``any`` or ``auto``; ``None`` for the bundle's.
+        model: ``t1``, ``agnostic`` or ``auto``; ``None`` for the bundle's.
         brain_extraction: how the brain is found; ``None`` for the bundle's way.
         bundle: folder of the bundle.
 
@@ -44,5 +44,5 @@ def segment(
     prepared = prepare(items[0], loaded.preprocessing)
     result = conclude(loaded.predict(prepared), prepared, loaded)
     if output is not None:
-        write_result(result, Path(output) / result.case, draw=save_picture)
+        write_result(result, Path(output) / result.case, draw=save_overview)
     return result

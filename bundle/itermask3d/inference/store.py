@@ -61,7 +61,7 @@ class ResultStore:
         models = self.model.models
         first, told = models[models.names[0]], result.get("model") or {}
         domain = (result.get("settings") or {}).get("domain_sha256")
-        if result.get("in_domain") is True and domain == file_digest(first.domain):
+        if result.get("in_distribution") is True and domain == file_digest(first.domain):
             return first.name
         chosen = told.get("requested") == AUTO and told.get("candidates") == domain_digests(models.known)
         return str(told["name"]) if chosen else None

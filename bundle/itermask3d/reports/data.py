@@ -21,7 +21,7 @@ from itermask3d.files.identity import require_recorded, series_source, source_fi
 from itermask3d.files.read import Source
 from itermask3d.files.scans import ScanError, require_same_grid
 from itermask3d.inference.domain import DomainCheck
-from itermask3d.inference.picture import verdict
+from itermask3d.inference.overview import verdict
 from itermask3d.inference.results import RESEARCH_USE, VOLUMES, ScanResult
 from itermask3d.method.detection import Findings
 from itermask3d.preprocessing.anatomy import Alignment, align, describe, place_names
@@ -29,7 +29,7 @@ from itermask3d.preprocessing.load import load_volume
 
 __all__ = ["SCHEMA_VERSION", "FinishedScan", "read_finished", "report_data"]
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "2.0"
 _SAMPLED_VOXELS = 3000
 
 NEEDED = {
@@ -133,19 +133,19 @@ def report_data(finished: FinishedScan) -> dict[str, Any]:
     record, result = finished.record, finished.result
     alignment = align(result.brain_mask, result.affine, image=result.image)
     estimate = record["estimate"]
-    in_domain = record.get("in_domain")
+    in_distribution = record.get("in_distribution")
     return {
         "schema_version": SCHEMA_VERSION,
         "note": RESEARCH_USE,
         "case": result.case,
         "scan": result.path,
-        "verdict": verdict(result.findings, float(record["volumes_ml"]["anomaly"]), in_domain=in_domain),
+        "verdict": verdict(result.findings, float(record["volumes_ml"]["anomaly"]), in_distribution=in_distribution),
         "outcome": record["outcome"],
         "score": record["score"],
         "percentile_among_normals": record["percentile_among_normals"],
         "p_value": result.p_value,
         "p_value_note": result.p_value_note,
-        "in_domain": in_domain,
+        "in_distribution": in_distribution,
         "flagged_share": record["flagged_share"],
         "volumes_ml": dict(record["volumes_ml"]),
         "threshold": {

@@ -19,7 +19,7 @@ from pydicom.uid import generate_uid
 from itermask3d.files.dicom_identity import keep_character_set
 from itermask3d.files.scans import ScanError
 from itermask3d.files.writing import replaced_folder
-from itermask3d.inference.picture import save_picture
+from itermask3d.inference.overview import save_overview
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.reports.data import FinishedScan, read_finished, report_data
 from itermask3d.reports.dicom_seg import (
@@ -36,7 +36,7 @@ from itermask3d.reports.dicom_seg import (
 __all__ = ["DICOM_FOLDER", "DicomFiles", "write_dicom"]
 
 DICOM_FOLDER = "dicom"
-SEGMENTATION_NUMBER, REPORT_NUMBER, PICTURE_NUMBER = 300, 301, 302
+SEGMENTATION_NUMBER, REPORT_NUMBER, OVERVIEW_NUMBER = 300, 301, 302
 MAX_PICTURE_SIDE = 2048
 
 OWN = "99ITERMASK3D"
@@ -67,15 +67,15 @@ class DicomFiles(NamedTuple):
 
     segmentation: Path
     report: Path
-    picture: Path
+    overview: Path
 
 
 def write_dicom(folder: str | Path, *, scan: str | Path | None = None) -> DicomFiles:
     """Write a finished scan's result as DICOM objects into ``dicom/`` of its folder, all of them or none.
 
     ``segmentation.dcm`` (DICOM SEG on the scan's grid), ``report.dcm`` (Comprehensive SR of template TID 1500 with
-    outcome, score, percentile, p-value and volumes) and ``picture.dcm`` (secondary capture, RGB). Patient and study are
-    those of the scan; each object is a new series.
+    outcome, score, percentile, p-value and volumes) and ``overview.dcm`` (secondary capture, RGB). Patient and study
+    are those of the scan; each object is a new series.
 
     Args:
         folder: as :func:`itermask3d.inference.results.write_result` wrote it.
@@ -108,7 +108,7 @@ def _write_all(finished: FinishedScan, data: dict[str, Any], folder: Path) -> No
     source, _ = source_slices(finished.source)
     objects = {
         "report": _report(data, source, dcmread(segmentation.path), maker),
-        "picture": _picture(finished, source, maker, folder),
+        "overview": _picture(finished, source, maker, folder),
     }
     for name, derived in objects.items():
         keep_character_set(derived, source[0], own_texts=(data["verdict"],))
@@ -202,15 +202,15 @@ def _plain(value: float) -> float:
 def _picture(finished: FinishedScan, source: Sequence[Dataset], maker: Maker, folder: Path) -> Dataset:
     import highdicom as hd
 
-    drawn = finished.folder / "picture.png"
+    drawn = finished.folder / "overview.png"
     if not drawn.is_file():
-        drawn = folder / "picture.png"
-        save_picture(finished.result, drawn)
+        drawn = folder / "overview.png"
+        save_overview(finished.result, drawn)
     with Image.open(drawn) as opened:
         picture = opened.convert("RGB")
     picture.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE))
-    (folder / "picture.png").unlink(missing_ok=True)
-    about = dict(derived_object(maker, "IterMask3D picture"))
+    (folder / "overview.png").unlink(missing_ok=True)
+    about = dict(derived_object(maker, "IterMask3D overview"))
     kept = ("series_instance_uid", "sop_instance_uid", "instance_number", "manufacturer")
     capture = hd.sc.SCImage.from_ref_dataset(
         ref_dataset=source[0],
@@ -219,7 +219,7 @@ def _picture(finished: FinishedScan, source: Sequence[Dataset], maker: Maker, fo
         bits_allocated=8,
         coordinate_system=hd.CoordinateSystemNames.PATIENT,
         patient_orientation=("L", "F"),
-        series_number=PICTURE_NUMBER,
+        series_number=OVERVIEW_NUMBER,
         **{name: about[name] for name in kept},
     )
     capture.PatientOrientation = []  # planes of several directions stand in one picture

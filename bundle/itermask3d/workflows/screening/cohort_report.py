@@ -99,18 +99,18 @@ COST_SCANS = 10_000
 COST_WORKERS = (1, 2, 4, 8, 16, 32)
 N_BINS = 32
 
-SHOWN = ("case", "outcome", "score", "percentile_among_normals", "p_value", "in_domain", "model", "anomaly_ml",
+SHOWN = ("case", "outcome", "score", "percentile_among_normals", "p_value", "in_distribution", "model", "anomaly_ml",
          "flagged_percent", "components", "largest_ml", "brain_ml", "warnings")  # fmt: skip
 HEADINGS = {
     "case": "Scan", "outcome": "Outcome", "score": "Score", "percentile_among_normals": "Above % of normals",
-    "p_value": "p-value", "in_domain": "As in training", "model": "Model", "anomaly_ml": "Flagged ml",
+    "p_value": "p-value", "in_distribution": "As in training", "model": "Model", "anomaly_ml": "Flagged ml",
     "flagged_percent": "Flagged % of brain", "components": "Regions", "largest_ml": "Largest ml",
     "brain_ml": "Brain ml", "warnings": "Warnings",
 }  # fmt: skip
 OUTCOMES = {
     "anomaly": "flagged", "no_anomaly": "nothing flagged", "fit_failed": "no statement", None: "failed",
 }  # fmt: skip
-WORDS = {"outcome": OUTCOMES, "in_domain": {"true": "yes", "false": "no", None: "–"}}
+WORDS = {"outcome": OUTCOMES, "in_distribution": {"true": "yes", "false": "no", None: "–"}}
 DECIMALS = {"score": 4, "percentile_among_normals": 0, "p_value": 3, "anomaly_ml": 1, "flagged_percent": 2,
             "components": 0, "largest_ml": 1, "brain_ml": 0}  # fmt: skip
 
@@ -207,7 +207,7 @@ def write_cohort_report(
         counts={name: counts[name] for name in OUTCOMES.values()},
         distribution=distribution(scored, normals),
         n_normals=len(normals),
-        n_unlike=sum(row["in_domain"] == "false" for row in rows),
+        n_unlike=sum(row["in_distribution"] == "false" for row in rows),
         outliers=[_outlier(output, row) for row in rows if row["outcome"] in ("anomaly", "fit_failed")][:N_OUTLIERS],
         headings=[(HEADINGS[name], COLUMNS[name], name in DECIMALS) for name in SHOWN],
         rows=[_shown(output, row) for row in sorted(rows, key=_by_score) if row["outcome"] is not None],
@@ -254,7 +254,7 @@ def _text(value: Any, decimals: int | None) -> str:
 def _link(output: Path, row: Row) -> str:
     """The scan's report, else its picture, else its folder."""
     folder = output / row["folder"]
-    name = next((name for name in ("report.html", "picture.png") if (folder / name).exists()), "")
+    name = next((name for name in ("report.html", "overview.png") if (folder / name).exists()), "")
     return quote(f"{row['folder']}/{name}")
 
 
@@ -263,7 +263,7 @@ def _outlier(output: Path, row: Row) -> dict[str, Any]:
         **row,
         "verdict": OUTCOMES[row["outcome"]],
         "link": _link(output, row),
-        "thumbnail": _thumbnail(output / row["folder"] / "picture.png"),
+        "thumbnail": _thumbnail(output / row["folder"] / "overview.png"),
     }
 
 

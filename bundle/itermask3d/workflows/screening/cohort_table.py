@@ -54,7 +54,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "least as high) / (their number + 1); n/a without a calibration for these weights and settings, after a failed "
         "fit, and for a scan unlike those of the training.",
     },
-    "in_domain": {
+    "in_distribution": {
         "Description": "Whether the scan is of the training's kind; n/a where that was not checked.",
         "Levels": {"true": "yes", "false": "no, its score cannot be compared with normal scans; see warnings"},
     },
@@ -121,7 +121,7 @@ def _found(result: Mapping[str, Any]) -> dict[str, Any]:
         "score": result["score"],
         "percentile_among_normals": result["percentile_among_normals"],
         "p_value": result.get("p_value"),
-        "in_domain": None if result.get("in_domain") is None else str(result["in_domain"]).lower(),
+        "in_distribution": None if result.get("in_distribution") is None else str(result["in_distribution"]).lower(),
         "model": (result.get("model") or {}).get("name"),
         "anomaly_ml": result["volumes_ml"]["anomaly"],
         "flagged_percent": None if result["flagged_share"] is None else 100 * result["flagged_share"],

@@ -26,7 +26,7 @@ class Options:
         retry_failed: try scans again that failed before.
         overwrite: do finished scans again.
         report_only: screen nothing, write page and table anew.
-        picture: write the overview of every scan.
+        overview: write the overview of every scan.
         title: of the page; ``None`` for the name of the data.
         workers: at once; ``None`` for one a GPU, else one.
         threads: of each worker.
@@ -48,7 +48,7 @@ class Options:
     retry_failed: bool = False
     overwrite: bool = False
     report_only: bool = False
-    picture: bool = True
+    overview: bool = True
     title: str | None = None
     workers: int | None = None
     threads: int | None = None

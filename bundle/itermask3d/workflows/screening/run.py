@@ -114,7 +114,7 @@ def work(options: Options, plan: Plan, watch: Watch, report: Callable[..., Path]
     if not scans:
         return End.WHOLE, None
     settings = options.overrides() | {"inferer::progress": False}
-    screener = Screener(options.bundle, settings, report=report, picture=options.picture, overwrite=options.overwrite)
+    screener = Screener(options.bundle, settings, report=report, overview=options.overview, overwrite=options.overwrite)
     journal, end = Journal(options.output), End.WHOLE
     workers, threads = options.workers, None
     try:

@@ -21,7 +21,7 @@ from itermask3d.files.identity import input_files
 from itermask3d.files.writing import no_room, publish_folder, settle, write_atomically
 from itermask3d.inference.conclusion import conclude
 from itermask3d.inference.model import Model, load_model
-from itermask3d.inference.picture import save_picture
+from itermask3d.inference.overview import save_overview
 from itermask3d.inference.preparation import prepare
 from itermask3d.inference.results import RESEARCH_USE, ScanResult, foreign_files, write_result
 from itermask3d.inference.store import ResultStore, require_own_place
@@ -100,7 +100,7 @@ class Screener:
         overrides: see :func:`itermask3d.inference.model.load_model`.
         report: see :data:`Report`; ``None`` writes no report. A report that fails is told in the log and missing;
             the result stays.
-        picture: draw ``picture.png``.
+        overview: draw ``overview.png``.
         overwrite: do scans again that have an up-to-date result.
     """
 
@@ -113,13 +113,13 @@ class Screener:
         overrides: Mapping[str, Any] | None = None,
         *,
         report: Report | None = None,
-        picture: bool = True,
+        overview: bool = True,
         overwrite: bool = False,
     ) -> None:
         self.bundle_root = str(bundle_root)
         self.overrides = dict(overrides or {})
         self.report = report
-        self.picture = picture
+        self.overview = overview
         self.overwrite = overwrite
         self._model: Model | None = None
         self._lock = threading.Lock()
@@ -175,7 +175,7 @@ class Screener:
         if self.overwrite or not self.is_done(scan, output):
             with _staged(output) as staging:
                 folder = write_result(
-                    self._segment(scan), staging / scan.case, draw=save_picture if self.picture else None
+                    self._segment(scan), staging / scan.case, draw=save_overview if self.overview else None
                 )
                 self._write_report(folder)
                 publish_folder(folder, final)

@@ -171,7 +171,7 @@ Marks where a {recipe.contrast} brain MR scan differs from what a network, train
 |---|---|
 | Task | unsupervised anomaly segmentation and scan-level scoring |
 | Input | one 3D {recipe.contrast} scan of the kind that it was trained on |
-| Output | mask, anomaly map, reconstruction on the scan's own grid; `result.json`; `picture.png` |
+| Output | mask, anomaly map, reconstruction on the scan's own grid; `result.json`; `overview.png` |
 | Method | IterMask3D, Liang et al., doi:10.1016/j.media.2025.103763; own implementation, version {__version__} |
 | Network | widths {"-".join(map(str, recipe.channels))}, grid of {size} voxels of {recipe.spacing_mm:g} mm |
 | Licence | code Apache-2.0; data see [data_license.txt](data_license.txt) |

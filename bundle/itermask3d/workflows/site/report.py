@@ -15,7 +15,7 @@ from itermask3d.evaluation.text import Table, to_markdown
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.workflows.site.data_check import Finding, MeasuredScan
 
-__all__ = ["check_page", "flagged_table", "own_page", "read_results"]
+__all__ = ["check_page", "flagged_table", "read_results", "site_page"]
 
 N_PICTURES = 4
 
@@ -32,7 +32,7 @@ def check_page(scans: Sequence[MeasuredScan], findings: Sequence[Finding], exclu
     return "# Checks of the scans\n\n" + "\n".join(to_markdown(table) for table in tables if table.rows)
 
 
-def own_page(
+def site_page(
     *,
     findings: Sequence[Finding],
     excluded: Mapping[str, str],
@@ -78,7 +78,7 @@ def flagged_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
                     "largest": float(shares.max()),
                     "nothing": int((shares == 0).sum()),
                     "failed": sum(result["outcome"] == "fit_failed" for result in found),
-                    "outside": sum(result.get("in_domain") is False for result in found),
+                    "outside": sum(result.get("in_distribution") is False for result in found),
                 }
             )
     columns = {
@@ -88,7 +88,7 @@ def flagged_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
         "largest": "largest (%)",
         "nothing": "scans with nothing flagged",
         "failed": "unusable error curve",
-        "outside": "outside the training domain",
+        "outside": "out-of-distribution",
     }
     note = (
         "All scans here are meant to be normal, so less is better; it says nothing of what is found on ill ones. The "
@@ -153,7 +153,7 @@ def _pictures(results: Sequence[Mapping[str, Any]], folder: Path | None) -> list
     pictures = []
     for index in sorted(chosen):
         case = ordered[index]["case"]
-        path = (folder or Path()) / case / "picture.png"
+        path = (folder or Path()) / case / "overview.png"
         if path.is_file():
             share = 100 * ordered[index]["flagged_share"]
             title = f"{case} (validation, normal): {share:.2f} % of the brain flagged"

@@ -22,7 +22,7 @@ from itermask3d.workflows.site.checks import ScanChecks
 from itermask3d.workflows.site.commands import StageError, execute, run_script, run_workflow
 from itermask3d.workflows.site.data_check import Finding, MeasuredScan
 from itermask3d.workflows.site.options import Options, Tell
-from itermask3d.workflows.site.report import flagged_table, own_page, read_results
+from itermask3d.workflows.site.report import flagged_table, read_results, site_page
 from itermask3d.workflows.site.stages import Stages
 
 __all__ = ["DONE", "LOOK_FIRST", "Run"]
@@ -126,7 +126,7 @@ class Run:
         self.tell(f"{counts}; {size} voxels of {recipe.spacing_mm:g} mm; {recipe.epochs} epochs")
 
     def _train(self, recipe: Recipe) -> None:
-        """The bundle's own training workflow; it resumes by itself."""
+        """The bundle's workflow of training; it resumes by itself."""
         folder = self.output / "train"
         weights = self.bundle / "models" / "model.pt"
 
@@ -186,13 +186,15 @@ class Run:
             target.unlink(missing_ok=True)
             self._infer("calibration", splits)
             found = read_results(self.output / "results" / "calibration")
-            if any(result["outcome"] != "fit_failed" and result.get("in_domain") is not False for result in found):
+            if any(
+                result["outcome"] != "fit_failed" and result.get("in_distribution") is not False for result in found
+            ):
                 results = self.output / "results" / "calibration"
                 command = [sys.executable, "-m", "itermask3d", "calibrate", results, "--output", target]
                 execute(command, cwd=self.output)
             else:
                 self.tell(
-                    f"no calibration: of {len(found)} calibration scans none lies within the training domain with a "
+                    f"no calibration: of {len(found)} calibration scans none is in-distribution with a "
                     "usable error curve; results will have no percentile and no p-value"
                 )
 
@@ -231,7 +233,7 @@ class Run:
         for row in flagged_table(results).rows:
             told = f"median {row['median']:.3g} % of the brain, largest {row['largest']:.3g} %"
             facts[f"Flagged on the {row['scans']} {row['subset']} scans"] = f"{told}; nothing on {row['nothing']}"
-        page = own_page(
+        page = site_page(
             findings=findings,
             excluded=self.checks.excluded,
             splits=splits,

@@ -1,4 +1,4 @@
-"""One picture that a person understands at a glance: the scan, what the network expected, the difference, the mask."""
+"""One overview that a person understands at a glance: the scan, what the network expected, the difference, the mask."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from itermask3d.inference.results import ScanResult
 from itermask3d.method.detection import Findings, Outcome
 from itermask3d.preprocessing.anatomy import align, describe, place_names
 
-__all__ = ["draw_picture", "headline", "save_picture", "verdict"]
+__all__ = ["draw_overview", "headline", "save_overview", "verdict"]
 
 PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 COLUMNS = ("scan", "expected by the network", "difference (anomaly map)", "flagged region")
@@ -28,17 +28,17 @@ SAMPLED_VOXELS = 2000
 """Of a region, at most, to name its place."""
 
 
-def verdict(findings: Findings, anomaly_ml: float, *, in_domain: bool | None = None) -> str:
+def verdict(findings: Findings, anomaly_ml: float, *, in_distribution: bool | None = None) -> str:
     """One sentence about a scan, in plain words, such as "12.3 ml flagged (0.9 % of the brain)".
 
     Args:
         findings: what the loop found.
         anomaly_ml: volume of the mask.
-        in_domain: ``False`` for a scan unlike the training's, which is said first; ``None`` if not checked.
+        in_distribution: ``False`` for a scan unlike the training's, which is said first; ``None`` if not checked.
     """
-    if in_domain is False:
+    if in_distribution is False:
         said = verdict(findings, anomaly_ml)
-        return f"Outside the training domain, not comparable with normal scans: {said[0].lower()}{said[1:]}"
+        return f"Out-of-distribution, not comparable with normal scans: {said[0].lower()}{said[1:]}"
     if findings.outcome is Outcome.FIT_FAILED:
         return "No statement: the error curve could not be used"
     if findings.outcome is Outcome.NO_ANOMALY:
@@ -65,17 +65,17 @@ def headline(result: ScanResult) -> str:
         said = f"One unusual region: {largest}"
         if len(found) > 1:
             said = f"{len(found)} unusual regions, {_anomaly_ml(result):.1f} ml; the largest: {largest}"
-    if result.in_domain is False:
+    if result.in_distribution is False:
         return f"Doubtful, as the scan is unlike the training's. {said}"
     return said
 
 
-def save_picture(result: ScanResult, path: Path | IO[bytes]) -> None:
-    """Write :func:`draw_picture` as a PNG of 1650 x 1430 pixels without time stamps."""
-    draw_picture(result).savefig(path, dpi=110, facecolor=PAPER, metadata={"Software": None})
+def save_overview(result: ScanResult, path: Path | IO[bytes]) -> None:
+    """Write :func:`draw_overview` as a PNG of 1650 x 1430 pixels without time stamps."""
+    draw_overview(result).savefig(path, dpi=110, facecolor=PAPER, metadata={"Software": None})
 
 
-def draw_picture(result: ScanResult) -> Figure:
+def draw_overview(result: ScanResult) -> Figure:
     """Draw three planes through the strongest region (or the brain's centre); the error curve is small print.
 
     Left is the patient's left on the page's right, as in radiology.
@@ -224,7 +224,7 @@ def _draw_facts(axes: Axes, result: ScanResult) -> None:
         f"brain: {float(result.brain_mask.sum()) * result.voxel_ml:.0f} ml",
         f"brain mask: {result.preprocessing.get('brain_extraction', '')}",
         f"slope from: {findings.estimate.slope_source.value}",
-        *([] if result.domain is None or result.in_domain else [f"! outside the training: {_groups(result)}"]),
+        *([] if result.domain is None or result.in_distribution else [f"! out-of-distribution: {_groups(result)}"]),
         *(f"! {warning}" for warning in result.warnings if warning not in told),
     ]
     axes.axis("off")

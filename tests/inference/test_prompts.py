@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import rotation
-from itermask3d.inference.guidance import Guidance, apply_guidance, balls, grown
+from itermask3d.inference.prompts import Prompts, apply_prompts, balls, grown
 from itermask3d.inference.results import ScanResult
 from itermask3d.method.detection import Findings, Outcome
 from itermask3d.method.threshold import CurveFit, SlopeSource, ThresholdEstimate, ThresholdStatus
@@ -32,20 +32,20 @@ def box(start: int, stop: int) -> np.ndarray:
 
 
 def test_region_suspicious_keep_and_normal_are_applied_in_this_order():
-    guidance = Guidance(region=box(0, 8), suspicious=box(0, 2), normal=box(1, 2), keep=box(12, 14))
-    guided = apply_guidance(result(box(4, 10)), guidance)
-    assert np.array_equal(guided.mask, box(4, 8) | box(12, 14))
-    assert guided.findings.percentile_among_normals is None
-    assert "person" in guided.warnings[-1]
+    prompts = Prompts(roi=box(0, 8), include=box(0, 2), exclude=box(1, 2), keep=box(12, 14))
+    prompted = apply_prompts(result(box(4, 10)), prompts)
+    assert np.array_equal(prompted.mask, box(4, 8) | box(12, 14))
+    assert prompted.findings.percentile_among_normals is None
+    assert "person" in prompted.warnings[-1]
 
 
-def test_guidance_that_says_nothing_changes_no_voxel():
-    assert np.array_equal(apply_guidance(result(box(4, 10)), Guidance()).mask, box(4, 10))
+def test_prompts_that_say_nothing_changes_no_voxel():
+    assert np.array_equal(apply_prompts(result(box(4, 10)), Prompts()).mask, box(4, 10))
 
 
 def test_inputs_are_not_mutated():
     before = result(box(4, 10))
-    apply_guidance(before, Guidance(normal=box(4, 6)))
+    apply_prompts(before, Prompts(exclude=box(4, 6)))
     assert np.array_equal(before.mask, box(4, 10))
     assert replace(before, case="b").mask is before.mask
 

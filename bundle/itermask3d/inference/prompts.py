@@ -10,49 +10,49 @@ from scipy import ndimage
 
 from itermask3d.inference.results import ScanResult
 
-__all__ = ["Guidance", "apply_guidance", "balls", "grown"]
+__all__ = ["Prompts", "apply_prompts", "balls", "grown"]
 
 
 @dataclass(frozen=True)
-class Guidance:
+class Prompts:
     """What a person says about a scan, on the scan's own grid ``(D, H, W)``.
 
     Attributes:
-        region: boolean, where an anomaly may be; ``None`` for the whole brain.
-        suspicious: boolean, voxels that are anomalous whatever the network says.
-        normal: boolean, voxels that are not; they win over ``suspicious``.
+        roi: boolean, where an anomaly may be; ``None`` for the whole brain.
+        include: boolean, voxels that are anomalous whatever the network says.
+        exclude: boolean, voxels that are not; they win over ``include``.
         keep: boolean, part of an earlier mask that stays as it is, because the person did not ask about it.
         threshold: error above which a voxel is anomalous; ``None`` for the scan's own.
     """
 
-    region: np.ndarray | None = None
-    suspicious: np.ndarray | None = None
-    normal: np.ndarray | None = None
+    roi: np.ndarray | None = None
+    include: np.ndarray | None = None
+    exclude: np.ndarray | None = None
     keep: np.ndarray | None = None
     threshold: float | None = None
 
 
-def apply_guidance(result: ScanResult, guidance: Guidance) -> ScanResult:
+def apply_prompts(result: ScanResult, prompts: Prompts) -> ScanResult:
     """Make what a person says hold to the voxel on the scan's own grid.
 
-    The network's grid may be coarser. A percentile among normal scans, which nobody guided, no longer applies.
+    The network's grid may be coarser. A percentile among normal scans, which nobody prompted, no longer applies.
     """
     mask = result.mask
-    if guidance.region is not None:
-        mask = mask & guidance.region
-    if guidance.suspicious is not None:
-        mask = mask | (guidance.suspicious & result.brain_mask)
-    if guidance.keep is not None:
-        mask = mask | guidance.keep
-    if guidance.normal is not None:
-        mask = mask & ~guidance.normal
+    if prompts.roi is not None:
+        mask = mask & prompts.roi
+    if prompts.include is not None:
+        mask = mask | (prompts.include & result.brain_mask)
+    if prompts.keep is not None:
+        mask = mask | prompts.keep
+    if prompts.exclude is not None:
+        mask = mask & ~prompts.exclude
     return replace(
         result,
         mask=mask,
         findings=replace(result.findings, percentile_among_normals=None),
         p_value=None,
         p_value_note=None,
-        warnings=(*result.warnings, "A person guided this result; its score has no percentile among normal scans."),
+        warnings=(*result.warnings, "A person prompted this result; its score has no percentile among normal scans."),
     )
 
 
