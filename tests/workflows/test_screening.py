@@ -14,7 +14,7 @@ import pytest
 from fast_bundle import write_fast_bundle
 from helpers import axes_of, head_phantom
 from itermask3d.files.dicom import write_mr_series
-from itermask3d.files.discovery import FoundScan, discover
+from itermask3d.files.discovery import FoundScan, LeftOut, discover, write_left_out
 from itermask3d.files.locking import one_run
 from itermask3d.files.scans import ScanError
 from itermask3d.workflows.screening import screener as screening
@@ -165,8 +165,15 @@ def test_a_report_that_fails_costs_no_result_and_is_written_by_the_next_run(bund
     assert seen == ["a", "a"]
 
 
+def write_bids_description(folder: Path) -> None:
+    """What makes a folder a BIDS dataset."""
+    folder.mkdir(parents=True)
+    (folder / "dataset_description.json").write_text('{"Name": "test", "BIDSVersion": "1.10.0"}')
+
+
 def test_results_of_a_bids_dataset_lie_at_its_places_and_say_what_they_are(screener, tmp_path):
     source, output = tmp_path / "in", tmp_path / "out"
+    write_bids_description(source)
     write_scans(source / "sub-01" / "ses-1" / "anat", ["sub-01_ses-1_T1w"])
     run(source, output, screener)
     assert (output / "sub-01/ses-1/anat/sub-01_ses-1_T1w/sub-01_ses-1_T1w_mask.nii.gz").exists()
@@ -184,9 +191,11 @@ BIDS_PLACE = re.compile(r"dataset_description\.json|README|sub-[0-9A-Za-z+]+(/se
 def derivatives(screener, tmp_path) -> Path:
     """Results of a BIDS dataset with and without sessions, and the cohort's page and table."""
     source, output = tmp_path / "in", tmp_path / "out"
+    write_bids_description(source)
     write_scans(source / "sub-01" / "ses-1" / "anat", ["sub-01_ses-1_T1w"])
     write_scans(source / "sub-02" / "anat", ["sub-02_acq-mprage_run-1_T1w"])
     run(source, output, screener)
+    write_left_out([LeftOut("notes.txt", "no scan")], output)
     write_cohort_report(output, title="cohort")
     return output
 
@@ -217,6 +226,7 @@ def test_descriptions_hold_what_bids_requires(derivatives):
 
 
 def test_a_readme_of_others_is_kept(screener, tmp_path):
+    write_bids_description(tmp_path / "in")
     write_scans(tmp_path / "in" / "sub-01" / "anat", ["sub-01_T1w"])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "README.md").write_text("mine")

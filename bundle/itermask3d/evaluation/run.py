@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.baselines import Baseline, CalibrationMap, decide, threshold_for_share
-from itermask3d.files.identity import file_digest, input_files
+from itermask3d.files.identity import file_digest, input_files, is_unchanged
 from itermask3d.files.literals import as_literal
 from itermask3d.files.scans import ScanError, voxel_volume_ml
 from itermask3d.files.writing import replaced_folder, save_nifti, settle, write_atomically
@@ -309,7 +309,7 @@ def _is_done(folder: Path, item: Mapping[str, Any], settings: Mapping[str, Any])
     path = case / "result.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     plain = json.loads(json.dumps(settings))
-    return known.get("settings") == plain and known.get("inputs") == input_files(item)
+    return known.get("settings") == plain and is_unchanged(known.get("inputs") or {}, item)
 
 
 def _write_folder(

@@ -49,14 +49,15 @@ def training_transforms(
     """
     return Compose(
         [
-            inference_transforms(
+            # Spread out: a sequence within a sequence counts as random, and nothing before it would be cached.
+            *inference_transforms(
                 spacing_mm=spacing_mm,
                 spatial_size=spatial_size,
                 brain_extraction=brain_extraction,
                 bias_correction=bias_correction,
                 clip=clip,
                 check_fit=False,
-            ),
+            ).transforms,
             SelectItemsd(SAMPLE_KEYS),
             sample_transforms(
                 spacing_mm=spacing_mm,
