@@ -157,7 +157,7 @@ class AutomaticTask(_Task):
         return self.workbench.automatic(image, path, values, run)
 
 
-class _GuidedTask(_Task):
+class _PromptedTask(_Task):
     """A run that starts from what a person says about a scan."""
 
     def answer(
@@ -193,7 +193,7 @@ class _GuidedTask(_Task):
         return None if findings is None else prompted_threshold(findings) * STRICTNESS[values["strictness"]]
 
 
-class RefineTask(_GuidedTask):
+class RefineTask(_PromptedTask):
     """Refine a drawn or a previous mask, or scribbles, within a region of interest where one is given.
 
     A drawn mask says roughly where; what the person erased from the previous mask stays erased. Scribbles say what is
@@ -240,12 +240,12 @@ class RefineTask(_GuidedTask):
             known = self.workbench.results.params(image) or {}
             warnings = [NO_EDIT, *known.get("warnings", [])]
             return {**known, "change": edit.change_ml(previous, scan.affine), "warnings": warnings}
-        params = prompted(self._guidance(edit, zone & inside, scan, values, request), zone)
+        params = prompted(self._prompts(edit, zone & inside, scan, values, request), zone)
         labels = self.workbench.results.mask(image)
         answer = previous if labels is None else labels > 0
         return {**params, "change": edit.change_ml(answer, scan.affine)}
 
-    def _guidance(
+    def _prompts(
         self, edit: Edit, where: np.ndarray, scan: PreparedScan, values: Mapping[str, Any], request: Mapping[str, Any]
     ) -> Prompts:
         return Prompts(
@@ -272,7 +272,7 @@ class RefineTask(_GuidedTask):
         return (drawn if drawn.any() else previous), marks["suspicious"], marks["normal"]
 
 
-class PointsTask(_GuidedTask):
+class PointsTask(_PromptedTask):
     """Points: a foreground point forces suspicion around it, a background point normality.
 
     Around a foreground point the method looks again; a background point also clears the whole flagged region that it
@@ -306,9 +306,9 @@ class PointsTask(_GuidedTask):
         prompted: Callable[..., dict[str, Any]],
     ) -> dict[str, Any]:
         """Read the points; run around them and in what was flagged."""
-        return prompted(self._guidance(request, scan, previous, values))
+        return prompted(self._prompts(request, scan, previous, values))
 
-    def _guidance(
+    def _prompts(
         self, request: Mapping[str, Any], scan: PreparedScan, previous: np.ndarray, values: Mapping[str, Any]
     ) -> Prompts:
         foreground, background = (read_points(request.get(name), name) for name in ("foreground", "background"))

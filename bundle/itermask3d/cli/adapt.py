@@ -9,6 +9,16 @@ import typer
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.cli.common import FAILED, INTERRUPTED, NOT_STARTED, as_given, one_of
+from itermask3d.cli.site_options import (
+    BrainExtraction,
+    BrainMasks,
+    CheckOnly,
+    Contrast,
+    Exclude,
+    ExcludeSuspects,
+    Force,
+    Subject,
+)
 
 __all__ = ["adapt"]
 
@@ -22,16 +32,16 @@ STATUS = "Exit status: 0 done, 1 failed on the way, 2 nothing could start, 3 loo
 def adapt(
     scans: Annotated[str, typer.Argument(help="10 to 50 normal scans of one scanner: folder, list, tree.")],
     output: Annotated[Path, typer.Argument(help="Folder for all that is made.")],
-    check_only: Annotated[bool, typer.Option("--check-only", help="Check the scans and stop.")] = False,
-    exclude: Annotated[list[str] | None, typer.Option(metavar="CASE …", help="Leave these scans out.")] = None,
-    exclude_suspects: Annotated[bool, typer.Option("--exclude-suspects", help="Leave out what check.md says.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Go on although the checks found something.")] = False,
-    subject: Annotated[str | None, typer.Option(help="Expression whose first group is the person.")] = None,
-    contrast: Annotated[str, typer.Option(help="T1, T2 or FLAIR.")] = "T1",
-    brain_masks: Annotated[str | None, typer.Option(help="Folder with a brain mask for every scan.")] = None,
-    brain_extraction: Annotated[str, typer.Option(help="How the brain is found.")] = "auto",
+    check_only: CheckOnly = False,
+    exclude: Exclude = None,
+    exclude_suspects: ExcludeSuspects = False,
+    force: Force = False,
+    subject: Subject = None,
+    contrast: Contrast = "T1",
+    brain_masks: BrainMasks = None,
+    brain_extraction: BrainExtraction = "auto",
     bundle: Annotated[Path, typer.Option(help="Folder of another bundle.", show_default=False)] = Path(BUNDLE_ROOT),
-    base: Annotated[str | None, typer.Option(help="The model to adapt (default: t1, else any).")] = None,
+    base: Annotated[str | None, typer.Option(help="The model to adapt (default: t1, else agnostic).")] = None,
     epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Passes over the scans.")] = 10,
     folds: Annotated[int, typer.Option(min=2, metavar="N", help="Of the cross-fitting.")] = 4,
     seed: Annotated[int, typer.Option(help="Of folds and training.")] = 2026,

@@ -9,6 +9,16 @@ from typing import Annotated
 import typer
 
 from itermask3d.cli.common import FAILED, INTERRUPTED, NOT_STARTED, one_of
+from itermask3d.cli.site_options import (
+    BrainExtraction,
+    BrainMasks,
+    CheckOnly,
+    Contrast,
+    Exclude,
+    ExcludeSuspects,
+    Force,
+    Subject,
+)
 
 __all__ = ["train"]
 
@@ -26,14 +36,14 @@ PACKAGE = Path(__file__).resolve().parents[1]
 def train(
     scans: Annotated[str, typer.Argument(help="Normal scans of one contrast: folder, list, tree.")],
     output: Annotated[Path, typer.Argument(help="Folder for all that is made.")],
-    check_only: Annotated[bool, typer.Option("--check-only", help="Check the scans and stop.")] = False,
-    exclude: Annotated[list[str] | None, typer.Option(metavar="CASE …", help="Leave these scans out.")] = None,
-    exclude_suspects: Annotated[bool, typer.Option("--exclude-suspects", help="Leave out what check.md says.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Go on although the checks found something.")] = False,
-    subject: Annotated[str | None, typer.Option(help="Expression whose first group is the person.")] = None,
-    contrast: Annotated[str, typer.Option(help="T1, T2 or FLAIR.")] = "T1",
-    brain_masks: Annotated[str | None, typer.Option(help="Folder with a brain mask for every scan.")] = None,
-    brain_extraction: Annotated[str, typer.Option(help="How the brain is found.")] = "auto",
+    check_only: CheckOnly = False,
+    exclude: Exclude = None,
+    exclude_suspects: ExcludeSuspects = False,
+    force: Force = False,
+    subject: Subject = None,
+    contrast: Contrast = "T1",
+    brain_masks: BrainMasks = None,
+    brain_extraction: BrainExtraction = "auto",
     bias_correction: Annotated[str, typer.Option(help="n4 or none.")] = "n4",
     spacing_mm: Annotated[float | None, typer.Option(metavar="MM", help="The network's voxels (default: 2).")] = None,
     split_file: Annotated[Path | None, typer.Option(help="JSON of cases by subset.")] = None,
