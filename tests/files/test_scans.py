@@ -228,6 +228,13 @@ def test_a_wrapped_scan_error_comes_out_bare_with_its_own_cause():
     assert first_cause(raised.value) is cause
 
 
+def test_causes_that_lead_back_into_themselves_end():
+    first, second = RuntimeError("first"), RuntimeError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert first_cause(first) is second
+    assert scan_error(first) is None
+
+
 def test_other_errors_pass_as_they_are():
     error = RuntimeError("another")
     with pytest.raises(RuntimeError) as raised, bare_scan_errors():

@@ -157,11 +157,9 @@ def _read_file(path: Path) -> SeriesFile:
     try:
         check_length(data, str(path))
     except BROKEN as error:
-        raise (
-            error
-            if isinstance(error, ScanError)
-            else ScanError(f"'{path}' is damaged ({error}); expected a complete DICOM image")
-        ) from error
+        if isinstance(error, ScanError):
+            raise
+        raise ScanError(f"'{path}' is damaged ({error}); expected a complete DICOM image") from error
     return SeriesFile(path, data, len(content), hashlib.sha256(content).hexdigest())
 
 

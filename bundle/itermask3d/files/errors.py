@@ -14,16 +14,21 @@ class ScanError(ValueError):
 
 def first_cause(error: BaseException) -> BaseException:
     """What others wrapped: the exception at the start of the chain."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    return list(_chain(error))[-1]
 
 
 def scan_error(error: BaseException | None) -> ScanError | None:
     """Find the :class:`ScanError` behind an exception; MONAI wraps what a transform raises."""
-    while error is not None and not isinstance(error, ScanError):
+    return next((cause for cause in _chain(error) if isinstance(cause, ScanError)), None)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and its causes, each once: Python lets a chain of causes lead back into itself."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
         error = error.__cause__
-    return error
 
 
 @contextmanager

@@ -145,11 +145,9 @@ def _layout(fields: Mapping[str, str], name: str) -> Layout:
         shape = one_volume([int(size) for size in fields["sizes"].split()], name)
         dimension = int(fields["dimension"])
     except ValueError as error:
-        raise (
-            error
-            if isinstance(error, ScanError)
-            else ScanError(f"'{name}' has the sizes '{fields['sizes']}'; expected whole numbers")
-        ) from error
+        if isinstance(error, ScanError):
+            raise
+        raise ScanError(f"'{name}' has the sizes '{fields['sizes']}'; expected whole numbers") from error
     if dimension != len(fields["sizes"].split()):
         raise ScanError(f"'{name}' has {dimension} axes and {len(fields['sizes'].split())} sizes; expected as many")
     return Layout(np.dtype((order or "<") + code), shape)
