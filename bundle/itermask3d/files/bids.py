@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pathspec import PathSpec
 
@@ -54,7 +55,7 @@ def bids_scans(root: Path, files: Sequence[Path], suffixes: Sequence[str]) -> tu
     return taken, left_out
 
 
-def _ignored(root: Path) -> PathSpec:
+def _ignored(root: Path) -> PathSpec[Any]:
     try:
         lines = (root / ".bidsignore").read_text(errors="replace").splitlines()
     except OSError:
@@ -62,7 +63,7 @@ def _ignored(root: Path) -> PathSpec:
     return PathSpec.from_lines("gitignore", lines)
 
 
-def _left_out(file: Path, suffixes: Sequence[str], ignored: PathSpec) -> str:
+def _left_out(file: Path, suffixes: Sequence[str], ignored: PathSpec[Any]) -> str:
     """Why a file is no raw scan of a wanted contrast; empty where it is one."""
     if file.parts[0] in NOT_RAW:
         return f"in the dataset's folder '{file.parts[0]}', which holds no raw scans"

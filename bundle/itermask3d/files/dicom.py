@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
@@ -57,8 +59,8 @@ class MrSeries:
 
 
 def write_mr_series(
-    volume: np.ndarray,
-    affine: np.ndarray,
+    volume: NDArray[Any],
+    affine: NDArray[Any],
     folder: str | Path,
     *,
     description: str,
@@ -108,7 +110,7 @@ def write_mr_series(
     return MrSeries(folder, study_uid, series_uid, tuple(files))
 
 
-def _check(volume: np.ndarray, affine: np.ndarray, description: str) -> None:
+def _check(volume: NDArray[Any], affine: NDArray[Any], description: str) -> None:
     if volume.ndim != 3 or 0 in volume.shape or max(volume.shape) > STORED_MAX:
         raise ScanError(f"a DICOM series needs one 3D volume, got an array of shape {volume.shape}")
     if not np.all(np.isfinite(volume)):
@@ -130,7 +132,7 @@ def _empty_folder(folder: Path) -> Path:
     return folder
 
 
-def _stored(volume: np.ndarray) -> tuple[np.ndarray, str, str]:
+def _stored(volume: NDArray[Any]) -> tuple[NDArray[Any], str, str]:
     """Pixels as uint16 with slope and intercept as they are written, so that rounding sees the written values."""
     low, high = float(volume.min()), float(volume.max())
     whole = high - min(low, 0) <= STORED_MAX and bool(np.all(volume == np.round(volume)))
@@ -188,7 +190,7 @@ def _add_pixel_format(data: FileDataset, shape: tuple[int, ...], slope: str, int
     data.RescaleSlope, data.RescaleIntercept, data.RescaleType = slope, intercept, "US"
 
 
-def _place(data: FileDataset, affine: np.ndarray, index: int) -> None:
+def _place(data: FileDataset, affine: NDArray[Any], index: int) -> None:
     """Set a slice's place: DICOM's axes run to the left, the back and up (PS3.3, C.7.6.2.1.1)."""
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     spacing = np.linalg.norm(to_lps[:3, :3], axis=0)

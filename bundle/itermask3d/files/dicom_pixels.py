@@ -5,9 +5,11 @@ from __future__ import annotations
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_pixel_data_frame
 from pydicom.uid import UID
@@ -40,7 +42,7 @@ def check_length(data: Dataset, name: str) -> None:
         raise ScanError(f"'{name}' has {found} bytes of pixels; expected {expected * bits // 8}")
 
 
-def stored_pixels(data: Dataset, name: str) -> np.ndarray:
+def stored_pixels(data: Dataset, name: str) -> NDArray[Any]:
     """Pixels ``(frames, rows, columns)`` as stored: neither rescaled nor windowed; unused high bits are cleared.
 
     Args:
@@ -70,7 +72,7 @@ def _expected_size(data: Dataset) -> int:
     return frames * int(read_number(data, "Rows") or 0) * int(read_number(data, "Columns") or 0)
 
 
-def _used_bits(pixels: np.ndarray, data: Dataset, name: str) -> np.ndarray:
+def _used_bits(pixels: NDArray[Any], data: Dataset, name: str) -> NDArray[Any]:
     """Clear what old scanners put into unused bits, such as overlays; extend the sign of signed values."""
     allocated = int(read_number(data, "BitsAllocated") or 0)
     stored = int(read_number(data, "BitsStored") or allocated)
@@ -85,7 +87,7 @@ def _used_bits(pixels: np.ndarray, data: Dataset, name: str) -> np.ndarray:
     return np.right_shift(shifted, unused)
 
 
-def _decoded_by_itk(data: Dataset, shape: tuple[int, int, int], name: str) -> np.ndarray:
+def _decoded_by_itk(data: Dataset, shape: tuple[int, int, int], name: str) -> NDArray[Any]:
     """Frame by frame through GDCM, which SimpleITK brings along: JPEG lossless and JPEG-LS, above all."""
     with tempfile.TemporaryDirectory(prefix="itermask3d-") as folder:
         try:
@@ -99,7 +101,7 @@ def _decoded_by_itk(data: Dataset, shape: tuple[int, int, int], name: str) -> np
             ) from error
 
 
-def _frame_by_itk(data: Dataset, frame: bytes, file: Path) -> np.ndarray:
+def _frame_by_itk(data: Dataset, frame: bytes, file: Path) -> NDArray[Any]:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SECONDARY_CAPTURE, UID("1.2.3")
     meta.TransferSyntaxUID = data.file_meta.TransferSyntaxUID

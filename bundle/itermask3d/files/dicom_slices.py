@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -51,7 +53,7 @@ def read_slices(source: str | Path | Sequence[str | Path]) -> list[Dataset]:
     return ordered
 
 
-def on_slices(volume: np.ndarray, affine: np.ndarray, slices: Sequence[Dataset]) -> np.ndarray:
+def on_slices(volume: NDArray[Any], affine: NDArray[Any], slices: Sequence[Dataset]) -> NDArray[Any]:
     """Bring a volume onto the pixels of a series by scanner coordinates.
 
     Args:
@@ -75,7 +77,7 @@ def on_slices(volume: np.ndarray, affine: np.ndarray, slices: Sequence[Dataset])
     return np.stack([_on_slice(volume, to_voxel, data) for data in slices])
 
 
-def _on_slice(volume: np.ndarray, to_voxel: np.ndarray, data: Dataset) -> np.ndarray:
+def _on_slice(volume: NDArray[Any], to_voxel: NDArray[Any], data: Dataset) -> NDArray[Any]:
     """One slice of :func:`on_slices`: which voxel axes run along rows and columns, then a plain slice of the array."""
     linear = to_voxel @ _pixel_to_ras(data)
     steps = np.round(linear[:3, :2]).astype(int)
@@ -90,10 +92,11 @@ def _on_slice(volume: np.ndarray, to_voxel: np.ndarray, data: Dataset) -> np.nda
     if np.any(np.maximum(start, end) >= volume.shape):
         raise ScanError("the mask ends before the series does; expected the same grid")
     columns, rows = np.arange(last[0] + 1), np.arange(last[1] + 1)[:, None]
-    return volume[tuple(start[axis] + steps[axis, 0] * columns + steps[axis, 1] * rows for axis in range(3))]
+    voxels = tuple(start[axis] + steps[axis, 0] * columns + steps[axis, 1] * rows for axis in range(3))
+    return np.asarray(volume[voxels])
 
 
-def _pixel_to_ras(data: Dataset) -> np.ndarray:
+def _pixel_to_ras(data: Dataset) -> NDArray[Any]:
     """``(4, 4)``: column and row of a pixel to RAS millimetres (PS3.3, equation C.7.6.2.1-1)."""
     orientation = np.asarray(data.ImageOrientationPatient, dtype=float)
     row_mm, column_mm = (float(value) for value in data.PixelSpacing)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from itermask3d.files.dicom_planes import DISTINCT, SHARED, Plane
 from itermask3d.files.dicom_steps import list_places, regular_step, slice_location_mm
@@ -43,7 +45,7 @@ class Stack:
     """
 
     planes: tuple[int, ...]
-    affine: np.ndarray
+    affine: NDArray[Any]
     shape: tuple[int, int, int]
     warnings: tuple[str, ...]
 
@@ -119,7 +121,7 @@ def _require_one_grid(planes: Sequence[Plane], name: str) -> None:
 
 def _clusters(vectors: Sequence[tuple[float, ...]], tolerance: float) -> list[int]:
     """How many vectors are alike, group by group."""
-    groups: list[tuple[np.ndarray, int]] = []
+    groups: list[tuple[NDArray[Any], int]] = []
     for vector in np.array(vectors):
         for index, (first, count) in enumerate(groups):
             if np.abs(vector - first).max() <= tolerance:
@@ -132,8 +134,8 @@ def _clusters(vectors: Sequence[tuple[float, ...]], tolerance: float) -> list[in
 
 def _without_copies(
     planes: Sequence[Plane],
-    order: np.ndarray,
-    normal: np.ndarray,
+    order: NDArray[Any],
+    normal: NDArray[Any],
     name: str,
     identical: Callable[[int, int], bool] | None,
 ) -> tuple[list[int], list[str]]:
@@ -171,7 +173,7 @@ def _different(place: list[int], planes: Sequence[Plane], identical: Callable[[i
 
 
 def _shared_place(
-    planes: Sequence[Plane], places: list[list[int]], different: list[list[int]], normal: np.ndarray, name: str
+    planes: Sequence[Plane], places: list[list[int]], different: list[list[int]], normal: NDArray[Any], name: str
 ) -> str:
     together = [planes[index] for place in different for index in place]
     counts = Counter(map(len, places))
@@ -217,11 +219,11 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _position(plane: Plane) -> np.ndarray:
+def _position(plane: Plane) -> NDArray[Any]:
     return np.asarray(plane.position)
 
 
-def _oddities(planes: Sequence[Plane], step: np.ndarray, normal: np.ndarray) -> list[str]:
+def _oddities(planes: Sequence[Plane], step: NDArray[Any], normal: NDArray[Any]) -> list[str]:
     warnings = sorted({note for plane in planes for note in plane.notes})
     gap = float(step @ normal)
     tilt = float(np.degrees(np.arccos(np.clip(gap / np.linalg.norm(step), -1, 1))))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from itermask3d.files.errors import ScanError
 
@@ -22,7 +24,7 @@ MAX_SLICES = 10000
 LISTED = 12
 
 
-def regular_step(positions: np.ndarray, normal: np.ndarray, name: str) -> np.ndarray:
+def regular_step(positions: NDArray[Any], normal: NDArray[Any], name: str) -> NDArray[Any]:
     """From one slice to the next, LPS millimetres; the positions are sorted along the normal of the image plane.
 
     Raises:
@@ -43,7 +45,7 @@ def regular_step(positions: np.ndarray, normal: np.ndarray, name: str) -> np.nda
     return np.asarray(step)
 
 
-def _require_none_missing(positions: np.ndarray, heights: np.ndarray, normal: np.ndarray, name: str) -> None:
+def _require_none_missing(positions: NDArray[Any], heights: NDArray[Any], normal: NDArray[Any], name: str) -> None:
     gaps = np.diff(heights)
     base = float(np.median(gaps[gaps <= 1.5 * gaps.min()]))
     steps = np.round(gaps / base)
@@ -59,16 +61,16 @@ def _require_none_missing(positions: np.ndarray, heights: np.ndarray, normal: np
     raise ScanError(f"series '{name}' lacks {len(missing)} of {total} slices, {where}; expected all of them")
 
 
-def slice_location_mm(position: np.ndarray, normal: np.ndarray) -> float:
+def slice_location_mm(position: NDArray[Any], normal: NDArray[Any]) -> float:
     """Distance along the normal, in the direction in which its main coordinate grows, as SliceLocation counts."""
     return float(position @ normal * np.sign(normal[np.abs(normal).argmax()]))
 
 
-def _at(position: np.ndarray, normal: np.ndarray) -> str:
+def _at(position: NDArray[Any], normal: NDArray[Any]) -> str:
     return f"{slice_location_mm(position, normal):.1f} mm along the {_axis(normal)} axis"
 
 
-def _axis(normal: np.ndarray) -> str:
+def _axis(normal: NDArray[Any]) -> str:
     return ("left-right", "front-back", "foot-head")[int(np.abs(normal).argmax())]
 
 

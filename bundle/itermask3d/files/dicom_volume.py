@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from itermask3d.files.dicom_files import BROKEN, SeriesFile, read_files, series_folder_files
 from itermask3d.files.dicom_pixels import stored_pixels
@@ -106,22 +108,23 @@ class _Pixels:
         self.owners = owners
         self.planes = planes
         self.file: SeriesFile | None = None
-        self.frames = np.empty(0)
+        self.frames: NDArray[Any] = np.empty(0)
 
-    def plane(self, index: int) -> np.ndarray:
+    def plane(self, index: int) -> NDArray[Any]:
         """Stored values ``(rows, columns)``."""
         file = self.owners[index]
         if file is not self.file:
             self.frames = stored_pixels(file.data, str(file.path))
             self.file = file
-        return self.frames[self.planes[index].frame]
+        plane: NDArray[Any] = self.frames[self.planes[index].frame]
+        return plane
 
     def identical(self, first: int, second: int) -> bool:
         """Whether two planes hold the same values."""
         return bool(np.array_equal(self.plane(first), self.plane(second)))
 
 
-def _fill(stack: Stack, planes: Sequence[Plane], pixels: _Pixels) -> np.ndarray:
+def _fill(stack: Stack, planes: Sequence[Plane], pixels: _Pixels) -> NDArray[Any]:
     voxels = np.empty(stack.shape, dtype=np.float32, order="F")
     with np.errstate(over="ignore", invalid="ignore"):
         for k, index in enumerate(stack.planes):

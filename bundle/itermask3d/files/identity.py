@@ -141,7 +141,7 @@ def _same(recorded: Mapping[str, Any], present: Mapping[str, Any], source: Sourc
     stamped = all(recorded.get(name) == present[name] for name in STAMP)
     if stamped and not str(present["path"]).lower().endswith(DETACHED):
         return True
-    return _digest(source) == recorded.get("sha256", "none")
+    return bool(_digest(source) == recorded.get("sha256", "none"))
 
 
 def _digest(source: Source | None) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from itermask3d.files.digest import combine, hash_stream
 from itermask3d.files.errors import ScanError
@@ -115,7 +116,7 @@ def _layout(fields: Mapping[str, str], name: str) -> Layout:
     return Layout(np.dtype((">" if big else "<") + code), one_volume(sizes, name))
 
 
-def _affine(fields: Mapping[str, str], name: str) -> np.ndarray:
+def _affine(fields: Mapping[str, str], name: str) -> NDArray[Any]:
     n_axes = int(fields["NDims"])
     axes = _numbers(fields, ("TransformMatrix", "Rotation", "Orientation"), n_axes * n_axes, name)
     origin = _numbers(fields, ("Offset", "Position", "Origin"), n_axes, name)
@@ -129,7 +130,7 @@ def _affine(fields: Mapping[str, str], name: str) -> np.ndarray:
     return TO_RAS @ affine
 
 
-def _numbers(fields: Mapping[str, str], keys: tuple[str, ...], count: int, name: str) -> np.ndarray | None:
+def _numbers(fields: Mapping[str, str], keys: tuple[str, ...], count: int, name: str) -> NDArray[Any] | None:
     found = next((key for key in keys if key in fields), None)
     if found is None:
         return None

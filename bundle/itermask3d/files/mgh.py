@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from itermask3d.files.digest import combine, hash_stream
 from itermask3d.files.errors import ScanError
@@ -61,7 +63,7 @@ def read_mgh(path: str | Path, *, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) 
     )
 
 
-def _header(head: bytes, name: str, limit_bytes: int) -> tuple[Layout, np.ndarray, bool]:
+def _header(head: bytes, name: str, limit_bytes: int) -> tuple[Layout, NDArray[Any], bool]:
     version, *sizes, kind, _, good, d0, d1, d2, m0, m1, m2, m3, m4, m5, m6, m7, m8, c0, c1, c2 = FIELDS.unpack_from(
         head
     )

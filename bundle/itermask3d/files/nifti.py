@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from nibabel.analyze import AnalyzeHeader
 from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
 from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
 from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
 
 from itermask3d.files.digest import combine, hash_stream
 from itermask3d.files.errors import ScanError
@@ -59,7 +60,7 @@ class _Header:
     layout: Layout
     offset: int
     format: str
-    affine: np.ndarray
+    affine: NDArray[Any]
     known_sides: bool
     placement: Placement | None
     warnings: tuple[str, ...]
@@ -210,7 +211,7 @@ def _read_header(header: AnalyzeHeader, name: str, *, limit_bytes: int) -> _Head
     return _Header(layout, offset, "nifti", affine, known, placement, tuple(warnings))
 
 
-def _or_nan(get: Callable[[], np.ndarray]) -> np.ndarray:
+def _or_nan(get: Callable[[], NDArray[Any]]) -> NDArray[Any]:
     """A matrix, or NaN where the header's numbers make none, which matters only if it is the one in use."""
     try:
         return np.asarray(get(), dtype=np.float64)
@@ -218,7 +219,7 @@ def _or_nan(get: Callable[[], np.ndarray]) -> np.ndarray:
         return np.full((4, 4), np.nan)
 
 
-def _disagreement(placement: Placement, shape: tuple[int, int, int], affine: np.ndarray) -> list[str]:
+def _disagreement(placement: Placement, shape: tuple[int, int, int], affine: NDArray[Any]) -> list[str]:
     if not (placement.sform_code > 0 and placement.qform_code > 0):
         return []
     apart = corner_distance_mm(shape, placement.sform, placement.qform)

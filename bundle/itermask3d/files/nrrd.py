@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from itermask3d.files.digest import combine, hash_stream
 from itermask3d.files.errors import ScanError
@@ -50,7 +51,7 @@ VECTOR = re.compile(r"none|\([^()]*\)")
 class _Place:
     """Affine, and why it does not tell the sides; empty where it does."""
 
-    affine: np.ndarray
+    affine: NDArray[Any]
     unknown: str
 
 
@@ -197,7 +198,7 @@ def _place(fields: Mapping[str, str], name: str) -> _Place:
     return _Place(turn @ axes, unknown)
 
 
-def _axes(fields: Mapping[str, str], name: str) -> np.ndarray:
+def _axes(fields: Mapping[str, str], name: str) -> NDArray[Any]:
     if "space directions" in fields:
         vectors = _vectors(fields["space directions"], name)
         kept = [vector for vector in vectors if vector is not None]
@@ -213,8 +214,8 @@ def _axes(fields: Mapping[str, str], name: str) -> np.ndarray:
     return np.diag(spacings)
 
 
-def _vectors(text: str, name: str) -> list[np.ndarray | None]:
-    vectors: list[np.ndarray | None] = []
+def _vectors(text: str, name: str) -> list[NDArray[Any] | None]:
+    vectors: list[NDArray[Any] | None] = []
     for part in VECTOR.findall(text):
         try:
             vector = None if part == "none" else np.array([float(value) for value in part[1:-1].split(",")])

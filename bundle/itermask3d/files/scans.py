@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from itermask3d.files.bids import BIDS_SUFFIXES, bids_scans, is_bids
 from itermask3d.files.errors import ScanError, bare_scan_errors, first_cause, scan_error
@@ -141,7 +142,7 @@ def _split_by_name(items: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def require_same_grid(
-    name: str, shape: Sequence[int], affine: np.ndarray, *, scan_shape: Sequence[int], scan_affine: np.ndarray
+    name: str, shape: Sequence[int], affine: NDArray[Any], *, scan_shape: Sequence[int], scan_affine: NDArray[Any]
 ) -> None:
     """Refuse a mask whose corners lie elsewhere than the scan's, by more than a tenth of a voxel.
 
@@ -157,7 +158,7 @@ def require_same_grid(
         raise ScanError(f"the {name} lies up to {apart:.1f} voxels beside the scan; expected the same affine")
 
 
-def voxel_volume_ml(affine: np.ndarray) -> float:
+def voxel_volume_ml(affine: NDArray[Any]) -> float:
     """Volume of one voxel, from voxel-to-millimetre axes ``(4, 4)``."""
     return float(abs(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3]))) / 1000
 
@@ -266,7 +267,7 @@ def _companion(item: dict[str, Any], folder: Path, key: str) -> Path:
     candidates = [folder / Path(item["image"]).name, *(folder / (item["case"] + suffix) for suffix in SCAN_SUFFIXES)]
     for candidate in candidates:
         if candidate.exists():
-            return candidate
+            return Path(candidate)
     names = {candidate.name for candidate in candidates}
     below = [path for path in folder.rglob("*") if path.name in names and str(path.absolute()) != item["image"]]
     if len(below) == 1:

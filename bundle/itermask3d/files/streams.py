@@ -8,9 +8,10 @@ import zlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from itermask3d.files.errors import ScanError
 
@@ -35,7 +36,7 @@ class Layout:
         trailing_bytes: what may follow, such as FreeSurfer's tags; other formats end in less than a face of zeros.
     """
 
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     shape: tuple[int, int, int]
     slope: float = 1.0
     intercept: float = 0.0
@@ -50,7 +51,7 @@ class Layout:
 class Loaded:
     """Voxels as float32 ``(I, J, K)`` and how many of them are NaN or infinite."""
 
-    voxels: np.ndarray
+    voxels: NDArray[Any]
     n_nan: int
     n_infinite: int
 
@@ -157,7 +158,7 @@ def read_voxels(stream: BinaryIO, layout: Layout, name: str, *, stored_bytes: in
     return Loaded(flat.reshape(layout.shape, order="F"), n_nan, n_infinite)
 
 
-def _convert(stored: np.ndarray, target: np.ndarray, layout: Layout, name: str) -> None:
+def _convert(stored: NDArray[Any], target: NDArray[Any], layout: Layout, name: str) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         values = stored.astype(np.float64)
         lost = np.isfinite(values)

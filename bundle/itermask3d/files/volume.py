@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from itermask3d.files.digest import Identity
 from itermask3d.files.errors import ScanError
@@ -41,8 +43,8 @@ class Placement:
         sform_code, qform_code: NIfTI's codes, 0 for unknown.
     """
 
-    sform: np.ndarray
-    qform: np.ndarray
+    sform: NDArray[Any]
+    qform: NDArray[Any]
     sform_code: int
     qform_code: int
 
@@ -64,8 +66,8 @@ class Volume:
         warnings: a sentence each.
     """
 
-    voxels: np.ndarray
-    affine: np.ndarray
+    voxels: NDArray[Any]
+    affine: NDArray[Any]
     source: Identity
     format: str
     known_sides: bool = True
@@ -109,7 +111,7 @@ def check_memory(shape: Sequence[int], name: str, *, limit_bytes: int) -> None:
         )
 
 
-def check_affine(affine: np.ndarray, name: str) -> np.ndarray:
+def check_affine(affine: NDArray[Any], name: str) -> NDArray[Any]:
     """The affine as read-only float64.
 
     Raises:
@@ -128,7 +130,7 @@ def check_affine(affine: np.ndarray, name: str) -> np.ndarray:
     return matrix
 
 
-def corner_distance_mm(shape: Sequence[int], first: np.ndarray, second: np.ndarray) -> float:
+def corner_distance_mm(shape: Sequence[int], first: NDArray[Any], second: NDArray[Any]) -> float:
     """How far apart, at most, two affines place a corner of the volume."""
     corners = np.array(list(product(*((0, size - 1) for size in shape), (1,))), dtype=float)
     return float(np.linalg.norm((corners @ (first - second).T)[:, :3], axis=1).max())

@@ -19,6 +19,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from itermask3d.files.volume import Placement
 
@@ -118,7 +119,7 @@ def save_atomically(state: Any, path: Path) -> None:
         torch.save(state, partial)
 
 
-def save_nifti(voxels: np.ndarray, affine: np.ndarray, path: Path, placement: Placement | None = None) -> None:
+def save_nifti(voxels: NDArray[Any], affine: NDArray[Any], path: Path, placement: Placement | None = None) -> None:
     """Write a NIfTI in millimetres, with the affine as both sform and qform (scanner coordinates).
 
     The qform can only hold rotations and zooms; a sheared affine is kept exactly by the sform.

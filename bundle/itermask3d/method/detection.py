@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from itermask3d.method.error import brain_quantile
@@ -64,7 +65,8 @@ class Findings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only; NaN and infinity become ``None``."""
-        return _plain(asdict(self))
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Findings:
@@ -171,7 +173,7 @@ def _components(mask: torch.Tensor, counted: torch.Tensor, min_voxels: int) -> t
     return torch.from_numpy(np.stack([_kept(*scan, min_voxels) for scan in scans]))[:, None].to(mask.device)
 
 
-def _kept(mask: np.ndarray, counted: np.ndarray, min_voxels: int) -> np.ndarray:
+def _kept(mask: NDArray[Any], counted: NDArray[Any], min_voxels: int) -> NDArray[Any]:
     # Not MONAI's RemoveSmallObjects: from scikit-image 0.26 on it warns at every call, and its bound is off by one.
     labels, n_labels = ndimage.label(mask, structure=np.ones((3, 3, 3)))
     keep = np.bincount(labels[counted], minlength=n_labels + 1) >= min_voxels

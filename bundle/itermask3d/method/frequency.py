@@ -86,7 +86,8 @@ def high_frequency(
     )
     unit = torch.polar(torch.ones_like(spectrum.real), spectrum.angle())
     guided = torch.where(inside, unit, spectrum)
-    return torch.fft.ifftn(guided, dim=(-3, -2, -1)).real.to(image.dtype)
+    guide: torch.Tensor = torch.fft.ifftn(guided, dim=(-3, -2, -1)).real.to(image.dtype)
+    return guide
 
 
 class HighFrequencyd(MapTransform):

@@ -145,7 +145,8 @@ class IterMaskInferer(Inferer):
 
         def reconstruct(corrupted: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
             with torch.autocast(corrupted.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
-                return network(torch.cat((corrupted, guide), dim=1)).float()
+                reconstruction: torch.Tensor = network(torch.cat((corrupted, guide), dim=1))
+                return reconstruction.float()
 
         return reconstruct
 

@@ -16,6 +16,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_tensor
+from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 __all__ = ["BlobMask", "FieldMask", "FullMask", "MaskMixture", "RandMaskd", "corrupt", "smooth_field"]
@@ -93,9 +94,9 @@ class BlobMask:
             coarse = coarse.repeat_interleave(factor, dim=axis)
         return coarse[tuple(slice(size) for size in brain.shape)] & brain
 
-    def _square_root_covariance(self, rng: np.random.Generator) -> np.ndarray:
+    def _square_root_covariance(self, rng: np.random.Generator) -> NDArray[Any]:
         basis, _ = np.linalg.qr(rng.standard_normal((3, 3)))
-        return np.sqrt(rng.uniform(*self.variance_range, size=3))[:, None] * basis
+        return np.asarray(np.sqrt(rng.uniform(*self.variance_range, size=3))[:, None] * basis)
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ class RandMaskd(RandomizableTransform, MapTransform):
 
 
 def smooth_field(
-    shape: Sequence[int], cell_voxels: Sequence[float] | np.ndarray, rng: np.random.Generator, device: torch.device
+    shape: Sequence[int], cell_voxels: Sequence[float] | NDArray[Any], rng: np.random.Generator, device: torch.device
 ) -> torch.Tensor:
     """A random field ``(D, H, W)`` that is independent beyond about ``cell_voxels``; mean 0, on ``device``."""
     coarse_shape = [max(2, round(size / max(1.0, cell))) for size, cell in zip(shape, cell_voxels, strict=True)]
@@ -213,11 +214,11 @@ def _normal(shape: Sequence[int], rng: np.random.Generator, device: torch.device
     return torch.randn(tuple(shape), generator=generator, device=device)
 
 
-def _as_tensor(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+def _as_tensor(values: NDArray[Any], like: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(values, dtype=like.dtype, device=like.device)
 
 
-def _quarter_turn(points: torch.Tensor, shape: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+def _quarter_turn(points: torch.Tensor, shape: NDArray[Any], rng: np.random.Generator) -> torch.Tensor:
     a, b = rng.permutation(3)[:2].tolist()
     middle = (shape / 2).tolist()
     turned = points.clone()

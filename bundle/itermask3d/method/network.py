@@ -100,7 +100,8 @@ class ReconstructionUNet(nn.Module):
         up = self.up_stage_1(torch.cat((level_5, level_4), dim=1))
         up = self.up_stage_2(torch.cat((up, level_3), dim=1))
         up = self.up_stage_3(torch.cat((up, level_2), dim=1))
-        return self.up_stage_4(torch.cat((up, level_1), dim=1))
+        reconstruction: torch.Tensor = self.up_stage_4(torch.cat((up, level_1), dim=1))
+        return reconstruction
 
 
 def split_prediction(prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 from itermask3d.method.error import RefinementTask, as_voxels
@@ -48,7 +50,7 @@ def sweep_steps(n_steps: int, schedule: str = "exact") -> tuple[int, ...]:
     return tuple(steps)
 
 
-def fill_curve(steps: Sequence[int], values: np.ndarray, n_steps: int) -> np.ndarray:
+def fill_curve(steps: Sequence[int], values: NDArray[Any], n_steps: int) -> NDArray[Any]:
     r"""The whole curve :math:`\tau(t)`, from its values one step after each of those that were taken.
 
     Between them the logarithms are interpolated monotonically (Fritsch and Carlson 1980, doi:10.1137/0717021), on a
@@ -75,10 +77,10 @@ def fill_curve(steps: Sequence[int], values: np.ndarray, n_steps: int) -> np.nda
     )
 
 
-def _between(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _between(known: NDArray[Any], values: NDArray[Any], wanted: NDArray[Any]) -> NDArray[Any]:
     if (values > 0).all():
-        return np.exp(PchipInterpolator(np.log(known), np.log(values))(np.log(wanted)))
-    return PchipInterpolator(known, values)(wanted)
+        return np.asarray(np.exp(PchipInterpolator(np.log(known), np.log(values))(np.log(wanted))))
+    return np.asarray(PchipInterpolator(known, values)(wanted))
 
 
 class Sweep:

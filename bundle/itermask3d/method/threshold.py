@@ -11,8 +11,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import curve_fit
 
 __all__ = [
@@ -66,13 +68,13 @@ class CurveFit:
     r_squared: float
     n_points: int
 
-    def value(self, percent: np.ndarray) -> np.ndarray:
+    def value(self, percent: NDArray[Any]) -> NDArray[Any]:
         """Fitted error quantile where ``percent`` of the brain is unmasked, in the unit of the error."""
-        return self.a * np.tan(self.b * percent)
+        return np.asarray(self.a * np.tan(self.b * percent))
 
-    def slope(self, percent: np.ndarray) -> np.ndarray:
+    def slope(self, percent: NDArray[Any]) -> NDArray[Any]:
         r""":math:`a\,b\,\sec^2(b\,t)`, in the unit of the error per percent of the brain."""
-        return self.a * self.b / np.cos(self.b * percent) ** 2
+        return np.asarray(self.a * self.b / np.cos(self.b * percent) ** 2)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class ThresholdEstimate:
 
 
 def estimate_threshold(
-    curve: Sequence[float] | np.ndarray,
+    curve: Sequence[float] | NDArray[Any],
     *,
     gamma: float,
     fit_limit: float = 10.0,
@@ -149,7 +151,7 @@ def estimate_threshold(
     return ThresholdEstimate(ThresholdStatus.FOUND, threshold, index + 1, source, tuple(slope.tolist()), fit)
 
 
-def fit_curve(curve: np.ndarray, *, fit_limit: float = 10.0) -> CurveFit:
+def fit_curve(curve: NDArray[Any], *, fit_limit: float = 10.0) -> CurveFit:
     r"""Fit :math:`a \tan(b\,t)` to the steps before the curve first exceeds ``fit_limit``.
 
     Args:
@@ -176,23 +178,23 @@ def fit_curve(curve: np.ndarray, *, fit_limit: float = 10.0) -> CurveFit:
     return CurveFit(fit.a, fit.b, r_squared, n_points)
 
 
-def _percent(curve: np.ndarray) -> np.ndarray:
+def _percent(curve: NDArray[Any]) -> NDArray[Any]:
     return np.arange(1, curve.size + 1, dtype=np.float64) * (100 / curve.size)
 
 
-def _determination(observed: np.ndarray, fitted: np.ndarray) -> float:
+def _determination(observed: NDArray[Any], fitted: NDArray[Any]) -> float:
     total = np.square(observed - observed.mean()).sum()
     residual = np.square(observed - fitted).sum()
     return float(1 - residual / total) if total > 0 and np.isfinite(residual) else float("nan")
 
 
-def _difference_slope(curve: np.ndarray) -> np.ndarray:
+def _difference_slope(curve: NDArray[Any]) -> NDArray[Any]:
     difference = np.diff(curve, prepend=0.0) * (curve.size / 100)
     ones = np.ones(SMOOTHING_WINDOW)
     half = SMOOTHING_WINDOW // 2
     padded_sum = np.convolve(difference, ones)[half : half + curve.size]
     count = np.convolve(np.ones(curve.size), ones)[half : half + curve.size]
-    return padded_sum / count
+    return np.asarray(padded_sum / count)
 
 
 def _without_threshold(

@@ -243,7 +243,8 @@ def _explained(
     away = (values - known_means[:, None]) / known_sds[:, None]
     joint = power * torch.exp(-0.5 * away.square()) / (known_sds[:, None] * (2 * torch.pi) ** 0.5)
     total = joint.sum(dim=0)
-    return (joint + settings.outlier * power) / (total + settings.outlier)
+    shares: torch.Tensor = (joint + settings.outlier * power) / (total + settings.outlier)
+    return shares
 
 
 def _mixture(shares: torch.Tensor, means: torch.Tensor, sds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
