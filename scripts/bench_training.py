@@ -1,12 +1,12 @@
 """Samples per second of the bundle's training recipe beside the reference's, and where the time of a step goes.
 
     python scripts/bench_training.py SCANS OUT [--brain-masks FOLDER] [--split-file FILE] [--steps 10] [--full]
-    python scripts/bench_training.py PACKED OUT --packed [--split-file FILE] [--steps 10]
+    python scripts/bench_training.py PREPARED OUT --prepared [--split-file FILE] [--steps 10]
 
 Every recipe runs through its own config: the cache is filled first, then each part of a step is timed by itself. The
 reference's recipe is run at the bundle's grid and widths; with ``--full`` as published, at 1 mm and full width, too.
-With ``--packed`` scans come from scripts/pack_scans.py, lie on the device, and whole batches are drawn at once
-(configs/packed.json; here none ahead, so that each part has a time of its own).
+With ``--prepared`` scans come from scripts/prepare_scans.py, lie on the device, and whole batches are drawn at once
+(configs/prepared.json; here none ahead, so that each part has a time of its own).
 OUT/training.json keeps the figures; with ``--write`` the table goes into docs/how-to/train.md between its markers.
 """
 
@@ -33,8 +33,8 @@ from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.frequency import HighFrequencyd
 from itermask3d.method.masking import RandMaskd
 from itermask3d.simulation.synthetic_anomalies import RandSyntheticAnomalyd
-from itermask3d.training.batches import DrawnBatches
-from itermask3d.training.packed import PackedDataset
+from itermask3d.training.batches import DeviceBatches
+from itermask3d.training.prepared import PreparedDataset
 from monai.bundle import ConfigWorkflow
 from monai.data import list_data_collate
 from monai.transforms import RandomizableTrait, Transform
@@ -71,7 +71,7 @@ def main() -> None:
     path = output / "training.json"
     measured: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     for name in list(RECIPES)[: 3 if arguments.full else 2]:
-        overlays = (*RECIPES[name], "packed.json") if arguments.packed else RECIPES[name]
+        overlays = (*RECIPES[name], "prepared.json") if arguments.prepared else RECIPES[name]
         try:
             with bare_scan_errors():
                 measured[name] = measure(overlays, arguments, output)
@@ -90,7 +90,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("scans", help="normal scans: a folder or a list")
     parser.add_argument("output")
-    parser.add_argument("--packed", action="store_true", help="the scans are those of scripts/pack_scans.py")
+    parser.add_argument("--prepared", action="store_true", help="the scans are those of scripts/prepare_scans.py")
     parser.add_argument("--brain-masks", help="folder with a brain mask of the same file name for every scan")
     parser.add_argument("--split-file", help="JSON of cases by subset (default: a split by name)")
     parser.add_argument("--steps", type=int, default=10, help="steps that are timed, after two that are not")
@@ -156,8 +156,8 @@ def measure(overlays: tuple[str, ...], arguments: argparse.Namespace, output: Pa
 def parsed(overlays: tuple[str, ...], arguments: argparse.Namespace, output: Path) -> Any:
     """The config of a recipe, with a cache that all of one grid share."""
     files = [f"{BUNDLE_ROOT}/configs/train.json", *(str(ROOT / "configs" / name) for name in overlays)]
-    # Preparing is no part of a step: scans packed for one recipe serve both.
-    packed = {f"{part}::dataset::bias_correction": None for part in ("train", "validate")} if arguments.packed else {}
+    # Preparing is no part of a step: scans prepared for one recipe serve both.
+    either = {f"{part}::dataset::bias_correction": None for part in ("train", "validate")} if arguments.prepared else {}
     workflow = ConfigWorkflow(
         files,
         workflow_type="train",
@@ -167,7 +167,7 @@ def parsed(overlays: tuple[str, ...], arguments: argparse.Namespace, output: Pat
         split_file=arguments.split_file,
         output_dir=str(output / "run"),
         cache_dir=str(output / "cache"),
-        **packed,
+        **either,
         **json.loads(arguments.override),
     )
     set_determinism(0)
@@ -197,13 +197,13 @@ class Clock:
 
 def cached(dataset: Any, index: int) -> Any:
     """A scan as the random transforms begin with it."""
-    return dataset.prepared(index) if isinstance(dataset, PackedDataset) else dataset._cachecheck(dataset.data[index])
+    return dataset.prepared(index) if isinstance(dataset, PreparedDataset) else dataset._cachecheck(dataset.data[index])
 
 
 def drawn_batch(parser: Any, dataset: Any, indices: list[int], clock: Clock) -> Callable[[], Any]:
     """A batch of these scans, drawn at once on the device or put together of samples."""
     loader = parser.get_parsed_content("train::dataloader")
-    if isinstance(loader, DrawnBatches):
+    if isinstance(loader, DeviceBatches):
         batch = clock("drawn at once", lambda: loader.draw(indices))
         return lambda: batch
     samples = [drawn(dataset, index, clock) for index in indices]

@@ -37,7 +37,7 @@ from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE, versions
 from itermask3d.preprocessing.normalise import RobustNormalized
 from itermask3d.simulation.lesion_plan import SIMULATORS, Donor, PlannedLesion, plan_lesions, simulate
-from itermask3d.simulation.lesion_shapes import LesionShape, pack_shapes, read_shapes, unpack_shapes
+from itermask3d.simulation.lesion_shapes import LesionShape, load_shapes, read_shapes, save_shapes
 from tqdm import tqdm
 
 SITES = {
@@ -169,8 +169,8 @@ class Bench:
         path = self.cache / "shapes.npz"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            pack_shapes(read_shapes([self.data / folder for folder in SHAPES]), path)
-        return unpack_shapes(path)
+            save_shapes(read_shapes([self.data / folder for folder in SHAPES]), path)
+        return load_shapes(path)
 
     @cached_property
     def code(self) -> dict[str, str]:

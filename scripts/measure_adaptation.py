@@ -32,7 +32,7 @@ from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.preprocessing.normalise import RobustNormalized
 from itermask3d.simulation.lesion_plan import PlannedLesion, plan_lesions, simulate
 from itermask3d.simulation.virtual_scanners import VIRTUAL_SCANNERS, show_with
-from itermask3d.training.packed import pack
+from itermask3d.training.prepared import save_prepared
 from itermask3d.workflows.site.adaptation_page import measured_page
 from itermask3d.workflows.site.base_model import BaseModel
 from itermask3d.workflows.site.crossfit import folds_of
@@ -141,13 +141,15 @@ class Site:
         arrays = kept(path, json.loads(json.dumps(key)), lambda: self._prepare(item))
         return {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in ("image", "brain_mask")}
 
-    def packed(self, item: Mapping[str, Any]) -> dict[str, str]:
+    def kept(self, item: Mapping[str, Any]) -> dict[str, str]:
         """A scan as training takes it."""
-        path = self.cache / "packed" / f"{item['case']}.npz"
+        path = self.cache / "prepared" / f"{item['case']}.npz"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            pack(self.prepared(item), path, spacing_mm=float(self.base.value("spacing_mm")), bias_correction="n4")
-        return {"packed": str(path), "case": item["case"], "site": self.name}
+            save_prepared(
+                self.prepared(item), path, spacing_mm=float(self.base.value("spacing_mm")), bias_correction="n4"
+            )
+        return {"prepared": str(path), "case": item["case"], "site": self.name}
 
     def lesioned(self, item: Mapping[str, Any], planned: PlannedLesion) -> dict[str, torch.Tensor]:
         """A prepared scan with a lesion, and its ``truth``."""
@@ -245,7 +247,7 @@ class Runs:
         folder = self.site.cache / "networks" / name
         if not (folder / "weights.pt").is_file():
             samples = told_progress(f"{self.site.name} {name}", self.tuning.samples(len(items)))
-            fine_tune(self.site.base, [self.site.packed(item) for item in items], folder, self.tuning, drawn=samples)
+            fine_tune(self.site.base, [self.site.kept(item) for item in items], folder, self.tuning, drawn=samples)
         return folder / "weights.pt"
 
     def see(self, weights: Path | None, scan: Mapping[str, torch.Tensor], case: str) -> dict[str, np.ndarray]:

@@ -97,8 +97,8 @@ def build(root: Path, output: Path) -> list[Path]:
     subprocess.run([sys.executable, str(root / "scripts" / "zoo.py"), str(output / "zoo")], check=True)
     version = versions(root)["pyproject.toml"]
     (wheel,) = output.glob(f"itermask3d-{version}-*.whl")
-    (packed,) = (output / "zoo").glob(f"*_v{version}.zip")
-    files = [wheel, packed]
+    (archive,) = (output / "zoo").glob(f"*_v{version}.zip")
+    files = [wheel, archive]
     sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
     (output / "SHA256SUMS").write_text(sums)
     notes = section((root / "CHANGELOG.md").read_text(encoding="utf-8"), version) or ""

@@ -1,7 +1,7 @@
-"""Train the tissue network on scans generated from packed label maps.
+"""Train the tissue network on scans generated from prepared label maps.
 
-    python scripts/pack_scans.py SCANS packed_maps --brain-masks masks --label-maps LABELS
-    python scripts/train_tissues.py packed_maps [more folders …] out/tissue
+    python scripts/prepare_scans.py SCANS prepared_maps --brain-masks masks --label-maps LABELS
+    python scripts/train_tissues.py prepared_maps [more folders …] out/tissue
 
 Writes <output>/tissue_prior.npy at once, the mean shares of the training's people, which bundle/models holds too. Then
 <output>/checkpoint.pt every few minutes, which a repeated call goes on from, and at the end <output>/model_tissue.pt,
@@ -23,7 +23,7 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.files.scans import ScanError
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
-from itermask3d.training.packed import PackedDataset, list_packed
+from itermask3d.training.prepared import PreparedDataset, list_prepared
 from itermask3d.training.tissue_training import TissueTraining, TissueTrainingSettings, save_tissue_weights
 from monai.bundle import ConfigParser
 from tqdm import tqdm
@@ -58,7 +58,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=RESEARCH_USE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("maps", nargs="+", type=Path, metavar="FOLDER", help="of scripts/pack_scans.py --label-maps")
+    parser.add_argument("maps", nargs="+", type=Path, metavar="FOLDER", help="of scripts/prepare_scans.py --label-maps")
     parser.add_argument("output", type=Path)
     parser.add_argument("--config", type=Path, default=ROOT / "configs/tissue.json")
     parser.add_argument("--split-file", type=Path, default=Path(BUNDLE_ROOT, "configs/split_t1_2mm.json"))
@@ -68,17 +68,17 @@ def parse() -> argparse.Namespace:
 
 
 def training_maps(folders: list[Path], split_file: Path) -> list[dict[str, Any]]:
-    """Packed maps of the training's people, and of people in no subset."""
+    """Prepared maps of the training's people, and of people in no subset."""
     split = json.loads(split_file.read_text())
     kept_back = {case for subset, cases in split.items() if subset != "train" for case in cases}
-    items = [item for folder in folders for item in list_packed(folder) if item["case"] not in kept_back]
+    items = [item for folder in folders for item in list_prepared(folder) if item["case"] not in kept_back]
     if not items:
         raise ScanError(f"'{folders[0]}' holds no tissue map outside the other subsets of '{split_file}'")
     return items
 
 
 def training_of(config: ConfigParser, items: list[dict[str, Any]], device: torch.device) -> TissueTraining:
-    maps = PackedDataset(
+    maps = PreparedDataset(
         items,
         device=device,
         volume="tissues",

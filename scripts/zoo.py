@@ -68,11 +68,11 @@ def write_zip(folder: Path, large: list[Path], bundle: Path, target: Path) -> No
     """Zip the folder under its own name with the large files in it, the same bytes for the same files."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     files |= {path.relative_to(bundle).as_posix(): path for path in large}
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for inside in sorted(files):
             entry = zipfile.ZipInfo(f"{folder.name}/{inside}", date_time=DATE)
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-            packed.writestr(entry, files[inside].read_bytes())
+            archive.writestr(entry, files[inside].read_bytes())
 
 
 def write_hugging_face(folder: Path, large: list[Path], bundle: Path, target: Path) -> None:
@@ -101,12 +101,12 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     version = json.loads((folder / "configs" / "metadata.json").read_text())["version"]
-    packed = arguments.output / f"{NAME}_v{version}.zip"
-    write_zip(folder, large, arguments.bundle, packed)
+    archive = arguments.output / f"{NAME}_v{version}.zip"
+    write_zip(folder, large, arguments.bundle, archive)
     write_hugging_face(folder, large, arguments.bundle, arguments.output / "huggingface" / NAME)
-    entry = {"checksum": hashlib.sha1(packed.read_bytes()).hexdigest(), "source": ""}
-    (arguments.output / "model_info.json").write_text(json.dumps({packed.stem: entry}, indent=2) + "\n")
-    print(f"{folder}\n{packed}: {packed.stat().st_size / 1e6:.1f} MB\n{arguments.output / 'huggingface' / NAME}")
+    entry = {"checksum": hashlib.sha1(archive.read_bytes()).hexdigest(), "source": ""}
+    (arguments.output / "model_info.json").write_text(json.dumps({archive.stem: entry}, indent=2) + "\n")
+    print(f"{folder}\n{archive}: {archive.stat().st_size / 1e6:.1f} MB\n{arguments.output / 'huggingface' / NAME}")
 
 
 if __name__ == "__main__":

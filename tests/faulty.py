@@ -279,7 +279,7 @@ def written(name: str, content: Callable[[], bytes]) -> Callable[[Path], Path]:
     return build
 
 
-def packed(content: bytes) -> bytes:
+def gzipped(content: bytes) -> bytes:
     return gzip.compress(content, mtime=0)
 
 

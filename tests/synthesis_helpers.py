@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from helpers import BRAIN_RADII_MM, CENTRE_MM, world_coordinates
-from itermask3d.simulation.generator.tissues import Tissue, pack, tissues_of
+from itermask3d.simulation.generator.tissues import Tissue, tissues_of, two_tissues
 
 SIDES = {"cortex": (101, 100), "white": (82, 81), "thalamus": (60, 59), "ventricle": (52, 51)}
 """Left and right label."""
@@ -50,4 +50,4 @@ def mixture_of(labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     tissues = tissues_of(labels, "dlmuse")
     shares = torch.stack([torch.from_numpy(tissues == tissue).float() for tissue in Tissue])
     shares[Tissue.BACKGROUND] = 0
-    return pack(shares), torch.from_numpy(labels > 0).float()[None]
+    return two_tissues(shares), torch.from_numpy(labels > 0).float()[None]

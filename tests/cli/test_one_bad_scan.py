@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from fast_bundle import write_fast_bundle
-from faulty import edit_header, nifti_bytes, packed
+from faulty import edit_header, gzipped, nifti_bytes
 from helpers import Phantom, head_phantom, run_command
 from itermask3d.files.locking import one_run
 from itermask3d.files.names import case_name
@@ -54,7 +54,7 @@ def test_odd_names_and_promises_of_gigabytes_cost_no_other_scan(segment, coarse,
         (folder / name).write_bytes(good.read_bytes())
     content = bytearray(nifti_bytes())
     edit_header(content, dim__1=1100, dim__2=1100, dim__3=1100)
-    (folder / "huge.nii.gz").write_bytes(packed(bytes(content)))
+    (folder / "huge.nii.gz").write_bytes(gzipped(bytes(content)))
     (folder / "hüge.nii.gz").write_bytes(b"")
     status, printed = segment(folder, output)
     assert status == 1

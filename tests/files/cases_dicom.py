@@ -94,10 +94,10 @@ def by_gdcm(compressor: str) -> Any:
                 writer.SetUseCompression(True)
                 writer.SetCompressor(compressor)
                 writer.Execute(sitk.GetImageFromArray(VALUES[:, :, index].T[None]))
-                packed = dcmread(f"{folder}/a.dcm")
-            assert packed.file_meta.TransferSyntaxUID.is_compressed
-            data.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
-            frame = next(iter(generate_pixel_data_frame(packed.PixelData, 1)))
+                compressed = dcmread(f"{folder}/a.dcm")
+            assert compressed.file_meta.TransferSyntaxUID.is_compressed
+            data.file_meta.TransferSyntaxUID = compressed.file_meta.TransferSyntaxUID
+            frame = next(iter(generate_pixel_data_frame(compressed.PixelData, 1)))
             data.PixelData = encapsulate([frame])
             data["PixelData"].is_undefined_length = True
 

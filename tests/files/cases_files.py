@@ -18,13 +18,13 @@ from faulty import (
     Case,
     edit_header,
     flipped,
+    gzipped,
     meta_bytes,
     meta_text,
     mgh_bytes,
     nifti_bytes,
     nrrd_bytes,
     nrrd_text,
-    packed,
     raw,
     written,
 )
@@ -43,7 +43,7 @@ def nifti(name: str = "scan.nii", **how: Any) -> Any:
 
 
 def zipped(change: Any = lambda content: content, **how: Any) -> Any:
-    return written("scan.nii.gz", lambda: change(packed(nifti_bytes(**how))))
+    return written("scan.nii.gz", lambda: change(gzipped(nifti_bytes(**how))))
 
 
 def pair(*names: str, kind: Any = nib.Nifti1Pair, keep: tuple[str, ...] = ()) -> Any:
@@ -115,7 +115,7 @@ def no_space(folder: Path) -> Path:
 def huge() -> bytes:
     content = bytearray(nifti_bytes())
     edit_header(content, dim__1=1100, dim__2=1100, dim__3=1100)
-    return packed(bytes(content))
+    return gzipped(bytes(content))
 
 
 LARGE = "1100 x 1100 x 1100 voxels, which need 5.0 GiB"
@@ -123,10 +123,10 @@ SPACINGS = {"space": None, "space_directions": None, "space_origin": None}
 NIFTI_CASES = [
     Case("nifti", nifti()),
     Case("nifti gz", zipped()),
-    Case("nifti upper case", written("SCAN.NII.GZ", lambda: packed(nifti_bytes()))),
-    Case("nifti gz under a plain name", written("scan.nii", lambda: packed(nifti_bytes()))),
+    Case("nifti upper case", written("SCAN.NII.GZ", lambda: gzipped(nifti_bytes()))),
+    Case("nifti gz under a plain name", written("scan.nii", lambda: gzipped(nifti_bytes()))),
     Case("nifti plain under a gz name", written("scan.nii.gz", nifti_bytes)),
-    Case("nifti gz in two members", zipped(lambda c: packed(nifti_bytes()[:700]) + packed(nifti_bytes()[700:]))),
+    Case("nifti gz in two members", zipped(lambda c: gzipped(nifti_bytes()[:700]) + gzipped(nifti_bytes()[700:]))),
     Case("nifti big endian", nifti(big_endian=True)),
     Case("nifti-2", nifti(kind=nib.Nifti2Image)),
     Case("nifti-2 big endian", nifti(kind=nib.Nifti2Image, big_endian=True)),
@@ -193,8 +193,8 @@ NIFTI_CASES = [
 
 MGH_CASES = [
     Case("mgh", written("scan.mgh", mgh_bytes)),
-    Case("mgz", written("scan.mgz", lambda: packed(mgh_bytes()))),
-    Case("mgz oblique", written("scan.mgz", lambda: packed(mgh_bytes(affine=OBLIQUE))), affine=OBLIQUE),
+    Case("mgz", written("scan.mgz", lambda: gzipped(mgh_bytes()))),
+    Case("mgz oblique", written("scan.mgz", lambda: gzipped(mgh_bytes(affine=OBLIQUE))), affine=OBLIQUE),
     Case("mgh with tags", written("scan.mgh", lambda: mgh_bytes() + b"\0\0\0\3" + b"history" * 400)),
     Case(
         "mgh without place",
@@ -203,8 +203,8 @@ MGH_CASES = [
         affine=np.array([[-1.0, 0, 0, 6], [0, 0, 1, -4.5], [0, -1, 0, 5], [0, 0, 0, 1]]),
     ),
     Case("mgh truncated", written("scan.mgh", lambda: mgh_bytes()[:1500]), "is truncated"),
-    Case("mgz truncated", written("scan.mgz", lambda: packed(mgh_bytes())[:-99]), "truncated"),
-    Case("mgz bit flipped", written("scan.mgz", lambda: flipped(packed(mgh_bytes()), 0.6)), "damaged|truncated"),
+    Case("mgz truncated", written("scan.mgz", lambda: gzipped(mgh_bytes())[:-99]), "truncated"),
+    Case("mgz bit flipped", written("scan.mgz", lambda: flipped(gzipped(mgh_bytes()), 0.6)), "damaged|truncated"),
     Case("mgh version", written("scan.mgh", lambda: mgh_edited(0, b"\0\0\0\2")), "MGH header of version 1"),
     Case("mgh type", written("scan.mgh", lambda: mgh_edited(20, b"\0\0\0\7")), "MGH's type 7"),
     Case("mgh of two", written("scan.mgh", lambda: mgh_edited(16, b"\0\0\0\2")), "holds 2 volumes"),
@@ -213,7 +213,7 @@ MGH_CASES = [
 
 NRRD_CASES = [
     Case("nrrd", nrrd()),
-    Case("nrrd gzip", nrrd(lambda: packed(raw()), encoding="gzip")),
+    Case("nrrd gzip", nrrd(lambda: gzipped(raw()), encoding="gzip")),
     Case("nrrd bzip2", nrrd(lambda: bz2.compress(raw()), encoding="bzip2")),
     Case("nrrd big endian", nrrd(lambda: raw(">i2"), endian="big")),
     Case("nrrd oblique", nrrd(affine=OBLIQUE), affine=OBLIQUE),
@@ -229,8 +229,8 @@ NRRD_CASES = [
     Case("nrrd no spacing", nrrd(**SPACINGS), "tells no voxel sizes"),
     Case("nrrd truncated", nrrd(lambda: raw()[:-10]), "is truncated: 10 of"),
     Case("nrrd too long", nrrd(lambda: raw() + b"\1" * 10), "holds more than"),
-    Case("nrrd gzip truncated", nrrd(lambda: packed(raw())[:-99], encoding="gzip"), "truncated"),
-    Case("nrrd gzip bit flipped", nrrd(lambda: flipped(packed(raw()), 0.4), encoding="gzip"), "damaged"),
+    Case("nrrd gzip truncated", nrrd(lambda: gzipped(raw())[:-99], encoding="gzip"), "truncated"),
+    Case("nrrd gzip bit flipped", nrrd(lambda: flipped(gzipped(raw()), 0.4), encoding="gzip"), "damaged"),
     Case("nrrd bzip2 bit flipped", nrrd(lambda: flipped(bz2.compress(raw()), 0.4), encoding="bzip2"), "damaged"),
     Case("nrrd detached truncated", beside("scan.nhdr", lambda: nrrd_text(data_file="scan.raw"), "scan.raw",
                                           lambda: raw()[:-1]), "is truncated: 1 of"),

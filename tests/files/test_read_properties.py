@@ -18,12 +18,12 @@ from faulty import (
     brighter,
     decimals,
     enhanced,
+    gzipped,
     meta_bytes,
     mgh_bytes,
     mr_slices,
     nifti_bytes,
     nrrd_bytes,
-    packed,
     require_phantom,
     save,
 )
@@ -70,7 +70,7 @@ def test_nifti_lies_where_nibabel_places_it(
     content = nifti_bytes(affine=sform, qform=qform, codes=codes, big_endian=big_endian, kind=kind)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / ("scan.nii.gz" if compressed else "scan.nii")
-        file.write_bytes(packed(content) if compressed else content)
+        file.write_bytes(gzipped(content) if compressed else content)
         volume, expected = read_volume(file), nib.load(file)
         np.testing.assert_array_equal(volume.affine, expected.affine)
         np.testing.assert_array_equal(volume.voxels, expected.get_fdata(dtype=np.float32))
@@ -241,6 +241,6 @@ def whole_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         "scan.nrrd": nrrd_bytes(),
         "scan.mha": meta_bytes(),
         "scan.mgh": mgh_bytes(),
-        "scan.nii.gz": packed(nifti_bytes()),
+        "scan.nii.gz": gzipped(nifti_bytes()),
         "enhanced.dcm": (folder / "0000.dcm").read_bytes(),
     }

@@ -95,7 +95,7 @@ def test_enhanced_image_is_read_as_itk_does(tmp_path: Path) -> None:
     require_as_itk(read_volume(folder), folder / "0000.dcm")
 
 
-@pytest.mark.parametrize("name", ["scan.nrrd", "scan.mha", "packed.nrrd", "packed.mha", "scan.mhd"])
+@pytest.mark.parametrize("name", ["scan.nrrd", "scan.mha", "compressed.nrrd", "compressed.mha", "scan.mhd"])
 def test_itk_writes_what_is_read(tmp_path: Path, name: str) -> None:
     image = sitk.GetImageFromArray(VALUES.T)
     lps = TO_LPS @ OBLIQUE
@@ -103,7 +103,7 @@ def test_itk_writes_what_is_read(tmp_path: Path, name: str) -> None:
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    sitk.WriteImage(image, str(tmp_path / name), useCompression=name.startswith("packed"))
+    sitk.WriteImage(image, str(tmp_path / name), useCompression=name.startswith("compressed"))
     volume = read_volume(tmp_path / name)
     np.testing.assert_allclose(volume.affine, OBLIQUE, atol=1e-5)
     np.testing.assert_array_equal(volume.voxels, VALUES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from faulty import again, brighter, decimals, meta_text, mr_slices, nifti_bytes, nrrd_text, packed, save
+from faulty import again, brighter, decimals, gzipped, meta_text, mr_slices, nifti_bytes, nrrd_text, save
 from helpers import axes_of, rotation, world_coordinates
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -58,7 +58,7 @@ def as_nifti(draw: Any, values: np.ndarray, affine: np.ndarray, folder: Path) ->
     elsewhere = affine if codes[0] == 0 else draw(affines(shear=False))
     content = nifti_bytes(values, affine, codes=codes, qform=elsewhere, kind=kind, big_endian=draw(st.booleans()))
     path = folder / ("scan.nii.gz" if draw(st.booleans()) else "scan.nii")
-    path.write_bytes(packed(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzipped(content) if path.suffix == ".gz" else content)
     return path
 
 

@@ -19,7 +19,7 @@ from itermask3d.files.scans import ScanError
 from itermask3d.inference.results import RESEARCH_USE, write_result
 from itermask3d.method.detection import Outcome
 from itermask3d.reports.data import read_finished
-from itermask3d.reports.images import focus, pack, show
+from itermask3d.reports.images import embedded, focus, show
 from itermask3d.reports.scan_report import report_schema, write_scan_report
 from markupsafe import escape
 from report_helpers import finished_scan
@@ -263,16 +263,16 @@ def test_relative_path_of_a_scan_is_refused(phantom: Phantom, tmp_path: Path, mo
         write_scan_report(folder)
 
 
-def unpack(text: str, shape: list[int]) -> np.ndarray:
+def inflated(text: str, shape: list[int]) -> np.ndarray:
     flat = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
     return np.cumsum(flat, dtype=np.uint8).reshape(shape, order="F")
 
 
 def test_packed_volumes_come_back(phantom: Phantom, tmp_path: Path) -> None:
     result = read_finished(finished_scan(phantom, tmp_path)).result
-    packed, shown = pack(result), show(result)
+    viewer, shown = embedded(result), show(result)
     for name, volume in shown.volumes.items():
-        np.testing.assert_array_equal(unpack(packed["volumes"][name], packed["shape"]), volume)
+        np.testing.assert_array_equal(inflated(viewer["volumes"][name], viewer["shape"]), volume)
     voxels = np.argwhere(shown.volumes["mask"])
     assert len(voxels) == phantom.label.sum()
     source = nib.affines.apply_affine(np.linalg.inv(phantom.affine) @ shown.affine, voxels)
@@ -282,11 +282,11 @@ def test_packed_volumes_come_back(phantom: Phantom, tmp_path: Path) -> None:
 
 def test_small_budget_makes_it_coarser_and_loses_no_region(phantom: Phantom, tmp_path: Path) -> None:
     result = read_finished(finished_scan(phantom, tmp_path)).result
-    packed = pack(result, budget_bytes=60_000)
-    assert packed["coarser"]
-    assert sum(map(len, packed["volumes"].values())) <= 60_000
-    mask = unpack(packed["volumes"]["mask"], packed["shape"])
-    volume = mask.sum() * abs(np.linalg.det(np.asarray(packed["affine"])[:3, :3]))
+    viewer = embedded(result, budget_bytes=60_000)
+    assert viewer["coarser"]
+    assert sum(map(len, viewer["volumes"].values())) <= 60_000
+    mask = inflated(viewer["volumes"]["mask"], viewer["shape"])
+    volume = mask.sum() * abs(np.linalg.det(np.asarray(viewer["affine"])[:3, :3]))
     assert volume == pytest.approx(phantom.label.sum() * 8, rel=0.5)
 
 

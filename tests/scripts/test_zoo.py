@@ -80,9 +80,9 @@ def test_the_network_takes_and_gives_what_the_metadata_say(folder, monkeypatch):
 
 
 def test_the_zip_holds_the_folder_and_its_bytes_depend_on_the_files_alone(script, zoo, folder, tmp_path):
-    (packed,) = zoo.glob("*.zip")
-    assert packed.name == f"{folder.name}_v{json.loads((folder / 'configs/metadata.json').read_text())['version']}.zip"
-    with zipfile.ZipFile(packed) as archive:
+    (archive,) = zoo.glob("*.zip")
+    assert archive.name == f"{folder.name}_v{json.loads((folder / 'configs/metadata.json').read_text())['version']}.zip"
+    with zipfile.ZipFile(archive) as archive:
         inside = {name.partition("/")[2] for name in archive.namelist()}
         assert all(name.startswith(f"{folder.name}/") for name in archive.namelist())
     assert inside == {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -92,7 +92,7 @@ def test_the_zip_holds_the_folder_and_its_bytes_depend_on_the_files_alone(script
         script.write_zip(small, [], small, tmp_path / name)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     (entry,) = json.loads((zoo / "model_info.json").read_text()).values()
-    assert entry["checksum"] == hashlib.sha1(packed.read_bytes()).hexdigest()
+    assert entry["checksum"] == hashlib.sha1(archive.read_bytes()).hexdigest()
 
 
 def test_the_hugging_face_form_opens_with_a_card_whose_links_lead_somewhere(script, zoo):

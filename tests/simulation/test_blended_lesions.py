@@ -22,11 +22,11 @@ from itermask3d.simulation.lesion_shapes import (
     LesionShape,
     Pose,
     fitting_centres,
-    pack_shapes,
+    load_shapes,
     posed_to_volume,
     read_shapes,
     render,
-    unpack_shapes,
+    save_shapes,
 )
 
 SPACING = (2.0, 2.0, 2.0)
@@ -192,7 +192,7 @@ def test_a_region_without_surroundings_is_left_alone():
     np.testing.assert_array_equal(harmonic_continuation(image, brain, brain), image)
 
 
-def test_shapes_are_read_from_files_and_come_back_packed(tmp_path):
+def test_shapes_are_read_from_files_and_come_back_saved(tmp_path):
     mask = np.zeros((20, 20, 20), dtype=np.uint8)
     mask[3:9, 4:8, 5:15] = 1
     for name, array in (("one", mask), ("empty", 0 * mask)):
@@ -200,8 +200,8 @@ def test_shapes_are_read_from_files_and_come_back_packed(tmp_path):
     shapes = read_shapes([tmp_path])
     assert list(shapes) == ["one.nii.gz"]
     assert shapes["one.nii.gz"].volume_ml == pytest.approx(0.24)
-    pack_shapes(shapes, tmp_path / "shapes.npz")
-    again = unpack_shapes(tmp_path / "shapes.npz")["one.nii.gz"]
+    save_shapes(shapes, tmp_path / "shapes.npz")
+    again = load_shapes(tmp_path / "shapes.npz")["one.nii.gz"]
     np.testing.assert_array_equal(again.mask, shapes["one.nii.gz"].mask)
     assert again.spacing_mm == (1.0, 1.0, 1.0)
     with pytest.raises(ScanError, match="no lesion shape"):

@@ -7,7 +7,15 @@ import pytest
 import torch
 from helpers import ball
 from itermask3d.files.scans import ScanError
-from itermask3d.simulation.generator.tissues import SCHEMES, Tissue, brain_of, guess_scheme, pack, refine, tissues_of
+from itermask3d.simulation.generator.tissues import (
+    SCHEMES,
+    Tissue,
+    brain_of,
+    guess_scheme,
+    refine,
+    tissues_of,
+    two_tissues,
+)
 from synthesis_helpers import SIDES, label_phantom, mixture_of, t1_phantom
 
 LEFT_RIGHT = {
@@ -79,7 +87,7 @@ def test_brain_mask_closes_sulci_and_fills_ventricles():
 def test_the_two_largest_shares_are_kept():
     shares = torch.zeros(len(Tissue), 1, 1, 2)
     shares[[1, 2, 7], 0, 0, 0] = torch.tensor([0.3, 0.6, 0.1])
-    first, second, share = pack(shares)
+    first, second, share = two_tissues(shares)
     assert (first[0, 0, 0], second[0, 0, 0]) == (2, 1)
     assert share[0, 0, 0] == pytest.approx(0.6 / 0.9)
     assert (first[0, 0, 1], second[0, 0, 1], share[0, 0, 1]) == (0, 0, 1)

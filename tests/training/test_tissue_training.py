@@ -11,7 +11,7 @@ from itermask3d.method.tissue_network import CLASSES
 from itermask3d.simulation.generator.synthesis import Ingredients
 from itermask3d.simulation.generator.tissues import Tissue
 from itermask3d.simulation.synthetic_anomalies import SyntheticAnomalies
-from itermask3d.training.packed import PackedDataset, list_packed, pack
+from itermask3d.training.prepared import PreparedDataset, list_prepared, save_prepared
 from itermask3d.training.tissue_samples import CLASS_OF, TissueLoss, TissueSamples, class_shares
 from itermask3d.training.tissue_training import TissueTraining, TissueTrainingSettings, mean_shares
 from monai.transforms import ResizeWithPadOrCrop
@@ -25,21 +25,21 @@ NOTHING = SyntheticAnomalies(probability=0)
 
 @pytest.fixture(scope="module")
 def maps(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("packed")
+    folder = tmp_path_factory.mktemp("prepared")
     mixture, brain = (ResizeWithPadOrCrop(GRID)(part) for part in mixture_of(label_phantom()[0]))
     for case in ("one", "two", "three"):
-        pack({"tissues": mixture, "brain_mask": brain}, folder / f"{case}.npz", spacing_mm=4.0)
+        save_prepared({"tissues": mixture, "brain_mask": brain}, folder / f"{case}.npz", spacing_mm=4.0)
     return folder
 
 
 def prepared(maps: Path) -> dict:
-    return PackedDataset(list_packed(maps)).prepared(0)
+    return PreparedDataset(list_prepared(maps)).prepared(0)
 
 
 def training(maps: Path, steps: int = 4) -> TissueTraining:
     samples = TissueSamples(STILL, SyntheticAnomalies(probability=1), spacing_mm=4.0)
     settings = TissueTrainingSettings(steps=steps, seed=3)
-    return TissueTraining(PackedDataset(list_packed(maps)), samples, settings, channels=CHANNELS)
+    return TissueTraining(PreparedDataset(list_prepared(maps)), samples, settings, channels=CHANNELS)
 
 
 def test_every_tissue_has_a_class_and_every_class_a_tissue():
@@ -89,7 +89,7 @@ def test_the_loss_is_least_for_the_right_shares():
 
 
 def test_the_prior_is_symmetric_and_sums_to_one(maps):
-    mean = mean_shares(PackedDataset(list_packed(maps)))
+    mean = mean_shares(PreparedDataset(list_prepared(maps)))
     assert torch.allclose(mean.sum(dim=0), torch.ones(mean.shape[1:]), atol=1e-4)
     assert torch.equal(mean, mean.flip(1))
     assert torch.equal(training(maps).network.prior, mean)

@@ -12,8 +12,8 @@ from itermask3d.preprocessing.normalise import RobustNormalized
 from itermask3d.simulation.acquisition import AcquisitionRanges
 from itermask3d.simulation.deformation import DeformationRanges
 from itermask3d.simulation.mask_change import MaskRanges
-from itermask3d.training.batches import DrawnBatches
-from itermask3d.training.packed import PackedDataset, list_packed, pack
+from itermask3d.training.batches import DeviceBatches
+from itermask3d.training.prepared import PreparedDataset, list_prepared, save_prepared
 from itermask3d.training.transforms import sample_transforms
 from itermask3d.training.variation import RandVaryd, Variation
 
@@ -30,13 +30,13 @@ def scan(seed: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+def scans(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     """Four scans of one site, one of another."""
     folder = tmp_path_factory.mktemp("sites")
     for index, site in enumerate("aaaab"):
         (folder / site).mkdir(exist_ok=True)
-        pack(scan(index), folder / site / f"case{index}.npz", spacing_mm=6.0)
-    return PackedDataset(list_packed(folder))
+        save_prepared(scan(index), folder / site / f"case{index}.npz", spacing_mm=6.0)
+    return PreparedDataset(list_prepared(folder))
 
 
 def test_nothing_drawn_leaves_a_sample_as_it_is() -> None:
@@ -61,9 +61,9 @@ def test_samples_of_varied_scans_are_normalised() -> None:
     assert float(inside.quantile(0.75) - inside.quantile(0.25)) == pytest.approx(1.349, abs=1e-2)
 
 
-def test_varied_batches_are_finite_and_follow_their_seed(scans: PackedDataset) -> None:
+def test_varied_batches_are_finite_and_follow_their_seed(scans: PreparedDataset) -> None:
     drawn = [
-        list(DrawnBatches(scans, 2, spacing_mm=6.0, variation=ALWAYS).set_random_state(seed)) for seed in (7, 7, 8)
+        list(DeviceBatches(scans, 2, spacing_mm=6.0, variation=ALWAYS).set_random_state(seed)) for seed in (7, 7, 8)
     ]
     for once, again, other in zip(*drawn, strict=True):
         assert all(torch.isfinite(volume.float()).all() for volume in once.values())
@@ -71,8 +71,8 @@ def test_varied_batches_are_finite_and_follow_their_seed(scans: PackedDataset) -
         assert not torch.equal(once["image"], other["image"])
 
 
-def test_sites_are_drawn_as_often_as_each_other(scans: PackedDataset) -> None:
-    batches = DrawnBatches(scans, 1, repeats=40, evenly_by_site=True).set_random_state(1)
+def test_sites_are_drawn_as_often_as_each_other(scans: PreparedDataset) -> None:
+    batches = DeviceBatches(scans, 1, repeats=40, evenly_by_site=True).set_random_state(1)
     drawn = Counter(scans.data[index]["site"] for index in batches._order()[: len(batches)])
     assert drawn.total() == 200
     assert abs(drawn["a"] - drawn["b"]) < 10

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from itermask3d.inference.results import ScanResult
 
-__all__ = ["PLANES", "Shown", "comparison", "focus", "mosaic", "pack", "show"]
+__all__ = ["PLANES", "Shown", "comparison", "embedded", "focus", "mosaic", "show"]
 
 PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 MARGIN_MM = 15.0
@@ -93,7 +93,7 @@ def show(result: ScanResult, *, spacing_mm: float = FINEST_MM) -> Shown:
     )
 
 
-def pack(result: ScanResult, *, budget_bytes: int = BUDGET_BYTES) -> dict[str, Any]:
+def embedded(result: ScanResult, *, budget_bytes: int = BUDGET_BYTES) -> dict[str, Any]:
     """Volumes for the page's viewer, as plain values, coarser where they would not fit.
 
     Each volume is stored with its first axis running fastest, as differences from voxel to voxel (modulo 256), deflated
@@ -102,8 +102,8 @@ def pack(result: ScanResult, *, budget_bytes: int = BUDGET_BYTES) -> dict[str, A
     spacing = FINEST_MM
     while True:
         shown = show(result, spacing_mm=spacing)
-        packed = {name: _pack_one(volume) for name, volume in shown.volumes.items()}
-        size = sum(map(len, packed.values()))
+        volumes = {name: _compressed(volume) for name, volume in shown.volumes.items()}
+        size = sum(map(len, volumes.values()))
         if size <= budget_bytes or min(shown.volumes["scan"].shape) < 16:
             break
         spacing = max(spacing, min(shown.spacing_mm)) * max(1.05, (size / budget_bytes) ** (1 / 3) * 1.02)
@@ -114,7 +114,7 @@ def pack(result: ScanResult, *, budget_bytes: int = BUDGET_BYTES) -> dict[str, A
         "window": list(shown.window),
         "top_error": shown.top_error,
         "coarser": shown.coarser,
-        "volumes": packed,
+        "volumes": volumes,
     }
 
 
@@ -185,7 +185,7 @@ def _to_bytes(volume: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.asarray(np.clip(np.round(scaled), 0, 255), dtype=np.uint8)
 
 
-def _pack_one(volume: np.ndarray) -> str:
+def _compressed(volume: np.ndarray) -> str:
     flat = volume.ravel(order="F")
     differences = np.diff(flat, prepend=np.uint8(0))
     return base64.b64encode(zlib.compress(differences.tobytes(), 7)).decode()

@@ -16,7 +16,7 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import REPORT_FILES
 from itermask3d.reports.data import FinishedScan, read_finished, report_data
-from itermask3d.reports.images import comparison, focus, mosaic, pack, show
+from itermask3d.reports.images import comparison, embedded, focus, mosaic, show
 from itermask3d.reports.plots import curve_drawing, normal_scores, score_drawing
 
 __all__ = ["render_report", "report_schema", "write_scan_report"]
@@ -56,7 +56,7 @@ def render_report(finished: FinishedScan, data: dict[str, Any]) -> str:
         data: from :func:`itermask3d.reports.data.report_data`.
     """
     still = show(finished.result, spacing_mm=_STILL_MM)
-    viewer = pack(finished.result)
+    viewer = embedded(finished.result)
     normal = normal_scores(data["provenance"]["settings"], Path(BUNDLE_ROOT) / "models" / "calibration.json")
     script = _text("report.js")
     return (

@@ -18,12 +18,12 @@ __all__ = [
     "LesionShape",
     "Pose",
     "fitting_centres",
-    "pack_shapes",
+    "load_shapes",
     "posed_to_volume",
     "read_shapes",
     "render",
+    "save_shapes",
     "share_under",
-    "unpack_shapes",
 ]
 
 SUPERSAMPLING = 3
@@ -96,7 +96,7 @@ def read_shapes(folders: Sequence[str | Path]) -> dict[str, LesionShape]:
     return shapes
 
 
-def pack_shapes(shapes: Mapping[str, LesionShape], path: str | Path) -> None:
+def save_shapes(shapes: Mapping[str, LesionShape], path: str | Path) -> None:
     """Write shapes into one small file, which is read in a moment."""
     arrays = {name: shape.mask for name, shape in shapes.items()}
     spacings = np.array([shape.spacing_mm for shape in shapes.values()])
@@ -104,8 +104,8 @@ def pack_shapes(shapes: Mapping[str, LesionShape], path: str | Path) -> None:
         np.savez_compressed(partial, names=np.array(list(shapes)), spacings=spacings, **arrays)
 
 
-def unpack_shapes(path: str | Path) -> dict[str, LesionShape]:
-    """Read what :func:`pack_shapes` wrote."""
+def load_shapes(path: str | Path) -> dict[str, LesionShape]:
+    """Read what :func:`save_shapes` wrote."""
     with np.load(path) as found:
         return {
             str(name): LesionShape(str(name), found[str(name)], (float(a), float(b), float(c)))

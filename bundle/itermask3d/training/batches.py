@@ -22,13 +22,13 @@ from itermask3d.preprocessing.normalise import robust_normalised
 from itermask3d.simulation.generator.synthesis import Ingredients, SynthesizeBraind
 from itermask3d.simulation.synthetic_anomalies import RandSyntheticAnomalyd, SyntheticAnomalies
 from itermask3d.training.augmentation import Augmentation
-from itermask3d.training.packed import PackedDataset
+from itermask3d.training.prepared import PreparedDataset
 from itermask3d.training.variation import Variation
 
-__all__ = ["DrawnBatches"]
+__all__ = ["DeviceBatches"]
 
 
-class DrawnBatches(Randomizable):
+class DeviceBatches(Randomizable):
     """An endless supply of training batches in epochs, in place of a data loader.
 
     Each epoch goes through the scans once in random order, ``repeats`` times. A batch is what a data loader makes of
@@ -43,12 +43,12 @@ class DrawnBatches(Randomizable):
         repeats: times that an epoch goes through the scans.
         generated, ingredients, generated_share: prepared label maps, what scans are made from them with, and the share
             of samples that give way to one.
-        ahead: batches drawn while the network learns, in a thread of their own; 0 draws each when it is asked for. On
-            a CPU both would share the same cores, so there it is always 0.
+        prefetch: batches drawn while the network learns, in a thread of their own; 0 draws each when it is asked for.
+            On a CPU both would share the same cores, so there it is always 0.
         augment: change real scans by :class:`itermask3d.training.augmentation.Augmentation`; generated ones have
             changes of their own.
         variation: of head, brain mask and acquisition, in place of the changes of contrast; ``None`` varies nothing.
-        evenly_by_site: draw from each site, the folder of a packed scan, as often as from any other.
+        evenly_by_site: draw from each site, the folder of a prepared scan, as often as from any other.
 
     Raises:
         ValueError: if there are fewer scans than a batch holds.
@@ -56,7 +56,7 @@ class DrawnBatches(Randomizable):
 
     def __init__(
         self,
-        scans: PackedDataset,
+        scans: PreparedDataset,
         batch_size: int,
         *,
         spacing_mm: float = 2.0,
@@ -64,10 +64,10 @@ class DrawnBatches(Randomizable):
         mixture: MaskMixture | None = None,
         synthetic_anomalies: SyntheticAnomalies | None = None,
         repeats: int = 1,
-        generated: PackedDataset | None = None,
+        generated: PreparedDataset | None = None,
         ingredients: Ingredients | None = None,
         generated_share: float = 0.0,
-        ahead: int = 2,
+        prefetch: int = 2,
         augment: bool = True,
         variation: Variation | None = None,
         evenly_by_site: bool = False,
@@ -89,14 +89,14 @@ class DrawnBatches(Randomizable):
             else None
         )
         self._synthesize = SynthesizeBraind("tissues", spacing_mm, ingredients) if ingredients else None
-        self.ahead = ahead if scans.device.type == "cuda" else 0
+        self.prefetch = prefetch if scans.device.type == "cuda" else 0
         # One stream for all epochs: what is allocated on a stream is kept for it.
-        self._stream = torch.cuda.Stream(scans.device) if self.ahead else None
+        self._stream = torch.cuda.Stream(scans.device) if self.prefetch else None
 
     def __len__(self) -> int:
         return len(self.scans) * self.repeats // self.batch_size
 
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> DrawnBatches:
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> DeviceBatches:
         """Seed the order, and all that is drawn."""
         super().set_random_state(seed=seed, state=state)
         for part in (self._alter, self._synthesize):
@@ -108,7 +108,7 @@ class DrawnBatches(Randomizable):
         order = self._order()
         batches = order[: len(self) * self.batch_size].reshape(len(self), self.batch_size).tolist()
         drawn = (self.draw(indices) for indices in batches)
-        return drawn if self._stream is None else _drawn_ahead(drawn, self._stream, self.ahead)
+        return drawn if self._stream is None else _prefetched(drawn, self._stream, self.prefetch)
 
     def _order(self) -> np.ndarray:
         """Scans of an epoch in random order: each as often as any other, or each site as often as any other."""
@@ -166,11 +166,11 @@ class DrawnBatches(Randomizable):
             yield robust_normalised(image, brain > 0.5)[0], brain > 0.5
 
 
-def _drawn_ahead(
-    batches: Iterator[dict[str, torch.Tensor]], stream: torch.cuda.Stream, ahead: int
+def _prefetched(
+    batches: Iterator[dict[str, torch.Tensor]], stream: torch.cuda.Stream, prefetch: int
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Draw in a thread and on a stream of its own, so that neither waits for the network nor the network for them."""
-    waiting: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+    waiting: queue.Queue[Any] = queue.Queue(maxsize=prefetch)
     stopped = threading.Event()
     device = stream.device
 

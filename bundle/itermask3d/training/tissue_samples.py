@@ -72,7 +72,7 @@ class TissueSamples:
 
         Args:
             prepared: ``tissues`` ``(3, D, H, W)`` and ``brain_mask`` ``(1, D, H, W)``, see
-                :mod:`itermask3d.training.packed`.
+                :mod:`itermask3d.training.prepared`.
             rng: its state advances; nothing else is touched.
         """
         recipe = draw_recipe(self.ingredients, rng)
@@ -96,7 +96,7 @@ def class_shares(mixture: torch.Tensor) -> torch.Tensor:
     """Share of every class in each voxel of a mixture of tissues.
 
     Args:
-        mixture: ``(3, D, H, W)``, see :func:`itermask3d.simulation.generator.tissues.pack`.
+        mixture: ``(3, D, H, W)``, see :func:`itermask3d.simulation.generator.tissues.two_tissues`.
 
     Returns:
         ``(len(CLASSES), D, H, W)``; the sum over the classes is 1.

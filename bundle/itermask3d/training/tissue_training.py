@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from itermask3d.files.writing import write_atomically
 from itermask3d.method.tissue_network import CLASSES, PRIOR_SIZE, TissueUNet, in_box
-from itermask3d.training.packed import PackedDataset
+from itermask3d.training.prepared import PreparedDataset
 from itermask3d.training.tissue_samples import TissueLoss, TissueSamples, class_shares
 
 __all__ = ["TissueTraining", "TissueTrainingSettings", "mean_shares", "save_tissue_weights"]
@@ -66,7 +66,7 @@ class TissueTraining:
     """An optimisation that can be saved after any step and gone on with; the result is the same.
 
     Args:
-        maps: packed tissue maps of the training's people.
+        maps: prepared tissue maps of the training's people.
         samples: how a sample is drawn from one.
         settings: see :class:`TissueTrainingSettings`.
         channels: of the network.
@@ -74,7 +74,7 @@ class TissueTraining:
 
     def __init__(
         self,
-        maps: PackedDataset,
+        maps: PreparedDataset,
         samples: TissueSamples,
         settings: TissueTrainingSettings,
         *,
@@ -152,7 +152,7 @@ class TissueTraining:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-def mean_shares(maps: PackedDataset) -> torch.Tensor:
+def mean_shares(maps: PreparedDataset) -> torch.Tensor:
     """Mean share of each class among the brains' voxels in each cell of their boxes, the same left and right.
 
     Returns:

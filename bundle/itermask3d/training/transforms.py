@@ -39,7 +39,7 @@ def training_transforms(
 ) -> Compose:
     """Compose raw scan to training sample: ``image``, ``brain_mask``, ``high_frequency``, ``mask``.
 
-    Everything before the first random transform can be cached, and is what :mod:`itermask3d.training.packed` keeps.
+    Everything before the first random transform can be cached, and is what :mod:`itermask3d.training.prepared` keeps.
 
     Args:
         spacing_mm: see :func:`inference_transforms`.

@@ -12,9 +12,9 @@
   ];
   const volumes = {};
 
-  async function unpack(text) {
-    const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  async function inflate(text) {
+    const deflated = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const stream = new Blob([deflated]).stream().pipeThrough(new DecompressionStream("deflate"));
     const values = new Uint8Array(await new Response(stream).arrayBuffer());
     for (let i = 1; i < values.length; i++) values[i] += values[i - 1];
     return values;
@@ -228,7 +228,7 @@
   async function start() {
     const status = element("view-status");
     try {
-      for (const [name, text] of Object.entries(data.volumes)) volumes[name] = await unpack(text);
+      for (const [name, text] of Object.entries(data.volumes)) volumes[name] = await inflate(text);
     } catch (error) {
       status.textContent = `The view needs a newer browser (${error.message}). The pictures below do not.`;
       return;

@@ -17,7 +17,7 @@ from itermask3d.preprocessing.anatomy import place_names
 from itermask3d.preprocessing.bias import estimate_bias_field
 from itermask3d.preprocessing.grid import AntiAliasd, ScannerGridd
 from itermask3d.preprocessing.load import load_volume
-from itermask3d.simulation.generator.tissues import Tissue, brain_of, guess_scheme, pack, refine, tissues_of
+from itermask3d.simulation.generator.tissues import Tissue, brain_of, guess_scheme, refine, tissues_of, two_tissues
 
 __all__ = ["TEMPLATE", "LoadTissuesd", "label_items", "require_label_maps", "template_mixture", "tissue_transforms"]
 
@@ -165,7 +165,7 @@ class LoadTissuesd(MapTransform):
 
     def _mixture(self, volumes: Mapping[str, MetaTensor]) -> dict[Hashable, Any]:
         affine = volumes["shares"].affine
-        mixture = pack(volumes["shares"].as_tensor())
+        mixture = two_tissues(volumes["shares"].as_tensor())
         brain = volumes["brain_mask"].as_tensor() > 0.5
         if "image" in volumes:
             image, solid = volumes["image"].numpy()[0], brain[0].numpy()
@@ -209,7 +209,7 @@ def template_mixture(spacing_mm: float) -> tuple[MetaTensor, MetaTensor]:
     solid = brain_of(np.where(grey + white > 0.3, Tissue.CORTEX, Tissue.BACKGROUND), spacing_mm=[spacing_mm] * 3)
     shares = _template_shares(grey, white, solid, affine.numpy())
     return (
-        MetaTensor(pack(torch.from_numpy(shares)), affine=affine),
+        MetaTensor(two_tissues(torch.from_numpy(shares)), affine=affine),
         MetaTensor(torch.from_numpy(solid.astype(np.float32))[None], affine=affine),
     )
 

@@ -195,8 +195,8 @@ def render(mixture: torch.Tensor, brain_mask: torch.Tensor, recipe: Recipe, *, s
     """Make the scan of a recipe.
 
     Args:
-        mixture: tissues of every voxel, ``(3, D, H, W)``, see :func:`itermask3d.simulation.generator.tissues.pack`;
-            axes run right, front and up.
+        mixture: tissues of every voxel, ``(3, D, H, W)``,
+            see :func:`itermask3d.simulation.generator.tissues.two_tissues`; axes run right, front and up.
         brain_mask: ``(1, D, H, W)``.
         recipe: from :func:`draw_recipe`.
         spacing_mm: edge of a voxel.

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from itermask3d.files.scans import ScanError
 
-__all__ = ["SCHEMES", "Tissue", "brain_of", "guess_scheme", "pack", "refine", "tissues_of"]
+__all__ = ["SCHEMES", "Tissue", "brain_of", "guess_scheme", "refine", "tissues_of", "two_tissues"]
 
 
 class Tissue(IntEnum):
@@ -156,7 +156,7 @@ def brain_of(tissues: np.ndarray, *, spacing_mm: Sequence[float], reach_mm: floa
     return np.asarray(filled[tuple(slice(m, -m) for m in margin)])
 
 
-def pack(shares: torch.Tensor) -> torch.Tensor:
+def two_tissues(shares: torch.Tensor) -> torch.Tensor:
     """Keep the two tissues that fill most of a voxel.
 
     Args:
@@ -178,7 +178,7 @@ def refine(mixture: np.ndarray, image: np.ndarray, brain: np.ndarray) -> np.ndar
     A label map at 2 mm knows no sulci: they share their voxels with the cortex. The scan tells how much of each.
 
     Args:
-        mixture: from :func:`pack`, ``(3, D, H, W)``.
+        mixture: from :func:`two_tissues`, ``(3, D, H, W)``.
         image: that scan on the same grid, without its bias field, any unit.
         brain: boolean, same grid.
 

@@ -17,7 +17,7 @@ from itermask3d.files.identity import file_digest
 from itermask3d.files.scans import ScanError
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
-from itermask3d.training.packed import pack
+from itermask3d.training.prepared import save_prepared
 from itermask3d.workflows.site.adaptation_options import AdaptationOptions
 from itermask3d.workflows.site.adaptation_report import adaptation_page, summary_of
 from itermask3d.workflows.site.adapted_bundle import widened_domain, write_adapted_bundle
@@ -128,7 +128,7 @@ class Adaptation:
         return DONE
 
     def begin(self, plan: Plan, scans: Sequence[MeasuredScan]) -> None:
-        """Refuse to mix with another adaptation in OUT, and pack the scans for training."""
+        """Refuse to mix with another adaptation in OUT, and keep the prepared scans for training."""
         made_from = {
             "weights": self.base.digest,
             "tuning": self.options.tuning.to_json(),
@@ -142,17 +142,17 @@ class Adaptation:
                 "expected --restart or another OUT"
             )
         if changed:
-            for folder in ("networks", "packed"):
+            for folder in ("networks", "prepared"):
                 shutil.rmtree(self.output / folder, ignore_errors=True)
             (self.output / "scores.json").unlink(missing_ok=True)
             self.stages.forget(*self.stages.made_from)
         self.stages.enter("adaptation", made_from)
-        (self.output / "packed").mkdir(exist_ok=True)
+        (self.output / "prepared").mkdir(exist_ok=True)
         for case in plan.cases:
-            path = self._packed(case)
+            path = self._prepared_file(case)
             if not path.exists():
                 kept = {name: self.base.value(name) for name in ("spacing_mm", "bias_correction")}
-                pack(self._prepared(case), path, **kept)
+                save_prepared(self._prepared(case), path, **kept)
 
     @contextmanager
     def bar(self, trainings: Iterable[int], n_scores: int) -> Iterator[Callable[[int], None]]:
@@ -168,7 +168,7 @@ class Adaptation:
         if self.stages.is_done(stage, {"cases": cases}, [weights]):
             advance(self.options.tuning.samples(len(cases)))
             return weights
-        items = [{"packed": str(self._packed(case)), "case": case, "site": "site"} for case in cases]
+        items = [{"prepared": str(self._prepared_file(case)), "case": case, "site": "site"} for case in cases]
         fine_tune(self.base, items, folder, self.options.tuning, drawn=advance)
         self.stages.enter(stage, {"cases": cases})
         (folder / "last.pt").unlink(missing_ok=True)
@@ -235,8 +235,8 @@ class Adaptation:
             self.output / "report.html",
         )
 
-    def _packed(self, case: str) -> Path:
-        return self.output / "packed" / f"{case}.npz"
+    def _prepared_file(self, case: str) -> Path:
+        return self.output / "prepared" / f"{case}.npz"
 
     def _prepared(self, case: str) -> dict[str, Any]:
         if self.checks.measurement is None:

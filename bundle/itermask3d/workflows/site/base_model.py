@@ -18,8 +18,8 @@ from itermask3d.inference.networks import load_weights
 from itermask3d.method.detection import Findings
 from itermask3d.method.inferer import IterMaskInferer
 from itermask3d.simulation.synthetic_anomalies import SyntheticAnomalies
-from itermask3d.training.batches import DrawnBatches
-from itermask3d.training.packed import PackedDataset
+from itermask3d.training.batches import DeviceBatches
+from itermask3d.training.prepared import PreparedDataset
 from itermask3d.training.variation import Variation
 
 __all__ = ["BaseModel"]
@@ -81,12 +81,12 @@ class BaseModel:
         findings: Findings = found["findings"][0]
         return findings
 
-    def batches(self, scans: PackedDataset, batch_size: int) -> DrawnBatches:
+    def batches(self, scans: PreparedDataset, batch_size: int) -> DeviceBatches:
         """Training batches as the recipe draws them, variation and synthetic anomalies included."""
         get = self._training.get_parsed_content
         anomalies: SyntheticAnomalies | None = get("synthetic_anomalies")
         variation: Variation | None = get("variation")
-        return DrawnBatches(
+        return DeviceBatches(
             scans,
             batch_size,
             spacing_mm=float(self.value("spacing_mm")),

@@ -19,8 +19,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from itermask3d.files.writing import save_atomically
 from itermask3d.training.handlers import Checkpoints, EpochSeed, FrozenNorm, GradientClipping
-from itermask3d.training.packed import PackedDataset
 from itermask3d.training.prepare import AutocastInferer, PrepareReconstruction
+from itermask3d.training.prepared import PreparedDataset
 from itermask3d.workflows.site.base_model import BaseModel
 
 __all__ = ["FineTuning", "fine_tune"]
@@ -64,7 +64,7 @@ def fine_tune(
 
     Args:
         base: the model to begin with.
-        scans: items of :func:`itermask3d.training.packed.list_packed`.
+        scans: items of :func:`itermask3d.training.prepared.list_prepared`.
         folder: of the checkpoint ``last.pt`` and of the result.
         tuning: see :class:`FineTuning`.
         drawn: told after every step how many samples it took, and once for those of an earlier, stopped run.
@@ -73,10 +73,10 @@ def fine_tune(
         The new weights, ``folder/weights.pt``, a plain state dict.
     """
     network = base.network()
-    packed = PackedDataset(
+    prepared = PreparedDataset(
         scans, device=base.device, volume="image", spacing_mm=base.value("spacing_mm"), spatial_size=base.spatial_size
     )
-    batches = base.batches(packed, min(tuning.batch_size, len(scans)))
+    batches = base.batches(prepared, min(tuning.batch_size, len(scans)))
     optimizer = torch.optim.Adam(network.parameters(), lr=tuning.learning_rate)
     recipe = base.recipe
     trainer = SupervisedTrainer(

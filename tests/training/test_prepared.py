@@ -1,4 +1,4 @@
-"""Packed scans and the batches drawn from them on a device."""
+"""Prepared scans and the batches drawn from them on a device."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from itermask3d.preprocessing.normalise import (
 from itermask3d.simulation.generator.synthesis import Ingredients
 from itermask3d.simulation.synthetic_anomalies import SyntheticAnomalies
 from itermask3d.training.augmentation import Augmentation, AugmentationRanges
-from itermask3d.training.batches import DrawnBatches
-from itermask3d.training.packed import PackedDataset, list_packed, pack, unpack
+from itermask3d.training.batches import DeviceBatches
+from itermask3d.training.prepared import PreparedDataset, list_prepared, load_prepared, save_prepared
 from itermask3d.training.transforms import sample_transforms
 from monai.bundle import ConfigWorkflow
 
@@ -50,32 +50,33 @@ def tissues(seed: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Five packed scans and three packed label maps, at 6 mm."""
-    out = tmp_path_factory.mktemp("packed")
+    """Five prepared scans and three prepared label maps, at 6 mm."""
+    out = tmp_path_factory.mktemp("prepared")
     for kind, make, count in (("scans", prepared, 5), ("maps", tissues, 3)):
         (out / kind).mkdir()
         for seed in range(count):
-            pack(make(seed), out / kind / f"case{seed}.npz", spacing_mm=6.0)
+            save_prepared(make(seed), out / kind / f"case{seed}.npz", spacing_mm=6.0)
     return out
 
 
-def batches(folder, **options) -> DrawnBatches:
-    scans = PackedDataset(list_packed(folder / "scans"))
-    return DrawnBatches(scans, 2, **{"spacing_mm": 6.0, "mixture": MaskMixture(0, 1, 0), **options}).set_random_state(7)
+def batches(folder, **options) -> DeviceBatches:
+    scans = PreparedDataset(list_prepared(folder / "scans"))
+    options = {"spacing_mm": 6.0, "mixture": MaskMixture(0, 1, 0), **options}
+    return DeviceBatches(scans, 2, **options).set_random_state(7)
 
 
 # Files
 
 
 def test_packed_scan_comes_back_within_half_a_step(folder):
-    found, sent = unpack(folder / "scans" / "case0.npz"), prepared(0)
+    found, sent = load_prepared(folder / "scans" / "case0.npz"), prepared(0)
     assert (found["image"] - sent["image"]).abs().max() <= 0.5 / 64 + 1e-6
     assert torch.equal(found["brain_mask"], sent["brain_mask"])
     assert found["image"].dtype == torch.float32
 
 
 def test_packed_tissues_keep_their_classes_and_nearly_their_shares(folder):
-    found, sent = unpack(folder / "maps" / "case1.npz")["tissues"], tissues(1)["tissues"]
+    found, sent = load_prepared(folder / "maps" / "case1.npz")["tissues"], tissues(1)["tissues"]
     assert torch.equal(found[:2], sent[:2])
     assert (found[2] - sent[2]).abs().max() <= 0.5 / 64 + 1e-6
 
@@ -98,42 +99,42 @@ def test_damaged_file_is_one_sentence(folder, content, tmp_path):
     elif content is None:
         content = damaged((folder / "scans" / "case0.npz").read_bytes())
     (tmp_path / "bad.npz").write_bytes(content)
-    with pytest.raises(ScanError, match=r"bad\.npz' cannot be read .*expected a file of scripts/pack_scans\.py"):
-        unpack(tmp_path / "bad.npz")
+    with pytest.raises(ScanError, match=r"bad\.npz' cannot be read .*expected a file of scripts/prepare_scans\.py"):
+        load_prepared(tmp_path / "bad.npz")
 
 
 def test_foreign_archive_another_voxel_size_and_another_grid_are_refused(folder, tmp_path):
     np.savez(tmp_path / "foreign.npz", something=np.zeros(3))
-    with pytest.raises(ScanError, match=r"foreign\.npz' holds something; expected a file of scripts/pack_scans"):
-        unpack(tmp_path / "foreign.npz")
+    with pytest.raises(ScanError, match=r"foreign\.npz' holds something; expected a file of scripts/prepare_scans"):
+        load_prepared(tmp_path / "foreign.npz")
     with pytest.raises(ScanError, match="voxels of 6 mm; expected 2 mm"):
-        unpack(folder / "scans" / "case0.npz", spacing_mm=2.0)
+        load_prepared(folder / "scans" / "case0.npz", spacing_mm=2.0)
     with pytest.raises(ScanError, match=r"grid of \(32, 48, 32\); expected \(80, 96, 80\)"):
-        PackedDataset(list_packed(folder / "scans"), spatial_size=(80, 96, 80))[0]
+        PreparedDataset(list_prepared(folder / "scans"), spatial_size=(80, 96, 80))[0]
     with pytest.raises(ScanError, match=r"case0\.npz' holds tissues, brain_mask; expected image"):
-        PackedDataset(list_packed(folder / "maps"), volume="image")[0]
-    pack(prepared(0), tmp_path / "n4.npz", spacing_mm=6.0, bias_correction="n4")
-    with pytest.raises(ScanError, match=r"n4\.npz' was packed with bias_correction n4; expected none"):
-        unpack(tmp_path / "n4.npz", bias_correction="none")
-    assert unpack(tmp_path / "n4.npz", bias_correction="n4").keys() == {"image", "brain_mask"}
-    pack({**prepared(0), "brain_mask": torch.zeros(1, *SHAPE)}, tmp_path / "empty.npz", spacing_mm=6.0)
+        PreparedDataset(list_prepared(folder / "maps"), volume="image")[0]
+    save_prepared(prepared(0), tmp_path / "n4.npz", spacing_mm=6.0, bias_correction="n4")
+    with pytest.raises(ScanError, match=r"n4\.npz' was prepared with bias_correction n4; expected none"):
+        load_prepared(tmp_path / "n4.npz", bias_correction="none")
+    assert load_prepared(tmp_path / "n4.npz", bias_correction="n4").keys() == {"image", "brain_mask"}
+    save_prepared({**prepared(0), "brain_mask": torch.zeros(1, *SHAPE)}, tmp_path / "empty.npz", spacing_mm=6.0)
     with pytest.raises(ScanError, match=r"empty\.npz' holds an empty brain mask"):
-        unpack(tmp_path / "empty.npz")
+        load_prepared(tmp_path / "empty.npz")
 
 
 def test_empty_folder_and_a_sample_without_a_volume_are_refused(tmp_path):
-    with pytest.raises(ScanError, match="holds no packed scan"):
-        list_packed(tmp_path)
+    with pytest.raises(ScanError, match="holds no prepared scan"):
+        list_prepared(tmp_path)
     with pytest.raises(ValueError, match="needs brain_mask and image or tissues"):
-        pack({"brain_mask": BRAIN[None].float()}, tmp_path / "a.npz", spacing_mm=2.0)
+        save_prepared({"brain_mask": BRAIN[None].float()}, tmp_path / "a.npz", spacing_mm=2.0)
     with pytest.raises(ValueError, match="needs brain_mask and image or tissues"):
-        pack({"image": BRAIN[None].float(), "tissues": BRAIN[None].float()}, tmp_path / "a.npz", spacing_mm=2.0)
+        save_prepared(dict.fromkeys(("image", "tissues"), BRAIN[None].float()), tmp_path / "a.npz", spacing_mm=2.0)
     assert not list(tmp_path.iterdir())
 
 
 def test_data_set_gives_samples_through_its_transform(folder):
     transform = sample_transforms(spacing_mm=6.0, augment=False)
-    dataset = PackedDataset(list_packed(folder / "scans"), transform, spacing_mm=6.0, spatial_size=SHAPE)
+    dataset = PreparedDataset(list_prepared(folder / "scans"), transform, spacing_mm=6.0, spatial_size=SHAPE)
     sample = dataset[1]
     assert set(sample) == {"image", "brain_mask", "high_frequency", "mask"}
     assert torch.equal(sample["mask"], BRAIN[None])
@@ -229,7 +230,7 @@ def test_without_augmentation_batches_hold_the_scans_as_they_are(folder):
 
 
 def test_generated_scans_take_their_share(folder):
-    maps = PackedDataset(list_packed(folder / "maps"))
+    maps = PreparedDataset(list_prepared(folder / "maps"))
     ingredients = Ingredients(contrasts={"t2": 1.0})
     drawn = batches(folder, generated=maps, ingredients=ingredients, generated_share=1.0)
     alone = batches(folder)
@@ -267,7 +268,7 @@ def fixed_options(folder, split_file, out) -> dict[str, Any]:
     return options | {"dataset_dir": str(folder / "scans"), "split_file": str(split_file), "output_dir": str(out)}
 
 
-def training(folder, split_file, out, overlays=("packed",), **options) -> ConfigWorkflow:
+def training(folder, split_file, out, overlays=("prepared",), **options) -> ConfigWorkflow:
     files = [f"{BUNDLE_ROOT}/configs/train.json", *(f"{REPOSITORY}/configs/{name}.json" for name in overlays)]
     fixed = fixed_options(folder, split_file, out)
     built = ConfigWorkflow(files, workflow_type="train", logging_file=False, **{**fixed, "val_interval": 1, **options})
@@ -289,7 +290,7 @@ def test_training_on_packed_scans_resumes_to_the_same_weights(folder, split_file
 
 @pytest.mark.usefixtures("kept_global_state")
 def test_training_on_packed_label_maps_runs_from_nothing_to_a_checkpoint(folder, split_file, tmp_path):
-    overlays = ("packed", "agnostic", "packed_agnostic")
+    overlays = ("prepared", "agnostic", "prepared_agnostic")
     options = {"label_map_dir": str(folder / "maps"), "epochs": 1, "device": "cpu", "initial_weights": None}
     (tmp_path / "maps.json").write_text(json.dumps({"train": ["case0", "case1"], "validation": ["case2"]}))
     training(folder, tmp_path / "maps.json", tmp_path / "out", overlays, **options)
@@ -300,7 +301,7 @@ def test_two_processes_train_on_packed_scans_together(folder, split_file, tmp_pa
     done = command(
         f"{BUNDLE_ROOT}/configs/train.json",
         f"{BUNDLE_ROOT}/configs/multi_gpu_train.json",
-        f"{REPOSITORY}/configs/packed.json",
+        f"{REPOSITORY}/configs/prepared.json",
         f"{REPOSITORY}/configs/gpu.json",
         cwd=tmp_path,
         launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
@@ -317,9 +318,9 @@ def test_two_processes_train_on_packed_scans_together(folder, split_file, tmp_pa
 
 @pytest.mark.usefixtures("kept_global_state")
 def test_further_label_maps_cannot_be_used_packed_and_are_refused(folder, split_file, tmp_path):
-    overlays = ("packed", "agnostic", "packed_agnostic")
+    overlays = ("prepared", "agnostic", "prepared_agnostic")
     options = {"label_map_dir": str(folder / "maps"), "extra_label_map_dir": "further", "epochs": 1, "device": "cpu"}
-    with pytest.raises(SystemExit, match="extra_label_map_dir = 'further' cannot be used with packed label maps"):
+    with pytest.raises(SystemExit, match="extra_label_map_dir = 'further' cannot be used with prepared label maps"):
         training(folder, split_file, tmp_path / "out", overlays, **options)
 
 
@@ -329,37 +330,37 @@ def test_the_published_recipe_is_neither_augmented_nor_trained_on_scans_of_anoth
 ):
     (tmp_path / "n4").mkdir()
     for seed in range(3):
-        pack(prepared(seed), tmp_path / "n4" / f"case{seed}.npz", spacing_mm=6.0, bias_correction="n4")
+        save_prepared(prepared(seed), tmp_path / "n4" / f"case{seed}.npz", spacing_mm=6.0, bias_correction="n4")
     files = [f"{BUNDLE_ROOT}/configs/train.json"]
-    files += [f"{REPOSITORY}/configs/{name}.json" for name in ("reference_recipe", "packed")]
+    files += [f"{REPOSITORY}/configs/{name}.json" for name in ("reference_recipe", "prepared")]
     options = fixed_options(folder, split_file, tmp_path) | {"dataset_dir": str(tmp_path / "n4")}
     parser = ConfigWorkflow(files, workflow_type="train", logging_file=False, **options).parser
     assert parser.get_parsed_content("train::dataloader").augmentation is None
-    with pytest.raises(ScanError, match="packed with bias_correction n4; expected none"):
+    with pytest.raises(ScanError, match="prepared with bias_correction n4; expected none"):
         parser.get_parsed_content("train::dataset").prepared(0)
 
 
 def test_folder_without_packed_scans_stops_the_training_in_one_sentence(split_file, tmp_path, kept_global_state):
     (tmp_path / "scans").mkdir()
-    with pytest.raises(SystemExit, match="holds no packed scan"):
+    with pytest.raises(SystemExit, match="holds no prepared scan"):
         training(tmp_path, split_file, tmp_path / "out", epochs=1, device="cpu")
 
 
-def test_script_packs_scans_and_keeps_what_is_there(phantom, tmp_path, monkeypatch, capsys):
+def test_script_prepares_scans_and_keeps_what_is_there(phantom, tmp_path, monkeypatch, capsys):
     scans = tmp_path / "scans"
     scans.mkdir()
     phantom.save(scans, name="one", keys=("image",))
     (scans / "two.nii.gz").write_bytes(b"torn")
-    script = load_script("pack_scans")
+    script = load_script("prepare_scans")
     for _ in range(2):
-        command = ["pack_scans.py", str(scans), str(tmp_path / "out"), "--spacing-mm", "6", "--size", "32", "32", "32"]
-        monkeypatch.setattr(sys, "argv", command)
+        options = ["--spacing-mm", "6", "--size", "32", "32", "32"]
+        monkeypatch.setattr(sys, "argv", ["prepare_scans.py", str(scans), str(tmp_path / "out"), *options])
         with pytest.raises(SystemExit) as stop:
             script.main()
         assert stop.value.code == 1
         assert "failed: two" in "".join(capsys.readouterr())
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["one_image.npz"]
-    volumes = unpack(tmp_path / "out" / "one_image.npz", spacing_mm=6.0)
+    volumes = load_prepared(tmp_path / "out" / "one_image.npz", spacing_mm=6.0)
     assert volumes["image"].shape == (1, 32, 32, 32)
     assert 1000 < float(volumes["brain_mask"].sum()) * 0.216 < 1600
 
