@@ -39,6 +39,7 @@ ELSEWHERE = {
 }
 """What asks other hosts in the pages and styles: web fonts. The system's own font takes their place."""
 
+PANEL = Path(__file__).parent / "panel"
 LOADER = """
 // IterMask3D: the panel with verdict, progress, refinement and saving
 (function () {
@@ -54,9 +55,10 @@ LOADER = """
 
 
 def app_config() -> Response:
-    """MONAI Label's own configuration of OHIF, then what loads the panel."""
+    """MONAI Label's own configuration of OHIF, then the panel's place in it and what loads the panel."""
     headers = {"Cache-Control": "no-cache", **HEADERS}
-    return Response((FOLDER / "app-config.js").read_text() + LOADER, media_type="text/javascript", headers=headers)
+    parts = ((FOLDER / "app-config.js").read_text(), (PANEL / "dock.js").read_text(), LOADER)
+    return Response("\n".join(parts), media_type="text/javascript", headers=headers)
 
 
 def ohif_file(path: str) -> Response:

@@ -72,7 +72,7 @@ def render_report(params: Mapping[str, Any], details: Mapping[str, Any], picture
     body = [
         f"<header><h1>IterMask3D report</h1><p>{_text(subject)}</p></header>",
         f'<main><p class="note">{_text(params.get("note") or "For research use only, not for diagnosis.")}</p>',
-        f'<p class="verdict">{_text(params.get("verdict"))}</p>',
+        f'<p class="verdict">{_text(params.get("headline") or params.get("verdict"))}</p>',
         *(f'<p class="warning">{_text(warning)}</p>' for warning in params.get("warnings") or []),
         _section("Result", _pairs(_facts(params))),
         _section("Picture", _image(picture, "Three planes of the scan with what the network expected, the difference "
@@ -119,6 +119,7 @@ def _facts(params: Mapping[str, Any]) -> list[tuple[str, str]]:
     share = params.get("flagged_share")
     facts = [
         ("Outcome", str(params.get("outcome", "")).replace("_", " ")),
+        ("In figures", str(params.get("verdict") or "–")),
         ("Score", _number(params.get("score"), ".4f")),
         ("Among normal scans", "not calibrated" if percentile is None else _rank(percentile)),
         ("Flagged volume", f"{_number(volumes.get('anomaly'), '.2f')} ml"),
@@ -143,12 +144,13 @@ def _regions(components: Sequence[Mapping[str, Any]]) -> str:
     if not components:
         return "<p>None.</p>"
     rows = (
-        f"<tr><td>{_text(part.get('index'))}</td><td class='number'>{_number(part.get('volume_ml'), '.2f')}</td>"
+        f"<tr><td>{_text(part.get('index'))}</td><td>{_text(part.get('severity') or '–')}</td>"
+        f"<td>{_text(part.get('place') or '–')}</td><td class='number'>{_number(part.get('volume_ml'), '.1f')}</td>"
         f"<td>{_text(', '.join(f'{value:.0f}' for value in part.get('centroid_mm') or []))}</td>"
         f"<td class='number'>{_number(part.get('peak_error'), '.3g')}</td></tr>"
         for part in components
     )
-    heads = ("Region", "Volume (ml)", "Centre: right, anterior, superior (mm)", "Largest error")
+    heads = ("Region", "Severity", "Place", "Volume (ml)", "Centre: right, anterior, superior (mm)", "Largest error")
     head = "".join(f"<th scope='col'>{name}</th>" for name in heads)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 

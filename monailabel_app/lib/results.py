@@ -16,10 +16,12 @@ import nibabel as nib
 import numpy as np
 from filelock import FileLock
 from itermask3d.files.writing import settle, write_atomically
-from itermask3d.inference.overview import save_overview, verdict
+from itermask3d.inference.overview import headline, save_overview, verdict
 from itermask3d.inference.results import RESEARCH_USE, ScanResult, write_result
 from itermask3d.method.detection import Findings
 from scipy import ndimage
+
+from lib.regions import deviations, plain_warnings, regions
 
 __all__ = ["BANDS", "LABELS", "Results", "banded", "case_name", "describe"]
 
@@ -67,6 +69,7 @@ def describe(result: ScanResult, **facts: Any) -> dict[str, Any]:
         volumes[name.split()[-1]] = float((labels == value).sum()) * result.voxel_ml
     return {
         "outcome": data["outcome"],
+        "headline": headline(result),
         "verdict": verdict(result.findings, volumes["anomaly"], in_distribution=result.in_distribution),
         "score": data["score"],
         "percentile_among_normals": data["percentile_among_normals"],
@@ -82,13 +85,14 @@ def describe(result: ScanResult, **facts: Any) -> dict[str, Any]:
         "iterations": data["iterations"],
         "converged": data["converged"],
         "volumes_ml": volumes,
-        "components": data["components"],
+        "components": regions(result, labels),
         "geometry": data["geometry"],
         "preprocessing": data["preprocessing"],
         "chosen_model": data["model"],
         "settings": data["settings"],
         "versions": data["versions"],
-        "warnings": data["warnings"],
+        "warnings": plain_warnings(result),
+        "deviations": deviations(result),
         "note": RESEARCH_USE,
         "label_names": LABELS,
         **facts,

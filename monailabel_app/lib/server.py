@@ -109,8 +109,8 @@ class Routes:
             router.add_api_route(f"/itermask3d/{name}", getattr(self, name), dependencies=[USER], response_model=None)
         for name in ("curve", "overview"):
             router.add_api_route(f"/itermask3d/{name}.png", getattr(self, name), dependencies=[USER])
-        for name in ("panel.js", "viewer.js", "panel.css"):
-            router.add_api_route(f"/itermask3d/{name}", _panel_file(name), include_in_schema=False)
+        for file in sorted(PANEL.iterdir()):
+            router.add_api_route(f"/itermask3d/{file.name}", _panel_file(file.name), include_in_schema=False)
         router.add_api_route("/ohif/app-config.js", app_config, include_in_schema=False)
         router.add_api_route("/ohif/{path:path}", ohif_file, dependencies=[USER], include_in_schema=False)
         for path in ("/", "/docs"):  # MONAI Label's own pages load scripts from elsewhere

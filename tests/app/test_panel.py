@@ -1,8 +1,7 @@
-"""The card in OHIF, in a real browser against a stand-in for OHIF and for the server."""
+"""The panel in OHIF, in a real browser against a stand-in for OHIF and for the server."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +28,21 @@ RESULT: dict[str, Any] = {
     "percentile_among_normals": 93.2,
     "volumes_ml": {"anomaly": 1.2},
     "threshold": 0.713,
-    "components": [{"index": 1, "volume_ml": 1.2, "centroid_mm": [10, 20, 30], "peak_error": 1.0}],
-    "warnings": ["The scan is small."],
+    "headline": "2 unusual regions <img src=x onerror=alert(1)>",
+    "components": [
+        {
+            "index": 2,
+            "volume_ml": 1.2,
+            "centroid_mm": [10, 20, 30],
+            "centre_mm": [11, 20, 30],
+            "severity": "severe",
+            "place": "right frontal lobe",
+        },
+        {"index": 1, "volume_ml": 7.04, "centroid_mm": [-1, -2, 3], "severity": "mild", "place": "left insular region"},
+        {"index": 3, "volume_ml": 0.04, "centroid_mm": [0, 0, 0], "severity": "mild", "place": ""},
+    ],
+    "warnings": ["The scan is small.", "It is tilted.", "It is old."],
+    "deviations": ["noise 3.2; expected at most 2"],
 }
 INFO = {
     "labels": ["anomaly 1 mild", "anomaly 2 moderate", "anomaly 3 severe", "anomaly"],
@@ -39,7 +51,8 @@ INFO = {
 
 VIEWER = """
 <!doctype html><html><head><link rel="stylesheet" href="/itermask3d/panel.css"></head><body>
-<div class="cornerstone-viewport-element"></div><script>
+<div class="cornerstone-viewport-element" tabindex="0"></div><div id="side"></div>
+<script>window.config = {extensions: []};</script><script src="/itermask3d/dock.js"></script><script>
   const displaySets = {
     a: {Modality: 'MR', SeriesInstanceUID: '1.1', StudyInstanceUID: '1', SeriesDescription: 'T1', imageIds: ['a0']},
     b: {Modality: 'MR', SeriesInstanceUID: '1.2', StudyInstanceUID: '1', SeriesDescription: 'T2', imageIds: ['b0']},
@@ -54,7 +67,9 @@ VIEWER = """
     toolbarService: {refreshToolbarState() {}},
     toolGroupService: {getToolGroupForViewport: () => ({getActivePrimaryMouseButtonTool: () => fake.tool})},
     cornerstoneViewportService: {
-      getCornerstoneViewport: () => ({type: 'orthographic', jumpToWorld: point => fake.jumps.push(point)}),
+      getCornerstoneViewport: () => ({
+        type: 'orthographic', getAllVolumeIds: () => ['scan'], jumpToWorld: point => fake.jumps.push(point),
+      }),
     },
     segmentationService: {
       getSegmentations: () => fake.segmentations,
@@ -69,6 +84,24 @@ VIEWER = """
       }}),
     },
   };
+  // What OHIF does with an extension: it asks for its panel, and makes an element of what the panel returns.
+  const [extension] = window.config.extensions;
+  const [panel] = extension.getPanelModule();
+  const side = document.querySelector('#side');
+  window.fake.panels = {left: ['studies'], right: ['monailabel']};
+  window.fake.showPanel = () => {
+    const {type, ref, props} = panel.component();
+    const place = Object.assign(document.createElement(type), props);
+    side.replaceChildren(place);
+    ref(place);
+    window.fake.hidePanel = () => { side.replaceChildren(); ref(null); };
+  };
+  window.services.panelService = {
+    getPanels: where => window.fake.panels[where].map(id => ({id})),
+    setPanels: panels => { window.fake.panels = panels; window.fake.showPanel(); },
+    activatePanel: id => window.fake.panels.right.includes(id) && window.fake.showPanel(),
+  };
+  extension.onModeEnter({servicesManager: {services: window.services}});
   window.commandsManager = {runCommand: (name, options) => {
     if (name === 'setToolActiveToolbar') { fake.tool = options.toolName; return; }
     const {segmentationId, config} = options.segmentations[0];
@@ -76,7 +109,9 @@ VIEWER = """
     fake.segmentations.push({segmentationId, segments: config.segments, representationData});
   }};
   window.cornerstone = {
-    cache: {getImage: id => ({referencedImageId: id.split('-')[1] + '0'}), getVolume: () => null},
+    cache: {getImage: id => ({referencedImageId: id.split('-')[1] + '0'}), 
+      getVolume: id => id === 'scan' ? {loadStatus: {loaded: true}} : null,
+    },
     eventTarget: {}, triggerEvent: (target, name, detail) => fake.events.push(detail.segmentationId), utilities: {},
   };
   window.cornerstoneTools = {
@@ -174,7 +209,7 @@ def status(page: Page) -> Any:
     return page.locator(".itermask3d-status")
 
 
-def test_idle_card_names_the_series_and_offers_what_can_be_done(page: Page) -> None:
+def test_idle_panel_names_the_series_and_offers_what_can_be_done(page: Page) -> None:
     open_viewer(page)
     card = page.locator("#itermask3d-card")
     for words in ("IterMask3D", "research use only", "Series: T1", "No result for this series yet."):
@@ -184,16 +219,28 @@ def test_idle_card_names_the_series_and_offers_what_can_be_done(page: Page) -> N
     expect(page.locator(".itermask3d-bar")).to_be_hidden()
 
 
-def test_card_stays_beside_the_middle_and_the_right_panel(page: Page, backend: Backend) -> None:
-    backend.result = RESULT
+def test_panel_is_the_first_tab_of_the_right_side_and_keeps_its_state_when_folded(page: Page) -> None:
     open_viewer(page)
-    expect(page.locator(".itermask3d-verdict")).to_be_visible()
-    box = page.locator("#itermask3d-card").bounding_box()
-    assert box is not None
-    assert box["x"] >= 0
-    assert box["x"] + box["width"] < 285
-    assert box["y"] > 360
-    assert box["y"] + box["height"] <= 800
+    assert page.evaluate("fake.panels") == {
+        "left": ["studies"], "right": ["itermask3d.panelModule.answer", "monailabel"]
+    }  # fmt: skip
+    page.get_by_label("Your name, stored with the saved mask").fill("Reader One")
+    page.evaluate("fake.hidePanel()")
+    expect(page.locator("#itermask3d-card")).to_have_count(0)
+    page.evaluate("fake.showPanel()")
+    expect(page.get_by_label("Your name, stored with the saved mask")).to_have_value("Reader One")
+
+
+def test_shortcut_leads_to_the_panel_even_when_folded_and_escape_leads_back(page: Page) -> None:
+    open_viewer(page)
+    page.locator(".cornerstone-viewport-element").focus()
+    page.keyboard.press("Alt+p")
+    expect(page.locator("#itermask3d-card")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator(".cornerstone-viewport-element")).to_be_focused()
+    page.evaluate("fake.hidePanel()")
+    page.keyboard.press("Alt+p")
+    expect(page.locator("#itermask3d-card")).to_be_focused()
 
 
 def test_server_address_is_set_for_the_panel_of_monai_label(page: Page) -> None:
@@ -215,21 +262,46 @@ def test_progress_of_a_run_is_shown_and_nothing_else_can_start(page: Page, backe
     run = {"model": "itermask3d", "image": "1.1", "phase": "sweep", "done": 40, "total": 100, "seconds": 3}
     backend.status = {"running": run, "waiting": 0, "finished": None}
     open_viewer(page)
-    expect(status(page)).to_have_text("Sweeping the mask (40 of 100)")
+    expect(status(page)).to_have_text("Sweeping the mask")  # a screen reader says each phase once, and no figures
     expect(page.locator(".itermask3d-bar")).to_have_js_property("value", 40)
     expect(page.get_by_role("button", name="Find anomalies")).to_be_disabled()
 
 
-def test_an_earlier_result_is_shown_as_text_and_never_as_html(page: Page, backend: Backend) -> None:
+def test_an_earlier_result_opens_on_its_most_severe_region_as_text_and_never_as_html(
+    page: Page, backend: Backend
+) -> None:
     backend.result = RESULT
     open_viewer(page)
-    expect(page.locator(".itermask3d-verdict")).to_have_text(RESULT["verdict"])
-    expect(page.locator(".itermask3d-facts")).to_contain_text("0.0046, higher than 93 % of normal scans")
-    expect(page.locator(".itermask3d-facts")).to_contain_text("1.20 ml")
-    expect(page.locator(".itermask3d-warning")).to_have_text("The scan is small.")
+    expect(page.locator(".itermask3d-verdict")).to_have_text(RESULT["headline"])
+    expect(status(page)).to_have_text("The mask is shown.")
+    assert page.evaluate("[...fake.voxels]") == [0, 2, 3, 4, 0, 0, 0, 0]
+    assert page.evaluate("fake.jumps") == [[-11, -20, 30]]
     expect(page.get_by_role("link", name="Open report")).to_have_attribute("href", "/itermask3d/report?image=1.1")
-    press(page, "Region 1, 1.20 ml: go to its centre")
-    assert page.evaluate("fake.jumps") == [[-10, -20, 30]]
+
+
+def test_regions_are_rows_that_lead_to_their_place(page: Page, backend: Backend) -> None:
+    backend.result = RESULT
+    open_viewer(page)
+    expect(status(page)).to_have_text("The mask is shown.")
+    rows = page.locator(".itermask3d-region")
+    expect(rows).to_have_text(["severe · right frontal lobe1.2 ml", "mild · left insular region7.0 ml"])
+    expect(page.locator(".itermask3d-result")).to_contain_text("1 smaller than 0.1 ml not listed")
+    press(page, "mild, left insular region, 7.0 ml: go there")
+    assert page.evaluate("fake.jumps.at(-1)") == [1, 2, 3]
+
+
+def test_figures_and_all_but_two_warnings_are_folded_until_asked_for(page: Page, backend: Backend) -> None:
+    backend.result = RESULT
+    open_viewer(page)
+    expect(page.locator(".itermask3d-warning:visible")).to_have_text(["The scan is small.", "It is tilted."])
+    expect(page.locator(".itermask3d-facts")).to_be_hidden()
+    page.get_by_text("1 more to know").click()
+    expect(page.locator(".itermask3d-warning:visible")).to_have_count(3)
+    page.get_by_text("What is this score?").click()
+    expect(page.locator(".itermask3d-result")).to_contain_text("Score 0.005, higher than 93 % of normal scans.")
+    page.get_by_text("Technical values").click()
+    expect(page.locator(".itermask3d-facts")).to_contain_text("0.0046")
+    expect(page.locator(".itermask3d-result")).to_contain_text("noise 3.2; expected at most 2")
 
 
 def test_find_runs_the_model_and_puts_the_mask_into_the_viewer(page: Page, backend: Backend) -> None:
@@ -292,7 +364,7 @@ def test_save_says_where_the_mask_went_and_remembers_the_name(
         ({}, "The server answered 422."),
     ],
 )
-def test_an_error_of_the_server_is_a_sentence_in_the_card(
+def test_an_error_of_the_server_is_a_sentence_in_the_panel(
     page: Page, backend: Backend, body: dict[str, Any], sentence: str
 ) -> None:
     backend.failures["/infer/itermask3d"] = (422, body)
@@ -315,7 +387,7 @@ def test_a_mask_of_another_size_is_refused(page: Page, backend: Backend) -> None
     expect(page.get_by_role("alert")).to_contain_text("The mask has 7 voxels and the viewer 8")
 
 
-def test_card_follows_the_series_and_names_a_better_one(page: Page, backend: Backend) -> None:
+def test_panel_follows_the_series_and_names_a_better_one(page: Page, backend: Backend) -> None:
     backend.result = RESULT
     open_viewer(page)
     expect(page.locator(".itermask3d-verdict")).to_be_visible()
@@ -359,14 +431,3 @@ def test_brush_is_switched_on_and_off(page: Page) -> None:
     assert page.evaluate("fake.tool") == "SphereBrush"
     press(page, "Brush")
     expect(page.get_by_role("button", name="Brush")).to_have_attribute("aria-pressed", "false")
-
-
-def test_card_collapses_by_keyboard_and_stays_collapsed(page: Page) -> None:
-    open_viewer(page)
-    toggle = page.get_by_role("button", name="IterMask3D")
-    toggle.press("Enter")
-    expect(page.get_by_role("button", name="Find anomalies")).to_be_hidden()
-    expect(toggle).to_have_attribute("aria-expanded", "false")
-    page.reload()
-    expect(toggle).to_have_attribute("aria-expanded", "false")
-    assert json.loads(page.evaluate("localStorage.getItem('itermask3d.collapsed')")) is True

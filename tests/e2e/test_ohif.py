@@ -176,9 +176,39 @@ def viewer(
     return Viewer(page, start(bundle=str(quick_bundle)), study)
 
 
+SIZES = ((1280, 800), (1920, 1080))
+INSIDE = """() => {
+  const box = selector => document.querySelector(selector)?.getBoundingClientRect();
+  const card = box('#itermask3d-card');
+  const cut = ['.itermask3d-verdict', '.itermask3d-region', '.itermask3d-actions'].filter(selector => {
+    const part = box(selector);
+    return !part || part.top < card.top || part.bottom > card.bottom || part.right > innerWidth;
+  });
+  const views = [...document.querySelectorAll('.cornerstone-viewport-element')].map(one => one.getBoundingClientRect());
+  const covered = views.filter(view => view.right > card.left + 1).length;
+  const sideways = [...document.querySelectorAll('#itermask3d-card, #itermask3d-card *')].filter(
+    one => one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).overflowX !== 'visible').length;
+  const page = document.documentElement;
+  return { cut, covered, sideways, wide: page.scrollWidth > innerWidth, low: card.bottom > innerHeight };
+}"""
+"""What of the panel cannot be seen without scrolling, and what it covers."""
+
+
+def require_all_in_view(viewer: Viewer) -> None:
+    """Verdict, regions and buttons are seen at once at both sizes, and nothing is covered."""
+    usual = viewer.page.viewport_size
+    for width, height in SIZES:
+        viewer.page.set_viewport_size({"width": width, "height": height})
+        good = "found => !found.cut.length && !found.covered && !found.sideways && !found.wide && !found.low"
+        viewer.page.wait_for_function(f"() => ({good})(({INSIDE})())", polling=250)
+        viewer.shoot(f"panel_{width}")
+    viewer.page.set_viewport_size(usual)
+
+
 def run_in_monai_label_panel(viewer: Viewer) -> None:
-    """The steps of OHIF's own MONAI Label panel: connect, choose the model, run, wait for the mask."""
+    """The steps of OHIF's own MONAI Label panel, which is the tab beside: connect, choose the model, run, wait."""
     page = viewer.page
+    page.locator("[data-cy='monailabel-btn']").click()
     page.locator(".settingsTable button.actionButton").click()
     page.locator(".monaiLabelPanel .tabs").wait_for()
     page.get_by_text("Auto-Segmentation").first.click()
@@ -187,6 +217,8 @@ def run_in_monai_label_panel(viewer: Viewer) -> None:
         lambda message: "updated the segmentation's scalar data" in message.text, timeout=RUN_MS
     ):
         page.locator("button[title='Run Segmentation']").click()
+    page.keyboard.press("Alt+p")
+    viewer.card.wait_for()
 
 
 def paint(viewer: Viewer) -> None:
@@ -227,7 +259,11 @@ def test_a_scan_is_run_corrected_refined_and_saved(viewer: Viewer, orthanc: Any,
     result = requests.get(
         f"{viewer.server.url}/itermask3d/result", params={"image": viewer.study.series.series_uid}, timeout=60
     ).json()
+    viewer.card.get_by_text("Technical values").click()
     viewer.card.locator("dt:text-is('Score') + dd").filter(has_text=f"{result['score']:.4f}").wait_for()
+    viewer.card.get_by_text("Technical values").click()
+    assert viewer.card.locator(".itermask3d-verdict").inner_text() == result["headline"]
+    require_all_in_view(viewer)
     viewer.card.locator(".itermask3d-region").first.click()
     viewer.page.wait_for_function(f"before => ({COLOURED})() > before + 200", arg=before, polling=250)
     viewer.shoot("region")

@@ -1,9 +1,10 @@
 /*
- * A card in OHIF: what IterMask3D found in the series shown, progress, refinement and saving.
- *
- * Text from the server only ever becomes textContent.
+ * The panel in OHIF: what IterMask3D found in the series shown, progress, refinement and saving.
  */
 
+import { answerParts, centreOf, firstRegion, legend } from './answer.js';
+import { button, make, number, say } from './parts.js';
+import { askBytes, askJson, form } from './server.js';
 import * as viewer from './viewer.js';
 
 const MODEL = 'itermask3d';
@@ -11,6 +12,7 @@ const POLL_MS = { busy: 1000, idle: 3000 };
 const FOLLOW_MS = 400;
 const REPAINT_MS = 1500; // OHIF's MONAI Label panel colours its segments a moment after an answer
 const [BRUSH, ERASER, NO_BRUSH] = ['SphereBrush', 'SphereEraser', 'WindowLevel'];
+const SHORTCUT = 'Alt+P';
 const PHASES = {
   reading: 'Reading the scan',
   'brain extraction': 'Finding the brain',
@@ -22,6 +24,7 @@ const PHASES = {
 const state = {
   series: null, // what the active viewport shows
   result: null, // params of the last run on it
+  opened: new Set(), // series whose result was shown once
   seenRun: null, // id of the last finished run that was taken note of
   working: '', // what this page is doing
   note: '', // how its last action ended
@@ -29,29 +32,12 @@ const state = {
 };
 const ui = {};
 
-async function ask(path, query, options) {
-  const url = query ? `${path}?${new URLSearchParams(query)}` : path;
-  const response = await fetch(url, options).catch(() => {
-    throw new Error('The server does not answer; is it still running?');
-  });
-  if (!response.ok) {
-    const { detail } = await response.json().catch(() => ({}));
-    throw new Error(typeof detail === 'string' ? detail : `The server answered ${response.status}.`);
-  }
-  return response;
-}
-
-async function askJson(path, query, options) {
-  const response = await ask(path, query, options);
-  return response.status === 204 ? null : response.json();
-}
-
 async function labels() {
   ui.labels = ui.labels || viewer.segmentLabels(await askJson('/info/'));
   return ui.labels;
 }
 
-/** Run one action at a time; how it ends becomes a sentence in the card. */
+/** Run one action at a time; how it ends becomes a sentence in the panel. */
 async function act(sentence, action) {
   const { series } = state;
   if (state.working || !series) {
@@ -77,16 +63,27 @@ async function find(series) {
   const result = await askJson(`/infer/${MODEL}`, query, { method: 'POST', body: form() });
   take(series, result);
   await showMask(series);
-  if (result.components?.length) {
-    viewer.jumpTo(result.components[0].centroid_mm);
-  }
+  go(firstRegion(result));
   return 'Done: the mask is shown.';
 }
 
 async function showMask(series) {
-  const response = await ask('/itermask3d/mask', { image: series.uid });
-  await viewer.showMask(series, new Uint8Array(await response.arrayBuffer()), await labels());
+  const mask = await askBytes('/itermask3d/mask', { image: series.uid });
+  state.opened.add(series.uid);
+  await viewer.showMask(series, mask, await labels());
   return 'The mask is shown.';
+}
+
+/** Show an earlier result as soon as the scan is there: its mask, at its most severe region. */
+async function open(series) {
+  if (state.opened.has(series.uid) || viewer.hasSegmentation(series)) {
+    return;
+  }
+  state.opened.add(series.uid);
+  if ((await viewer.isLoaded(series)) && isShown(series) && !state.working && !viewer.hasSegmentation(series)) {
+    await act('Loading the mask', showMask);
+    go(firstRegion(state.result));
+  }
 }
 
 async function refine(series) {
@@ -123,13 +120,10 @@ async function pick(series, tool) {
   return '';
 }
 
-function form(mask, params = {}) {
-  const body = new FormData();
-  body.append('params', JSON.stringify(params));
-  if (mask) {
-    body.append('label', new Blob([mask]), 'label.bin');
+function go(region) {
+  if (region) {
+    viewer.jumpTo(centreOf(region));
   }
-  return body;
 }
 
 function isShown(series) {
@@ -144,38 +138,21 @@ function take(series, result) {
   }
 }
 
-function make(tag, name, text) {
-  const element = document.createElement(tag);
-  if (name) {
-    element.className = `itermask3d-${name}`;
-  }
-  if (text !== undefined) {
-    element.textContent = text;
-  }
-  return element;
-}
-
-function button(text, action, name = 'button') {
-  const element = make('button', name, text);
-  element.type = 'button';
-  element.addEventListener('click', action);
-  return element;
-}
-
 function build() {
   ui.card = make('section', 'card');
   ui.card.id = 'itermask3d-card';
+  ui.card.tabIndex = -1; // the shortcut leads here, the tabulator on to what it holds
   ui.card.setAttribute('aria-label', 'IterMask3D');
-  ui.card.addEventListener('keydown', event => event.stopPropagation()); // OHIF's hotkeys stay out of the card
-  ui.toggle = button('', () => collapse(ui.toggle.getAttribute('aria-expanded') === 'true'), 'toggle');
-  ui.toggle.append(make('strong', '', 'IterMask3D'), make('span', 'use', 'research use only'), make('span', 'arrow'));
-  ui.toggle.setAttribute('aria-controls', 'itermask3d-body');
-  ui.body = make('div', 'body');
-  ui.body.id = 'itermask3d-body';
-  ui.body.append(buildTexts(), buildActions());
-  ui.card.append(ui.toggle, ui.body);
-  document.body.append(ui.card);
-  collapse(localStorage.getItem('itermask3d.collapsed') === 'true');
+  ui.card.setAttribute('aria-keyshortcuts', SHORTCUT);
+  ui.card.addEventListener('keydown', event => {
+    event.stopPropagation(); // OHIF's hotkeys stay out of the panel
+    if (event.key === 'Escape') {
+      ui.before?.focus();
+    }
+  });
+  const head = make('p', 'head');
+  head.append(make('strong', '', 'IterMask3D'), make('span', 'quiet', 'research use only'), make('kbd', '', SHORTCUT));
+  ui.card.append(head, buildTexts(), buildActions());
 }
 
 function buildTexts() {
@@ -197,8 +174,7 @@ function buildTexts() {
 
 function buildActions() {
   const actions = make('div', 'actions');
-  ui.find = button('Find anomalies', () => act('Looking for anomalies', find));
-  ui.find.classList.add('itermask3d-primary');
+  ui.find = button('Find anomalies', () => act('Looking for anomalies', find), 'button primary');
   ui.show = button('Show mask', () => act('Loading the mask', showMask));
   ui.brush = button('Brush', () => act('Preparing the brush', series => pick(series, BRUSH)));
   ui.eraser = button('Eraser', () => act('Preparing the eraser', series => pick(series, ERASER)));
@@ -214,29 +190,48 @@ function buildActions() {
   ui.report = make('a', 'button', 'Open report');
   ui.report.target = '_blank';
   ui.report.rel = 'noopener';
+  ui.save = button('Save to PACS', () => act('Saving', save));
+  const rows = [[ui.find, ui.show], [ui.brush, ui.eraser, ui.radius], [keep], [ui.refine], [buildUser(), ui.save]];
+  for (const row of [...rows, [ui.report]]) {
+    const box = make('div', 'row');
+    box.append(...row);
+    actions.append(box);
+  }
+  actions.prepend(legend());
+  return actions;
+}
+
+function buildUser() {
   ui.user = make('input', 'user');
   Object.assign(ui.user, { type: 'text', maxLength: 64, placeholder: 'Your name', autocomplete: 'name' });
   ui.user.setAttribute('aria-label', 'Your name, stored with the saved mask');
   ui.user.value = localStorage.getItem('itermask3d.user') || '';
   ui.user.addEventListener('change', () => localStorage.setItem('itermask3d.user', ui.user.value.trim()));
-  ui.save = button('Save to PACS', () => act('Saving', save));
-  const rows = [[ui.find, ui.show], [ui.brush, ui.eraser, ui.radius], [keep]];
-  rows.push([ui.refine, ui.report], [ui.user, ui.save]);
-  for (const row of rows) {
-    const line = make('div', 'row');
-    line.append(...row);
-    actions.append(line);
+  return ui.user;
+}
+
+/** Take the place that OHIF gives. */
+function settle() {
+  window.itermask3dDock?.place?.append(ui.card);
+}
+
+/** To the panel from anywhere on the page, also where OHIF has folded it. */
+function reach(event) {
+  if (!event.altKey || event.ctrlKey || event.metaKey || event.code !== 'KeyP') {
+    return;
   }
-  return actions;
+  event.preventDefault();
+  event.stopPropagation();
+  if (!ui.card.contains(document.activeElement)) {
+    ui.before = document.activeElement;
+  }
+  if (!ui.card.isConnected) {
+    window.addEventListener('itermask3d-dock', () => ui.card.focus(), { once: true });
+    window.itermask3dDock?.open();
+  }
+  ui.card.focus();
 }
 
-function collapse(collapsed) {
-  ui.body.hidden = collapsed;
-  ui.toggle.setAttribute('aria-expanded', String(!collapsed));
-  localStorage.setItem('itermask3d.collapsed', String(collapsed));
-}
-
-/** Show the state; called after every change. */
 function render() {
   ui.card.hidden = !state.series;
   if (!state.series) {
@@ -257,18 +252,10 @@ function render() {
   ui.report.href = `/itermask3d/report?${new URLSearchParams({ image: state.series.uid })}`;
 }
 
-/** Change a text only when it differs, so that a screen reader does not repeat it at every poll. */
-function say(element, text) {
-  if (element.textContent !== text) {
-    element.textContent = text;
-  }
-  element.hidden = !text;
-}
-
+/** The phase alone: a screen reader reads each change out. The bar holds the figures. */
 function statusSentence(mine) {
   if (mine) {
-    const share = mine.total > 1 ? ` (${mine.done} of ${mine.total})` : '';
-    return `${PHASES[mine.phase] || mine.phase}${share}`;
+    return PHASES[mine.phase] || mine.phase;
   }
   if (state.working) {
     return state.running ? `${state.working}: waiting for another run to end` : `${state.working} …`;
@@ -279,67 +266,17 @@ function statusSentence(mine) {
 function setProgress(run) {
   if (run?.total > 1) {
     Object.assign(ui.bar, { max: run.total, value: run.done });
+    ui.bar.title = `${run.done} of ${run.total}`;
   } else {
     ui.bar.removeAttribute('value');
+    ui.bar.title = '';
   }
 }
 
 function renderResult() {
   const found = state.result;
-  if (!found) {
-    ui.result.replaceChildren(make('p', 'empty', 'No result for this series yet.'));
-    return;
-  }
-  const verdict = make('p', 'verdict', found.verdict);
-  verdict.classList.add(`itermask3d-${found.outcome}`);
-  const curve = make('img', 'curve');
-  curve.src = `/itermask3d/curve.png?${new URLSearchParams({ image: state.series.uid, v: String(Date.now()) })}`;
-  curve.alt = `Error curve of the sweep; ${found.threshold === null ? 'no threshold' : 'threshold as above'}`;
-  const warnings = (found.warnings || []).map(warning => make('p', 'warning', warning));
-  ui.result.replaceChildren(verdict, facts(found), regions(found.components || []), curve, ...warnings);
-}
-
-function facts(found) {
-  const list = make('dl', 'facts');
-  const rows = [['Score', `${number(found.score, 4)}${rank(found.percentile_among_normals)}`]];
-  rows.push(['Flagged', `${number(found.volumes_ml?.anomaly, 2)} ml`]);
-  rows.push(['Threshold', found.threshold === null ? 'none' : number(found.threshold, 3)]);
-  if (found.chosen_model?.name) {
-    rows.push(['Model', found.chosen_model.name]);
-  }
-  if (found.series && found.series.uid !== state.series.uid) {
-    rows.push(['Series used', found.series.description || found.series.uid]);
-  }
-  for (const [name, value] of rows) {
-    list.append(make('dt', '', name), make('dd', '', value));
-  }
-  return list;
-}
-
-function rank(percentile) {
-  if (!Number.isFinite(percentile)) {
-    return '';
-  }
-  const share = Math.round(percentile) >= 100 ? 'all' : `${number(percentile, 0)} % of`;
-  return `, higher than ${share} normal scans`;
-}
-
-function regions(components) {
-  const list = make('ul', 'regions');
-  for (const part of components) {
-    const volume = `${number(part.volume_ml, 2)} ml`;
-    const go = button(volume, () => viewer.jumpTo(part.centroid_mm), 'region');
-    go.title = 'Go to the centre of this region';
-    go.setAttribute('aria-label', `Region ${part.index}, ${volume}: go to its centre`);
-    const item = make('li');
-    item.append(go);
-    list.append(item);
-  }
-  return list;
-}
-
-function number(value, digits) {
-  return Number.isFinite(value) ? value.toFixed(digits) : '–';
+  const none = () => [make('p', 'empty', 'No result for this series yet.')];
+  ui.result.replaceChildren(...(found ? answerParts(found, state.series, go) : none()));
 }
 
 function follow() {
@@ -360,7 +297,11 @@ function follow() {
 
 async function load(series) {
   try {
-    take(series, await askJson('/itermask3d/result', { image: series.uid }));
+    const result = await askJson('/itermask3d/result', { image: series.uid });
+    take(series, result);
+    if (result) {
+      await open(series);
+    }
   } catch (error) {
     say(ui.error, error.message);
   }
@@ -400,6 +341,7 @@ function noteFinished(finished) {
   }
   if (finished.ok) {
     const { series } = state;
+    state.opened.add(series.uid); // whoever asked shows the mask
     load(series);
     setTimeout(() => isShown(series) && viewer.paintBands(series), REPAINT_MS);
   } else {
@@ -414,6 +356,9 @@ function schedulePoll(delay) {
 
 viewer.setServerCookie();
 build();
+settle();
+window.addEventListener('itermask3d-dock', settle);
+window.addEventListener('keydown', reach, { capture: true });
 follow();
 setInterval(follow, FOLLOW_MS);
 schedulePoll(0);

@@ -1,5 +1,5 @@
 /*
- * What the card asks of OHIF: which series is shown, its segmentation, the brush, where to look.
+ * What the panel asks of OHIF: which series is shown, its segmentation, the brush, where to look.
  *
  * OHIF is used as shipped, through the globals that its cornerstone extension sets: window.services,
  * window.commandsManager, window.cornerstone and window.cornerstoneTools.
@@ -11,6 +11,8 @@ const BANDS = { 'anomaly 1 mild': 1, 'anomaly 2 moderate': 2, 'anomaly 3 severe'
 const COLOURS = { 1: [255, 210, 77, 255], 2: [255, 138, 51, 255], 3: [232, 45, 45, 255] };
 const DRAWN = { label: 'anomaly', colour: [90, 204, 230, 255] }; // what a person draws, before it is refined
 const TOOL_GROUPS = ['default', 'mpr'];
+const LOAD_TRIES = 600;
+const LOAD_WAIT_MS = 200;
 const VOLUME_TRIES = 50;
 const VOLUME_WAIT_MS = 100;
 
@@ -32,6 +34,23 @@ export function activeSeries() {
       viewportId: activeViewportId,
     }
   );
+}
+
+export function hasSegmentation(series) {
+  return Boolean(segmentationOf(series));
+}
+
+/** Wait until the scan is there; false where it is not after a while, or another series is shown. */
+export async function isLoaded(series) {
+  for (let tries = 0; tries < LOAD_TRIES && activeSeries()?.uid === series.uid; tries += 1) {
+    const viewport = window.services.cornerstoneViewportService.getCornerstoneViewport(series.viewportId);
+    const volumes = (viewport?.getAllVolumeIds?.() || []).map(id => window.cornerstone.cache.getVolume(id));
+    if (viewport && (viewport.type === 'stack' || volumes.some(volume => volume?.loadStatus?.loaded))) {
+      return true;
+    }
+    await new Promise(resolve => setTimeout(resolve, LOAD_WAIT_MS));
+  }
+  return false;
 }
 
 /**
