@@ -15,6 +15,7 @@ from helpers import run_command
 from itermask3d import __version__, segment
 from itermask3d.cli.app import app, main
 from itermask3d.cli.common import repeated
+from itermask3d.inference.models import NAMES
 from typer.main import get_command
 
 VERBS = [command.name for command in app.registered_commands]
@@ -62,9 +63,22 @@ def test_the_same_option_says_the_same_in_every_verb():
     for verb in VERBS:
         for option in options_of(verb):
             told.setdefault(option.opts[0], {})[verb] = option.help
-    told["--model"].pop("calibrate")  # names what made the results, chooses nothing
-    for name in ("--bundle", "--model", "--weights", "--brain-masks", "--overwrite", "--gamma"):
+    for verb in ("calibrate", "adapt"):  # what made the results, and what is adapted: these choose no answer
+        told["--model"].pop(verb)
+    for name in ("--bundle", "--model", "--weights", "--brain-masks", "--overwrite", "--gamma", "--schedule"):
         assert len(set(told[name].values())) == 1, (name, told[name])
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "label"])
+def test_every_verb_that_ends_speaks_to_machines(verb):
+    assert "--json" in [name for option in options_of(verb) for name in option.opts]
+
+
+@pytest.mark.parametrize("verb", ["segment", "screen", "adapt", "calibrate"])
+def test_the_models_in_the_help_are_those_that_there_are(verb):
+    (told,) = [option.help for option in options_of(verb) if "--model" in option.opts]
+    assert all(name in told for name in NAMES), told
+    assert set(re.findall(r"\b(any|t2|flair)\b", told)) == set()
 
 
 def test_help_loads_neither_torch_nor_numpy():

@@ -81,7 +81,7 @@ def test_every_model_of_this_repository_has_a_version_that_its_card_names(script
 def test_the_files_of_a_release_are_built_and_summed(script, tmp_path):
     tree = tmp_path / "tree"
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
-    for name in ("bundle", "scripts"):
+    for name in ("bundle", "monailabel_app", "scripts"):
         shutil.copytree(ROOT / name, tree / name, ignore=ignore)
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tree)

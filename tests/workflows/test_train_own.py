@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import head_phantom, run_command
+from itermask3d.cli.app import main
+from itermask3d.files.locking import one_run
 
 TINY = ("--spacing-mm", "8", "--bias-correction", "none", "--channels", "2", "4", "4", "4", "4", "--epochs", "2")
 
@@ -88,6 +90,21 @@ def test_what_cannot_start_is_one_clear_sentence(change, options, message, scans
     assert message in said
 
 
+def test_machines_get_json_alone_and_a_second_run_is_refused(scans, tmp_path, monkeypatch, capsys, run_here):
+    out = tmp_path / "out"
+    options = (scans, out, *TINY, "--check-only", "--force", "--json")
+    monkeypatch.setattr(sys, "argv", ["itermask3d", "train", *map(str, options)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    check = str(out / "check" / "check.json")
+    assert json.loads(capsys.readouterr().out) == {"status": 0, "check": check, "bundle": None, "report": None}
+    with one_run(out):
+        status, said = run_here(*options)
+    assert status == 2
+    assert "another run is writing to" in said
+
+
 @pytest.mark.slow
 def test_a_folder_of_scans_becomes_a_bundle_that_segments_and_is_made_once(scans, tmp_path):
     out = tmp_path / "out"
@@ -101,9 +118,10 @@ def test_a_folder_of_scans_becomes_a_bundle_that_segments_and_is_made_once(scans
     assert "2 epochs of batches of 2" in card
 
     written = (out / "train" / "last.pt").stat().st_mtime_ns
-    again = _run(scans, out, *TINY, "--force", "--seed", "1")
+    again = _run(scans, out, *TINY, "--force", "--seed", "1", "--json")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "training: done before" in again.stdout
+    assert "training: done before" in again.stderr
+    assert json.loads(again.stdout)["bundle"] == str(bundle)
     assert (out / "train" / "last.pt").stat().st_mtime_ns == written
     other = _run(scans, out, *TINY, "--force", "--seed", "2")
     assert other.returncode == 2

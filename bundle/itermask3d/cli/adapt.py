@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.cli.common import FAILED, INTERRUPTED, NOT_STARTED, as_given, one_of
+from itermask3d.cli.common import FAILED, INTERRUPTED, NOT_STARTED, as_given, for_machines, one_of
 from itermask3d.cli.site_options import (
+    AsJson,
     BrainExtraction,
     BrainMasks,
     CheckOnly,
@@ -18,6 +19,7 @@ from itermask3d.cli.site_options import (
     ExcludeSuspects,
     Force,
     Subject,
+    finish,
 )
 
 __all__ = ["adapt"]
@@ -41,22 +43,25 @@ def adapt(
     brain_masks: BrainMasks = None,
     brain_extraction: BrainExtraction = "auto",
     bundle: Annotated[Path, typer.Option(help="Folder of another bundle.", show_default=False)] = Path(BUNDLE_ROOT),
-    base: Annotated[str | None, typer.Option(help="The model to adapt (default: t1, else agnostic).")] = None,
+    model: Annotated[str | None, typer.Option(help="The one to adapt (default: t1, else agnostic).")] = None,
     epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Passes over the scans.")] = 10,
     folds: Annotated[int, typer.Option(min=2, metavar="N", help="Of the cross-fitting.")] = 4,
     seed: Annotated[int, typer.Option(help="Of folds and training.")] = 2026,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Scans prepared at once.")] = 1,
     restart: Annotated[bool, typer.Option("--restart", help="Drop one of other scans there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Adapt the weights to your scanner, with 10 to 50 normal scans.
 
     The result is OUTPUT/bundle, for every verb's --bundle, and OUTPUT/report.html. The same command goes on where a
     run ended.
     """
-    given = dict(locals())
+    given = {name: value for name, value in locals().items() if name != "as_json"}
     given["exclude"] = tuple(exclude or ())
-    given["model"] = given.pop("base") or ("t1" if contrast == "T1" else "agnostic")
-    raise typer.Exit(run(given))
+    given["model"] = model or ("t1" if contrast == "T1" else "agnostic")
+    with for_machines(as_json):
+        status = run(given)
+    finish(status, output, as_json=as_json)
 
 
 def run(given: dict[str, object]) -> int:

@@ -19,7 +19,7 @@ EXAMPLES = """
   itermask3d segment scan.nii.gz       one scan; results lie beside it
   itermask3d screen scans out/night    many scans, one page
   itermask3d adapt normals out/site    know your scanner, in minutes
-  itermask3d train normals out/site     a model of your own site
+  itermask3d train normals out/site    a model of your own site
   itermask3d --install-completion      complete words with the Tab key
 """
 

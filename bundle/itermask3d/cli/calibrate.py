@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.cli.common import for_machines, one_of, print_json, refuse
+from itermask3d.cli.common import for_machines, one_of, one_sentence, print_json, refuse
 
 __all__ = ["calibrate"]
 
@@ -23,6 +23,7 @@ STATUS = "Exit status: 0 done, 2 nothing could be calibrated."
 def calibrate(
     results: Annotated[Path, typer.Argument(help="Output folder of a run over held-out normal scans.")],
     model: Annotated[str | None, typer.Option(help="The model that made all the results: t1 or agnostic.")] = None,
+    bundle: Annotated[Path, typer.Option(help="Folder of another bundle.", show_default=False)] = Path(BUNDLE_ROOT),
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File (default: that of the model in the bundle).")
     ] = None,
@@ -33,21 +34,23 @@ def calibrate(
     The scores become those against which later scans get their percentile and p-value; run with the settings and
     weights that will be used.
     """
-    with for_machines(as_json):
-        told = write(results, model, output)
+    with for_machines(as_json), one_sentence():
+        told = write(results, model, output, bundle)
         print(f"{told['normal_scans']} normal scores in {told['file']}; ", end="")
         print(f"the smallest p-value is {told['smallest_p_value']:.3g}")
     if as_json:
         print_json(told)
 
 
-def write(results: Path, model: str | None, output: Path | None) -> dict[str, Any]:
+def write(results: Path, model: str | None, output: Path | None, bundle: Path) -> dict[str, Any]:
     """Write the calibration; what it holds, in few words."""
     from itermask3d.files.writing import write_atomically
     from itermask3d.inference.calibration import attainable_level
     from itermask3d.inference.models import NAMES, model_file
 
     one_of(model, NAMES, "--model")
+    if not (bundle / "models").is_dir():
+        refuse(f"'{bundle}' is no bundle; expected a folder with configs and models")
     found = [json.loads(path.read_text()) for path in sorted(results.glob("*/result.json"))]
     if not found:
         refuse(f"'{results}' holds no result.json; expected the output folder of a run")
@@ -61,7 +64,7 @@ def write(results: Path, model: str | None, output: Path | None) -> dict[str, An
         refuse("no result is left; expected scores of normal scans that are in-distribution")
     if any(result["settings"] != found[0]["settings"] for result in found):
         refuse("the results come from different settings or weights; expected one run")
-    target = output or model_file(f"{BUNDLE_ROOT}/models", "calibration.json", model or NAMES[0])
+    target = output or model_file(bundle / "models", "calibration.json", model or NAMES[0])
     write_atomically(json.dumps(calibration(found, left_out), indent=1) + "\n", target)
     facts = {"file": str(target), "normal_scans": len(found), "left_out": left_out}
     return {**facts, "smallest_p_value": attainable_level(len(found))}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from itermask3d.cli.common import one_sentence
+from itermask3d.cli.common import DONE, for_machines, one_sentence, print_json
 
 __all__ = ["demo"]
 
@@ -22,16 +22,19 @@ def demo(
     scan: Annotated[
         Path | None, typer.Option(help="A T1 scan that nibabel reads (default: the ICBM152 template).")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON; all else on stderr.")] = False,
 ) -> None:
     """Segment a real scan, as it is and with a lesion put in."""
     from nibabel.filebasedimages import ImageFileError
 
     from itermask3d.cli.common import refuse
-    from itermask3d.cli.demo_run import demonstrate
+    from itermask3d.cli.demo_run import demonstrate, results
 
-    with one_sentence():
+    with for_machines(as_json), one_sentence():
         try:
             status = demonstrate(scan, output)
         except (ImageFileError, ModuleNotFoundError) as error:
             refuse(error)
+    if as_json:
+        print_json(results(output) if status == DONE else [])
     raise typer.Exit(status)

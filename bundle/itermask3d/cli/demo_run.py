@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
 
 from itermask3d.simulation.demo import LESION_ML, packaged_scan, write_demo
+from itermask3d.workflows.site.commands import own_output
+
+CASES = ("as_it_is", "with_lesion")
 
 
 def demonstrate(source: Path | None, output: Path) -> int:
@@ -24,10 +27,16 @@ def demonstrate(source: Path | None, output: Path) -> int:
     inputs.mkdir(parents=True, exist_ok=True)
     write_demo(volume(source or packaged_scan()), inputs)
     command = [sys.executable, "-m", "itermask3d", "segment", str(inputs / "scans.json"), str(output / "results")]
-    status = subprocess.run([*command, "--overwrite"], check=False).returncode
+    status = subprocess.run([*command, "--overwrite"], check=False, stdout=own_output()).returncode
     if status == 0:
         show(output, template=source is None)
     return status
+
+
+def results(output: Path) -> list[dict[str, Any]]:
+    """What was found in the scan as it is and in the one with the lesion; empty where nothing was."""
+    files = [output / "results" / case / "result.json" for case in CASES]
+    return [json.loads(path.read_text()) for path in files if path.is_file()]
 
 
 def volume(path: Path) -> nib.Nifti1Image:
@@ -48,6 +57,6 @@ def show(output: Path, *, template: bool) -> None:
         print("Both scans are called unusual by the distribution check. The template is the average of many brains,")
         print("smoother than any scan; so the check is right, and the score gets no p-value.")
     print("\nLook at the pictures first:")
-    for case in ("as_it_is", "with_lesion"):
+    for case in CASES:
         print(f"  {output / 'results' / case / 'overview.png'}")
     print("Masks, maps and reconstructions on the scan's own grid, and result.json, lie beside them.")

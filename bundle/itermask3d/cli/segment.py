@@ -30,17 +30,19 @@ itermask3d segment scan.nii.gz
 itermask3d segment scans out --brain-masks masks
 itermask3d segment dicom/series out --model auto --json > results.json
 """
+STATUS = "Exit status: 0 done, 1 some failed, 2 not started, 3 disk full, 130 Ctrl-C."
 
 
 def segment(
     scan: Annotated[Path, typer.Argument(help="Scan, folder, .txt or .json list, DICOM series.")],
     output: Annotated[Path | None, typer.Argument(help="Folder (default: NAME_itermask3d beside it).")] = None,
-    model: Annotated[str | None, typer.Option(help="t1 (default), any, or auto: by the scan.")] = None,
+    model: Annotated[str | None, typer.Option(help="t1 (default), agnostic, or auto: by the scan.")] = None,
     weights: Annotated[Path | None, typer.Option(help="State dict, instead of a model.")] = None,
     brain_masks: Annotated[Path | None, typer.Option(help="Folder with a brain mask for every scan.")] = None,
     brain_extraction: Annotated[str | None, typer.Option(help="How the brain is found (default: auto).")] = None,
     gamma: Annotated[float | None, typer.Option(help="Slope at which the threshold is taken.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise in the masked region.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Of the sweep: exact or fast.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Scans at once (default: 1).")] = None,
     bundle: Annotated[Path, typer.Option(help="Folder of another bundle.", show_default=False)] = Path(BUNDLE_ROOT),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished scans again.")] = False,
@@ -67,6 +69,7 @@ def segment(
             "ckpt_path": None if weights is None else str(weights),
             "settings::gamma": gamma,
             "settings::seed": seed,
+            "settings::schedule": schedule,
             "batch_size": batch_size,
             "overwrite": overwrite or None,
             "overview": False if no_overview else None,
@@ -95,6 +98,7 @@ def run(bundle: Path, values: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     from itermask3d.preprocessing.brain_extraction import METHODS
 
     one_of(values.get("brain_extraction"), METHODS, "--brain-extraction")
+    one_of(values.get("settings::schedule"), ("exact", "fast"), "--schedule")
     warnings.simplefilter("ignore", FutureWarning)
     configs = bundle / "configs"
     workflow = ConfigWorkflow(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from itermask3d.cli.common import FAILED, INTERRUPTED, NOT_STARTED, one_of
+from itermask3d.cli.common import FAILED, INTERRUPTED, NOT_STARTED, as_given, for_machines, one_of
 from itermask3d.cli.site_options import (
+    AsJson,
     BrainExtraction,
     BrainMasks,
     CheckOnly,
@@ -18,6 +18,7 @@ from itermask3d.cli.site_options import (
     ExcludeSuspects,
     Force,
     Subject,
+    finish,
 )
 
 __all__ = ["train"]
@@ -56,15 +57,18 @@ def train(
     ] = None,
     tune: Annotated[bool, typer.Option("--tune", help="Choose settings on validation scans.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Drop a training of other scans there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train on your own normal scans, up to a calibrated bundle.
 
     The result is OUTPUT/bundle, for every verb's --bundle, and OUTPUT/report.html. The same command goes on where a
     run ended.
     """
-    given = dict(locals())
+    given = {name: value for name, value in locals().items() if name != "as_json"}
     given["exclude"] = tuple(exclude or ())
-    raise typer.Exit(run(given))
+    with for_machines(as_json):
+        status = run(given)
+    finish(status, output, as_json=as_json)
 
 
 def run(given: dict[str, object]) -> int:
@@ -75,6 +79,7 @@ def run(given: dict[str, object]) -> int:
 
     from rich.console import Console
 
+    from itermask3d.files.locking import one_run
     from itermask3d.files.scans import ScanError
     from itermask3d.preprocessing.brain_extraction import METHODS
     from itermask3d.preprocessing.pipeline import BIAS_CORRECTIONS
@@ -91,16 +96,17 @@ def run(given: dict[str, object]) -> int:
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)  # a decoder nothing here needs
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    command = " ".join(["itermask3d", *sys.argv[1:]])
     try:
-        return Run(Options(**given, scripts=scripts(), command=command), console.print).run()  # type: ignore[arg-type]
+        options = Options(**given, scripts=scripts(), command=as_given())  # type: ignore[arg-type]
+        with one_run(options.output):
+            return Run(options, console.print).run()
     except KeyboardInterrupt:
         console.print("stopped: what is done stays; the same command goes on")
         return INTERRUPTED
     except ScanError as error:
         console.print(f"error: {error}")
         return NOT_STARTED
-    except StageError as error:
+    except (StageError, OSError) as error:
         console.print(f"error: {error}; the same command goes on from here")
         return FAILED
 

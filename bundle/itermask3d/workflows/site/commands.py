@@ -10,7 +10,7 @@ from typing import Any
 
 from itermask3d.files.literals import as_literal
 
-__all__ = ["StageError", "execute", "run_script", "run_workflow"]
+__all__ = ["StageError", "execute", "own_output", "run_script", "run_workflow"]
 
 
 class StageError(RuntimeError):
@@ -24,7 +24,7 @@ def execute(command: Sequence[Any], *, cwd: Path, allowed: Sequence[int] = (0,))
         StageError: if it ends with another status than those allowed.
     """
     words = [str(word) for word in command]
-    with subprocess.Popen(words, cwd=cwd) as process:
+    with subprocess.Popen(words, cwd=cwd, stdout=own_output()) as process:
         try:
             status = process.wait()
         except BaseException:
@@ -33,6 +33,14 @@ def execute(command: Sequence[Any], *, cwd: Path, allowed: Sequence[int] = (0,))
             raise
     if status not in allowed:
         raise StageError(f"'{' '.join(words[1:5])} …' ended with status {status}")
+
+
+def own_output() -> int | None:
+    """Where this process prints now, be it redirected; ``None`` where that is no file, as in tests."""
+    try:
+        return sys.stdout.fileno()
+    except OSError:
+        return None
 
 
 def run_workflow(bundle: Path, name: str, *, allowed: Sequence[int] = (0,), **overrides: Any) -> None:
