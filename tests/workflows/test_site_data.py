@@ -10,9 +10,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers import head_phantom, volume
-from itermask3d.files.discovery import FoundScan
-from itermask3d.files.scans import ScanError
+from helpers import axes_of, head_phantom, volume
+from itermask3d.files.dicom import write_mr_series
+from itermask3d.files.discovery import FoundScan, discover
+from itermask3d.files.scans import ScanError, list_scans
+from itermask3d.preprocessing.load import LoadScand
 from itermask3d.workflows.site.bundle import Recipe, derived_epochs, derived_size, set_loop, write_bundle, write_card
 from itermask3d.workflows.site.data import (
     Measurement,
@@ -48,6 +50,28 @@ def test_a_scan_is_measured_once_and_again_when_it_changes(scan, tmp_path):
     assert np.array_equal(second.thumbnail, first.thumbnail)
     _measurement(tmp_path, spacing_mm=5.0).measure(scan)
     assert record.stat().st_mtime_ns != written
+
+
+def test_series_that_share_a_folder_are_a_scan_each_up_to_the_list_that_training_reads(tmp_path):
+    phantom = head_phantom(axes=axes_of("LPS"), spacing_mm=(4, 4, 4))
+    folder = tmp_path / "in" / "patient"
+    folder.mkdir(parents=True)
+    for number in (1, 2):
+        noise = np.random.default_rng(number).normal(0, 6, phantom.image.shape)
+        slices = np.where(phantom.brain_mask, phantom.image + noise, 0)
+        series = write_mr_series(slices, phantom.affine, tmp_path / str(number), description="T1", series_number=number)
+        for file in series.files:
+            file.rename(folder / f"{number}{file.name}")
+    measurement = _measurement(tmp_path / "check")
+    scans = discover(tmp_path / "in").scans
+    first, second = (measurement.measure(scan) for scan in scans)
+    assert isinstance(first, MeasuredScan)
+    assert isinstance(second, MeasuredScan)
+    assert first.file_sha256 != second.file_sha256
+    assert first.voxel_sha256 != second.voxel_sha256
+    (tmp_path / "scans.json").write_text(json.dumps([measurement.item(scan) for scan in scans]))
+    read = [np.asarray(LoadScand()(item)["image"]) for item in list_scans(tmp_path / "scans.json")]
+    assert np.abs(read[0] - read[1]).max() > 6
 
 
 def test_a_mask_that_somebody_mended_is_kept_and_the_figures_follow_it(scan, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from itermask3d.files.discovery import FoundScan, discover
+from itermask3d.files.identity import source_of
 from itermask3d.files.scans import ScanError
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
@@ -114,7 +115,7 @@ class ScanChecks:
         voxels = []
         for scan in tqdm(scans, unit="scan", desc="voxel sizes"):
             try:
-                voxels.append(load_volume(scan.image).pixdim.tolist()[:3])
+                voxels.append(load_volume(source_of(scan.item) or scan.image).pixdim.tolist()[:3])
             except ScanError:
                 continue  # told when it is measured
         if not voxels:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,7 +20,7 @@ from monai.transforms import Compose, CropForegroundd, ResizeWithPadOrCropd
 from tqdm import tqdm
 
 from itermask3d.files.discovery import FoundScan
-from itermask3d.files.identity import input_files
+from itermask3d.files.identity import input_files, source_files, source_of
 from itermask3d.files.nifti import NIFTI_SUFFIXES
 from itermask3d.files.scans import ScanError, bare_scan_errors, voxel_volume_ml
 from itermask3d.files.writing import replaced, save_nifti
@@ -101,7 +101,7 @@ class Measurement:
 
     def item(self, scan: FoundScan) -> dict[str, Any]:
         """What training takes: the scan, its name and its kept brain mask."""
-        return {"case": scan.case, "image": scan.image, "brain_mask": str(self.masks / f"{scan.case}.nii.gz")}
+        return {**scan.item, "brain_mask": str(self.masks / f"{scan.case}.nii.gz")}
 
     def prepared(self, case: str) -> dict[str, torch.Tensor]:
         """``image`` and ``brain_mask`` of a measured scan on the network's grid, float32 ``(1, D, H, W)``, exactly as a
@@ -123,8 +123,6 @@ class Measurement:
     def measure(self, scan: FoundScan) -> MeasuredScan | Finding:
         """What is known of a scan, or why it cannot be used."""
         try:
-            if scan.files:
-                raise ScanError(f"'{scan.image}' holds several DICOM series; expected one series a folder")
             with bare_scan_errors():
                 return self._kept(scan) or self._keep(scan)
         except ScanError as reason:
@@ -149,7 +147,8 @@ class Measurement:
         return MeasuredScan(case=scan.case, subject=subject, thumbnail=thumbnail, spans_mm=spans, **record)
 
     def _keep(self, scan: FoundScan) -> MeasuredScan:
-        raw = LoadScand()({"image": scan.image})["image"]
+        item = {key: value for key, value in scan.item.items() if key != "brain_mask"}
+        raw = LoadScand()(item)["image"]
         mask = self.masks / f"{scan.case}.nii.gz"
         record = self.folder / f"{scan.case}.npz"
         method = self.brain_extraction
@@ -163,14 +162,14 @@ class Measurement:
         spans = (np.ptp(brain, axis=0) + 1) * self.settings["spacing_mm"]
         found: dict[str, Any] = {
             "inputs": self._inputs(scan),
-            "file_sha256": _digest_of_files(Path(scan.image)),
+            "file_sha256": _digest_of_files(source_files(source_of(item))),
             "voxel_sha256": _digest_of_voxels(raw),
             "figures": figures,
             "spans_mm": spans.tolist(),
             "oriented": _has_orientation(Path(scan.image)),
             "extra": {"voxels_mm": raw.pixdim.tolist(), "shape": list(raw.shape[1:]), "brain_extraction": method},
         }
-        found["extra"]["mask_sha256"] = _digest_of_files(mask)
+        found["extra"]["mask_sha256"] = _digest_of_files([mask])
         thumbnail = torch.nn.functional.adaptive_avg_pool3d(sample["image"].as_tensor(), THUMBNAIL)[0].numpy()
         with replaced(record) as partial:
             np.savez_compressed(partial, record=json.dumps(found), thumbnail=thumbnail.astype(np.float16), **volumes)
@@ -294,11 +293,10 @@ def split_by_subject(
     return {subset: cases for subset, cases in splits.items() if cases}
 
 
-def _digest_of_files(path: Path) -> str:
+def _digest_of_files(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for file in sorted(files):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
