@@ -205,6 +205,16 @@ def other_echoes(slices: list[FileDataset]) -> None:
         data.EchoTime = "80"
 
 
+def other_inversions(slices: list[FileDataset]) -> None:
+    for index, data in enumerate(slices):
+        data.InversionTime = ("900", "2500")[index % 2]
+
+
+def half_a_phase(slices: list[FileDataset]) -> None:
+    for data in slices[5:]:
+        data.ImageType = ["ORIGINAL", "PRIMARY", "PHASE MAP"]
+
+
 def two_points(slices: list[FileDataset]) -> list[FileDataset]:
     later = brighter(slices)
     for index, data in enumerate([*slices, *later]):
@@ -266,8 +276,13 @@ DICOM_CASES = [
     Case("dicom localizer inside", edited(localizer), r"2 orientations \(9 and 3\)"),
     Case("dicom two echoes", edited(two_echoes), r"2 volumes of 9 slices \(EchoTime 2\.98, 80"),
     Case("dicom echoes mixed", edited(other_echoes), "mixes images of EchoTime"),
+    Case("dicom inversion times mixed", edited(other_inversions), "mixes images of InversionTime 900, 2500"),
+    Case("dicom phase", edited(each(ImageType=["ORIGINAL", "PRIMARY", "P", "ND"])), "holds 9 phase images of 9"),
+    Case("dicom half a phase", edited(half_a_phase), "holds 4 phase images of 9"),
     Case("dicom two time points", edited(two_points), r"2 volumes of 9 slices \(TemporalPosition 1, 2"),
     Case("dicom two patients", edited(one(4, PatientID="P2")), "images of 2 patients"),
+    Case("dicom two birth dates", edited(one(4, PatientBirthDate="19700102"), PatientBirthDate="19700101"),
+         "images of 2 patients"),
     Case("dicom two studies", edited(one(4, StudyInstanceUID="1.2.3")), "images of 2 studies"),
     Case("dicom two frames of reference", edited(one(4, FrameOfReferenceUID="1.2.3")), "2 frames of reference"),
     Case("dicom two series", edited(two_series), "images of 2 series"),

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from itermask3d.files.errors import ScanError
 
-__all__ = ["IMAGE_CLASSES", "Plane", "planes_of", "read_number", "read_text"]
+__all__ = ["IMAGE_CLASSES", "Plane", "is_phase", "planes_of", "read_number", "read_text"]
 
 IMAGE_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT Image",
@@ -51,9 +51,13 @@ DISTINCT = {
 }
 """What tells the volumes of one series apart, in the order in which it is named to people."""
 
+PHASE = frozenset({"P", "PHASE", "PHASE MAP"})
+"""What ImageType says, from its third value on, of images whose values are angles."""
+
 FAR_MM = 1e5
 
-SHARED = ("PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+SHARED = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "SeriesInstanceUID",
+          "FrameOfReferenceUID")  # fmt: skip
 """What all images of one volume have in common."""
 
 
@@ -129,6 +133,11 @@ def planes_of(data: Dataset, name: str) -> tuple[Plane, ...]:
         )
         for index, frame in enumerate(frames)
     )
+
+
+def is_phase(image_type: Sequence[str]) -> bool:
+    """Whether ImageType, or FrameType, tells of a phase image."""
+    return any(value.upper() in PHASE for value in image_type[2:])
 
 
 def _require_readable(data: Dataset, name: str) -> None:

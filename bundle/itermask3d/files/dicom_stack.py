@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from itermask3d.files.dicom_planes import DISTINCT, SHARED, Plane
+from itermask3d.files.dicom_planes import DISTINCT, SHARED, Plane, is_phase
 from itermask3d.files.dicom_steps import list_places, regular_step, slice_location_mm
 from itermask3d.files.errors import ScanError
 from itermask3d.files.volume import check_affine
@@ -26,7 +26,7 @@ TURN_TOLERANCE = 5e-4
 SAME_PLACE_MM = 0.01
 SHEAR_DEGREES = 0.1
 SPACING_TOLERANCE = 0.02
-MIXED = ("EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPosition")
+MIXED = ("EchoTime", "EchoNumbers", "InversionTime", "FlipAngle", "DiffusionBValue", "TemporalPosition")
 """What may not differ within one volume, even where each plane has a place of its own."""
 
 MIXED_TOLERANCE = 0.1
@@ -85,12 +85,14 @@ def arrange(planes: Sequence[Plane], name: str, *, identical: Callable[[int, int
 def _require_one_source(planes: Sequence[Plane], name: str) -> None:
     if not planes:
         raise ScanError(f"series '{name}' holds no image; expected MR or CT images")
-    titles = {"PatientID": "patients", "PatientName": "patients", "StudyInstanceUID": "studies",
-              "SeriesInstanceUID": "series", "FrameOfReferenceUID": "frames of reference"}  # fmt: skip
+    titles = {"StudyInstanceUID": "studies", "SeriesInstanceUID": "series",
+              "FrameOfReferenceUID": "frames of reference"}  # fmt: skip
     for key in SHARED:
         found = {plane.shared[key] for plane in planes if plane.shared.get(key)}
         if len(found) > 1:
-            raise ScanError(f"'{name}' holds images of {len(found)} {titles[key]} (by {key}); expected one")
+            raise ScanError(
+                f"'{name}' holds images of {len(found)} {titles.get(key, 'patients')} (by {key}); expected one"
+            )
 
 
 def _require_one_grid(planes: Sequence[Plane], name: str) -> None:
@@ -201,6 +203,9 @@ def _differing(planes: Sequence[Plane]) -> dict[str, list[str]]:
 
 
 def _require_unmixed(planes: Sequence[Plane], name: str) -> None:
+    n_phase = sum(is_phase(plane.distinct.get("ImageType", "").split("\\")) for plane in planes)
+    if n_phase:
+        raise ScanError(f"series '{name}' holds {n_phase} phase images of {len(planes)}; expected the magnitude")
     for label, values in _differing(planes).items():
         if label not in MIXED:
             continue
@@ -237,8 +242,9 @@ def _oddities(planes: Sequence[Plane], step: NDArray[Any], normal: NDArray[Any])
         )
     numbers = sorted({plane.number for plane in planes if plane.number is not None})
     if len(numbers) == len(planes) and (numbers[0] > 1 or numbers[-1] - numbers[0] >= len(numbers)):
+        where = "" if numbers[-1] - numbers[0] >= len(numbers) else " at an end"
         warnings.append(
-            f"the {len(numbers)} images are numbered {numbers[0]} to {numbers[-1]}; slices at an end may be missing"
+            f"the {len(numbers)} images are numbered {numbers[0]} to {numbers[-1]}; slices{where} may be missing"
         )
     uids = {plane.uid for plane in planes}
     if uids != {""} and len(uids) < len({plane.name for plane in planes}):

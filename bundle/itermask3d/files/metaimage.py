@@ -14,7 +14,7 @@ from itermask3d.files.digest import combine, hash_stream
 from itermask3d.files.errors import ScanError
 from itermask3d.files.nrrd import beside
 from itermask3d.files.streams import Layout, Loaded, open_file, read_voxels, skip
-from itermask3d.files.volume import MEMORY_LIMIT_BYTES, Volume, check_affine, check_memory, one_volume
+from itermask3d.files.volume import MEMORY_LIMIT_BYTES, UNKNOWN_SIDES, Volume, check_affine, check_memory, one_volume
 
 __all__ = ["METAIMAGE_SUFFIXES", "read_metaimage"]
 
@@ -28,6 +28,9 @@ TYPES = {
 REFUSED = {"ElementNumberOfChannels": "1", "BinaryData": "True", "ElementToIntensityFunctionSlope": "1",
            "ElementToIntensityFunctionOffset": "0"}  # fmt: skip
 """Fields that may be left out, and the one value of each that is read."""
+
+DIRECTIONS = ("TransformMatrix", "Rotation", "Orientation")
+"""Names that the field of the axes' directions has had."""
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """MetaImage is written and read in LPS by ITK; its AnatomicalOrientation is a comment."""
@@ -79,7 +82,17 @@ def read_metaimage(path: str | Path, *, memory_limit_bytes: int = MEMORY_LIMIT_B
                 files.append((data, *hash_stream(detached)))
                 detached.seek(0)
                 loaded = _load(detached, fields, layout, data.stat().st_size, name)
-    return Volume(loaded.voxels, affine, combine(files), "metaimage", n_nan=loaded.n_nan, n_infinite=loaded.n_infinite)
+    known = any(key in fields for key in DIRECTIONS)
+    return Volume(
+        loaded.voxels,
+        affine,
+        combine(files),
+        "metaimage",
+        known_sides=known,
+        n_nan=loaded.n_nan,
+        n_infinite=loaded.n_infinite,
+        warnings=() if known else (UNKNOWN_SIDES.format(reason="it has no TransformMatrix"),),
+    )
 
 
 def _fields(stream: BinaryIO, name: str) -> dict[str, str]:
@@ -118,7 +131,7 @@ def _layout(fields: Mapping[str, str], name: str) -> Layout:
 
 def _affine(fields: Mapping[str, str], name: str) -> NDArray[Any]:
     n_axes = int(fields["NDims"])
-    axes = _numbers(fields, ("TransformMatrix", "Rotation", "Orientation"), n_axes * n_axes, name)
+    axes = _numbers(fields, DIRECTIONS, n_axes * n_axes, name)
     origin = _numbers(fields, ("Offset", "Position", "Origin"), n_axes, name)
     spacing = _numbers(fields, ("ElementSpacing", "ElementSize"), n_axes, name)
     if spacing is None:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from pydicom.dataset import Dataset
 
 from itermask3d.files.dicom_files import FoundSeries
+from itermask3d.files.dicom_planes import is_phase
 from itermask3d.files.tree import LeftOut
 
 __all__ = ["NamedSeries", "named_series", "place_of", "title", "unsuitable"]
@@ -73,6 +74,8 @@ def unsuitable(series: FoundSeries) -> str:
         return "a localiser"
     if image_type and image_type[0] == "DERIVED":
         return "derived from other images (ImageType DERIVED), expected one as acquired"
+    if is_phase(image_type):
+        return "phase images, expected the magnitude"
     if _count(header, "SamplesPerPixel") != 1:
         return "colour images, expected grey values"
     if series.n_images < MIN_SLICES:
