@@ -183,3 +183,25 @@ def test_what_was_left_out_is_told_by_reason_and_written_whole(tmp_path):
     assert (lines[0], lines[-1], len(lines)) == ("path\treason", "'=cmd\thidden", 6)
     write_left_out([], tmp_path)
     assert not (tmp_path / "left_out.tsv").exists()
+
+
+def test_a_series_whose_parts_overlap_is_one_and_told_of_its_copies(tmp_path):
+    slices = mr_slices(VALUES)
+    save(slices[:16], tmp_path / "a")
+    save(slices[12:], tmp_path / "b")
+    (found,) = search(tmp_path).series
+    volume = read_volume([str(file) for file in found.files])
+    assert volume.voxels.shape == VALUES.shape
+    assert "4 identical copies of images were left out" in volume.warnings
+    assert told(tmp_path) == {}
+
+
+def test_a_part_beside_the_whole_series_is_left_out_and_whole_copies_are_scans_of_their_own(tmp_path):
+    slices = mr_slices(VALUES)
+    for name in ("a", "b"):
+        save(slices, tmp_path / name)
+    save(slices[:21], tmp_path / "c")
+    assert [len(found.files) for found in search(tmp_path).series] == [24, 24]
+    reasons = told(tmp_path)
+    assert len(reasons) == 21
+    assert set(reasons.values()) == {f"an image of a series that lies whole in '{tmp_path / 'a'}'"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,8 +83,13 @@ def search(root: Path, *, ignore: Path | None = None) -> Tree:
                 images.append(path)
             elif not _is_part(name, present):
                 left_out.append(LeftOut(str(path), UNKNOWN))
-    series = [part for found in group_series(images) for part in _told_apart(found)]
-    known = {file for found in series for file in found.files}
+    series, parts = [], list[LeftOut]()
+    for found in group_series(images):
+        told, copies = _told_apart(found)
+        series += told
+        parts += copies
+    known = {file for found in series for file in found.files} | {Path(part.path) for part in parts}
+    left_out += parts
     left_out += [LeftOut(str(path), "a DICOM file without an image") for path in images if path not in known]
     return Tree(tuple(sorted(volumes)), tuple(series), tuple(sorted(left_out, key=lambda entry: entry.path)))
 
@@ -139,20 +143,24 @@ def _is_part(name: str, present: set[str]) -> bool:
     return dot + last in SIDECARS and any(stem + suffix in present for suffix in SCAN_SUFFIXES)
 
 
-def _told_apart(found: FoundSeries) -> Sequence[FoundSeries]:
-    """One series that an archive split over folders, or copies of it in several."""
+def _told_apart(found: FoundSeries) -> tuple[Sequence[FoundSeries], Sequence[LeftOut]]:
+    """One series that an archive split over folders, or whole ones in several; parts of a whole one are left out."""
     folders: dict[Path, list[Path]] = {}
     for file in found.files:
         folders.setdefault(file.parent, []).append(file)
     if len(folders) < 2:
-        return (found,)
-    places = Counter(place for files in folders.values() for place in {_position(file) for file in files})
-    if max(places.values()) < 2:
-        return (found,)
-    return tuple(
-        FoundSeries(found.uid, tuple(files), found.header, len(files) if found.n_images == len(found.files) else 1)
-        for files in folders.values()
-    )
+        return (found,), ()
+    places = {folder: {_position(file) for file in files} for folder, files in folders.items()}
+    everywhere = set().union(*places.values())
+    whole = [folder for folder in folders if places[folder] == everywhere]
+    if not whole:
+        return (found,), ()
+    single = found.n_images == len(found.files)
+    series = [FoundSeries(found.uid, tuple(folders[folder]), found.header, len(folders[folder]) if single else 1)
+              for folder in whole]  # fmt: skip
+    reason = f"an image of a series that lies whole in '{whole[0]}'"
+    parts = [LeftOut(str(file), reason) for folder in folders if folder not in whole for file in folders[folder]]
+    return series, parts
 
 
 def _position(file: Path) -> str:
