@@ -107,12 +107,26 @@ def test_missing_companion_is_named_with_the_place_where_it_was_expected(tmp_pat
         list_scans(tmp_path / "t1", **{f"{key}_dir": tmp_path / "other"})
 
 
-def test_two_scans_of_one_name_are_refused_by_name(tmp_path):
-    _touch(tmp_path / "x" / "t1.nii.gz", tmp_path / "y" / "t1.nii")
+def test_two_scans_of_one_name_in_one_folder_are_refused_by_name(tmp_path):
+    _touch(tmp_path / "t1.nii.gz", tmp_path / "t1.nii")
     with pytest.raises(ScanError, match="share the name 't1'") as error:
         list_scans(tmp_path)
-    assert str(Path("x", "t1.nii.gz")) in str(error.value)
-    assert str(Path("y", "t1.nii")) in str(error.value)
+    assert str(tmp_path / "t1.nii.gz") in str(error.value)
+    assert str(tmp_path / "t1.nii") in str(error.value)
+
+
+def test_scans_of_one_name_in_several_folders_are_named_by_these_too(tmp_path):
+    _touch(tmp_path / "p1" / "t1.nii.gz", tmp_path / "p2" / "t1.nii", tmp_path / "p2" / "t2.nii")
+    assert [item["case"] for item in list_scans(tmp_path)] == ["p1_t1", "p2_t1", "t2"]
+
+
+def test_no_two_scans_share_a_brain_mask(tmp_path):
+    _touch(tmp_path / "in" / "p1" / "t1.nii.gz", tmp_path / "in" / "p2" / "t1.nii.gz", tmp_path / "masks" / "t1.nii.gz")
+    with pytest.raises(ScanError, match=r"scans 'p1_t1' and 'p2_t1' both have .*; expected a file for each"):
+        list_scans(tmp_path / "in", brain_mask_dir=tmp_path / "masks")
+    _touch(tmp_path / "masks" / "p1_t1.nii.gz", tmp_path / "masks" / "p2_t1.nii.gz")
+    masks = [Path(item["brain_mask"]).name for item in list_scans(tmp_path / "in", brain_mask_dir=tmp_path / "masks")]
+    assert masks == ["p1_t1.nii.gz", "p2_t1.nii.gz"]
 
 
 def test_own_case_names_resolve_a_clash():

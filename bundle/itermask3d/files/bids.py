@@ -12,6 +12,7 @@ from typing import Any
 
 from pathspec import PathSpec
 
+from itermask3d.files.listed import read_text_lines
 from itermask3d.files.tree import LeftOut
 
 __all__ = ["BIDS_SUFFIXES", "bids_scans", "is_bids"]
@@ -56,10 +57,8 @@ def bids_scans(root: Path, files: Sequence[Path], suffixes: Sequence[str]) -> tu
 
 
 def _ignored(root: Path) -> PathSpec[Any]:
-    try:
-        lines = (root / ".bidsignore").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
+    path = root / ".bidsignore"
+    lines = read_text_lines(path) if path.is_file() else []
     return PathSpec.from_lines("gitignore", lines)
 
 

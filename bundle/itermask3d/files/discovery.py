@@ -13,10 +13,10 @@ from itermask3d.files.bids import BIDS_SUFFIXES, bids_scans, is_bids
 from itermask3d.files.errors import ScanError
 from itermask3d.files.identity import series_name
 from itermask3d.files.names import case_name
-from itermask3d.files.scans import list_scans, no_scan
+from itermask3d.files.scans import list_scans, no_scan, path_name
 from itermask3d.files.series import named_series, place_of, title
 from itermask3d.files.spreadsheet import safe_row
-from itermask3d.files.tree import SCAN_SUFFIXES, LeftOut, Tree, search
+from itermask3d.files.tree import LeftOut, Tree, search
 
 __all__ = ["BIDS_SUFFIXES", "Discovery", "FoundScan", "LeftOut", "discover", "is_bids", "write_left_out"]
 from itermask3d.files.writing import write_atomically
@@ -154,8 +154,7 @@ def _with_brain_masks(scans: Sequence[FoundScan], folder: str | Path) -> list[Fo
 
 
 def _volume(file: Path, root: Path) -> FoundScan:
-    suffix = next(suffix for suffix in SCAN_SUFFIXES if file.name.lower().endswith(suffix))
-    name = case_name("_".join((*file.relative_to(root).parts[:-1], file.name[: -len(suffix)])))
+    name = case_name(path_name(file, root))
     return FoundScan(name, str(file), name)
 
 

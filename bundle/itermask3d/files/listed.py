@@ -10,7 +10,7 @@ from typing import Any
 
 from itermask3d.files.errors import ScanError
 
-__all__ = ["read_json_list", "read_lines"]
+__all__ = ["read_json_list", "read_lines", "read_text_lines"]
 
 MARKED = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -21,9 +21,8 @@ def read_lines(path: Path) -> list[Path]:
     Raises:
         ScanError: if the file cannot be read, or is no text.
     """
-    content = _content(path)
     paths = []
-    for line in _decoded(content, path):
+    for line in read_text_lines(path):
         entry = line.strip()
         if entry and not entry.startswith("#"):
             single_bytes = path.parent / os.fsencode(entry).decode("latin-1")
@@ -53,7 +52,13 @@ def _content(path: Path) -> bytes:
         raise ScanError(f"'{path}' cannot be read ({error.strerror}); expected a list of scans") from error
 
 
-def _decoded(content: bytes, path: Path) -> list[str]:
+def read_text_lines(path: Path) -> list[str]:
+    """Lines of a text in any of the encodings.
+
+    Raises:
+        ScanError: if the file cannot be read, or is no text.
+    """
+    content = _content(path)
     if content.startswith(MARKED) or b"\0" in content:
         try:
             return content.decode(json.detect_encoding(content)).lstrip("\ufeff").splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "first_cause",
     "list_scans",
     "no_scan",
+    "path_name",
     "require_same_grid",
     "require_scans",
     "scan_error",
@@ -67,7 +69,7 @@ def list_scans(
     items = _named([_item(entry) for entry in _entries(source, left_out or _ignore)])
     for key, folder in (("brain_mask", brain_mask_dir), ("label", label_dir)):
         if folder:
-            items = [item | {key: str(_companion(item, Path(folder), key).absolute())} for item in items]
+            items = _with_companions(items, Path(folder), key)
     return items
 
 
@@ -198,12 +200,28 @@ def _folder(root: Path, told: Callable[[LeftOut], None]) -> list[Any]:
         told(entry)
     if not files and not items:
         raise ScanError(no_scan(root, left_out))
-    return [*files, *items]
+    items = [{"image": str(file), "case": _stem(file), "longer": path_name(file, root)} for file in files] + items
+    return _told_by_folder(items)
 
 
 def _series_item(series: NamedSeries) -> dict[str, Any]:
     shared = {"files": list(series.files), "series": series_name(series.uid)} if series.files else {}
-    return {"image": series.place, "case": series.parts[-1], **shared}
+    return {"image": series.place, "case": series.parts[-1], "longer": "_".join(series.parts), **shared}
+
+
+def path_name(file: Path, root: Path) -> str:
+    """The name of a scan below a folder, with the names of the folders between."""
+    return "_".join((*file.relative_to(root).parts[:-1], _stem(file)))
+
+
+def _told_by_folder(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Items whose names are those of their files, and longer ones only where several have the same."""
+    counts = Counter(item["case"] for item in items)
+    named = []
+    for item in items:
+        longer = item.pop("longer")
+        named.append(item | {"case": longer if counts[item["case"]] > 1 else item["case"]})
+    return named
 
 
 def no_scan(root: Path, left_out: Sequence[LeftOut]) -> str:
@@ -263,8 +281,25 @@ def _stem(path: Path) -> str:
     return path.resolve().name if path.name in ("", "..") else path.name
 
 
+def _with_companions(items: list[dict[str, Any]], folder: Path, key: str) -> list[dict[str, Any]]:
+    """Items with the file of each in a folder; no two may share one, as scans of one file name would."""
+    owners: dict[Path, str] = {}
+    for item in items:
+        path = _companion(item, folder, key).absolute()
+        other = owners.setdefault(path, item["case"])
+        if other != item["case"]:
+            raise ScanError(
+                f"scans '{other}' and '{item['case']}' both have '{path}' for their {key}; expected a file for each, "
+                f"such as '{item['case']}.nii.gz'"
+            )
+        item[key] = str(path)
+    return items
+
+
 def _companion(item: dict[str, Any], folder: Path, key: str) -> Path:
-    candidates = [folder / Path(item["image"]).name, *(folder / (item["case"] + suffix) for suffix in SCAN_SUFFIXES)]
+    same = folder / Path(item["image"]).name
+    own = [folder / (item["case"] + suffix) for suffix in SCAN_SUFFIXES]
+    candidates = [same, *own] if _stem(Path(item["image"])) == item["case"] else [*own, same]
     for candidate in candidates:
         if candidate.exists():
             return Path(candidate)
@@ -276,4 +311,4 @@ def _companion(item: dict[str, Any], folder: Path, key: str) -> Path:
         raise ScanError(
             f"scan '{item['case']}' has {len(below)} files for its {key} ('{below[0]}', '{below[1]}'); expected one"
         )
-    raise ScanError(f"scan '{item['case']}' has no {key} in '{folder}'; expected '{candidates[0].name}' there")
+    raise ScanError(f"scan '{item['case']}' has no {key} in '{folder}'; expected '{same.name}' there")
