@@ -26,6 +26,7 @@ from itermask3d.preprocessing.load import load_volume
 from lib.adapting import Adapter
 from lib.datastores import DicomStore, FolderStore, patient
 from lib.errors import RequestError
+from lib.intake import private_scratch
 from lib.keeping import require_space
 from lib.learning import DiceScore, MostSuspicious, NormalTrainer, SuspicionScore
 from lib.monitor import Monitor
@@ -137,6 +138,7 @@ class IterMask3DApp(MONAILabelApp):
         """MONAI Label's call at the start of its server: the app's own routes are put in front."""
         super().server_mode(mode)
         if mode:
+            private_scratch()
             install(web_app, self)
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:

@@ -310,6 +310,7 @@ def _cache_folder(cache_path: str | None, url: str) -> Path:
     MONAI Label has a folder for each address; the one of this address, of an earlier version, is taken over.
     """
     root = Path(cache_path) if cache_path else Path.home() / ".cache" / "monailabel" / "dicom"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)  # patients' images
     folder, by_address = root / "series", root / md5_digest(url)
     if by_address.is_dir() and not folder.exists():
         publish_folder(by_address, folder)

@@ -16,7 +16,7 @@ from tempfile import mkdtemp
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Form, Request, UploadFile
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Request, UploadFile
 from fastapi.responses import (
     FileResponse,
     HTMLResponse,
@@ -28,7 +28,6 @@ from fastapi.responses import (
 from itermask3d.preprocessing.load import load_volume
 from itermask3d.reports.dicom_seg import Maker, write_segmentation
 from monailabel.config import settings
-from monailabel.endpoints.datastore import save_label
 from monailabel.endpoints.infer import send_response
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.utils.others.generic import remove_file
@@ -36,10 +35,11 @@ from starlette.middleware import Middleware
 
 from lib.errors import RequestError
 from lib.guard import HANDLED, LoopbackGuard, NameCheck, answer_error
+from lib.intake import Intake
 from lib.ohif import app_config, ohif_file
 from lib.page import draw_curve, render_report
 from lib.proxy import PacsProxy
-from lib.uploads import Scratch, on_grid, parse_options, safe_name, safe_person, safe_tag, store_upload
+from lib.uploads import Params, Scratch, on_grid, parse_options, safe_name, safe_person, safe_tag, store_upload
 
 __all__ = ["install"]
 
@@ -54,7 +54,6 @@ PANEL = Path(__file__).parent / "panel"
 USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 Annotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
 Upload = Annotated[UploadFile, File()]
-Params = Annotated[str, Form()]
 
 
 def install(app: FastAPI, instance: Any) -> None:
@@ -70,7 +69,7 @@ def install(app: FastAPI, instance: Any) -> None:
     logging.getLogger("monailabel.datastore.local").setLevel(logging.WARNING)  # it logs what people say of scans
     for route in getattr(app.state, "itermask3d_routes", ()):
         app.router.routes.remove(route)
-    app.state.itermask3d_routes = list(Routes(instance).router().routes)
+    app.state.itermask3d_routes = [*Intake(instance).router().routes, *Routes(instance).router().routes]
     app.router.routes[:0] = app.state.itermask3d_routes
     app.exception_handlers.update(dict.fromkeys(HANDLED, answer_error))
     ours = [
@@ -171,20 +170,18 @@ class Routes:
         return saved
 
     def put_label(
-        self,
-        background_tasks: BackgroundTasks,
-        image: str,
-        label: Upload,
-        account: Annotator,
-        params: Params = "{}",
-        tag: str = "",
+        self, image: str, label: Upload, account: Annotator, params: Params = "{}", tag: str = ""
     ) -> dict[str, Any]:
         """MONAI Label's route for its clients: a final label goes the way of :meth:`save`, also when empty."""
         options = parse_options(params)
         if tag in ("", "final"):
             user, comment = options.get("user", ""), options.get("comment", "")
             return self.save(safe_name(image), label, account, str(user), str(comment))
-        return save_label(background_tasks, safe_name(image), params, safe_tag(tag), label, account.username)
+        image, tag = safe_name(image), safe_tag(tag)
+        with Scratch() as scratch:
+            path, told = self._label(label, image, scratch), options | {"user": account.username}
+            kept = self.instance.datastore().save_label(image, str(path), tag, told)
+        return {**(self.instance.on_save_label(image, kept) or {}), "image": image, "label": kept}
 
     def front_page(self) -> Response:
         """OHIF where there is a PACS, else what the server offers."""
@@ -267,7 +264,7 @@ class Routes:
             return {"image": str(store_upload(file, scratch))}
         if session_id:
             sessions = self.instance.sessions()
-            session = sessions.get_session(session_id) if sessions else None
+            session = sessions.get_session(session_id) if sessions is not None else None
             if session is None:
                 raise RequestError(404, f"there is no session '{session_id}', or it has expired")
             return {"image": session.image, "session": session.to_json()}

@@ -8,17 +8,18 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import UploadFile
+from fastapi import Form, UploadFile
 from itermask3d.files.writing import save_nifti
 from itermask3d.preprocessing.load import load_volume
 
 from lib.errors import RequestError
 
-__all__ = ["Scratch", "on_grid", "parse_options", "safe_name", "safe_person", "safe_tag", "store_upload"]
+__all__ = ["Params", "Scratch", "on_grid", "parse_options", "safe_name", "safe_person", "safe_tag", "store_upload"]
 
+Params = Annotated[str, Form()]
 IMAGE_TYPES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
 MAX_NAME = 64
 """Length of a person's name in DICOM (PS3.5, value representation PN)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from itermask3d.files.scans import ScanError
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+from monailabel.utils.sessions import Sessions
 
 SHAPE = (4, 5, 6)
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -61,6 +63,7 @@ class StandIn:
         self.requests: list[dict[str, Any]] = []
         self.labels: list[np.ndarray] = []
         self.saved: list[dict[str, Any]] = []
+        self.modes: list[int] = []
         self.mask = np.zeros(SHAPE, dtype=np.uint8)
         self.mask[1, 2, 3] = 2
         self.known: dict[str, dict[str, Any]] = {}
@@ -83,9 +86,11 @@ class StandIn:
         path = self.store / f"{image}.nii.gz"
         return str(path) if path.is_file() else ""
 
-    def sessions(self) -> SimpleNamespace:
+    def sessions(self) -> Sessions:
         session = SimpleNamespace(image="scan", to_json=lambda: {"name": "one"})
-        return SimpleNamespace(get_session={"one": session}.get)
+        kept = Sessions(str(self.store / "sessions"))
+        kept.get_session = {"one": session}.get
+        return kept
 
     def info(self) -> dict[str, Any]:
         return {"models": {"itermask3d": {}}, "trainers": {"itermask3d": {}}, "strategies": {"random": {}}}
@@ -112,6 +117,18 @@ class StandIn:
         mask = np.asarray(nib.load(label_path).dataobj)
         self.saved.append({"image": image, "user": user, "comment": comment, "mask": mask})
         return {"image": image, "label": image, "user": user, "seg_series_uid": None, "empty": not mask.any()}
+
+    def add_image(self, name: str, path: str, info: dict[str, Any]) -> str:
+        self.modes.append(stat.S_IMODE(Path(path).stat().st_mode))
+        if self.obstacle:
+            raise self.obstacle
+        return name
+
+    def save_label(self, image: str, path: str, tag: str, info: dict[str, Any]) -> str:
+        return self.add_image(image, path, info)
+
+    def on_save_label(self, image: str, label: str) -> None:
+        """Nothing that a test looks at."""
 
     def suggest_series(self, study: str) -> dict[str, Any]:
         raise self.request_error(404, f"a folder knows no study '{study}'")
@@ -203,6 +220,73 @@ def test_infer_takes_an_upload_and_removes_it(client: TestClient, instance: Stan
     assert instance.requests[0]["image"].endswith(".nii.gz")
     assert "odd" not in instance.requests[0]["image"]
     assert scratch_files() == []
+
+
+@pytest.mark.parametrize("path", ["/datastore/", "/datastore/image"])
+def test_a_new_scan_is_handed_on_in_a_file_of_ours_alone(client: TestClient, instance: StandIn, path: str) -> None:
+    answer = client.put(path, files={"file": ("new.nii.gz", b"scan")})
+    assert (answer.status_code, answer.json()) == (200, {"image": "new"})
+    assert instance.modes == [0o600]
+    assert scratch_files() == []
+
+
+@pytest.mark.parametrize(
+    ("query", "file", "status"),
+    [
+        ("?image=..%2Fnew", "new.nii.gz", 404),
+        ("?image=.hidden", "new.nii.gz", 404),
+        ("", ".nii.gz", 404),
+        ("", "new.exe", 422),
+        ("?image=scan", "new.nii.gz", 409),
+        ("?image=full", "new.nii.gz", 507),
+    ],
+)
+def test_a_refused_scan_leaves_nothing_behind(
+    client: TestClient, instance: StandIn, query: str, file: str, status: int
+) -> None:
+    instance.obstacle = OSError(28, "No space left on device")
+    before = (instance.store / "scan.nii.gz").read_bytes()
+    answer = client.put(f"/datastore/{query}", files={"file": (file, b"scan")})
+    assert answer.status_code == status, answer.text
+    assert str(instance.store) not in answer.text
+    assert scratch_files() == []
+    assert (instance.store / "scan.nii.gz").read_bytes() == before
+
+
+@pytest.mark.parametrize(("tag", "status"), [("original", 200), ("..", 422)])
+def test_a_label_of_a_kind_is_kept_or_refused_and_its_upload_goes(
+    client: TestClient, instance: StandIn, tag: str, status: int
+) -> None:
+    answer = client.put(f"/datastore/label?image=scan&tag={tag}", files={"label": ("l.nii.gz", b"label")})
+    assert answer.status_code == status, answer.text
+    assert instance.modes == [0o600] * (status == 200)
+    assert scratch_files() == []
+
+
+@pytest.mark.parametrize(
+    ("names", "query", "status"),
+    [(["a.nii.gz"], "", 200), (["a.dcm", "b.dcm"], "", 200), ([".a"], "", 404), (["a.zip"], "?uncompress=true", 422)],
+)
+def test_a_session_is_private_and_a_refused_one_leaves_nothing(
+    client: TestClient, instance: StandIn, names: list[str], query: str, status: int
+) -> None:
+    files = [("files", (name, b"no archive")) for name in names]
+    answer = client.put(f"/session/{query}", files=files)
+    assert answer.status_code == status, answer.text
+    kept = instance.store / "sessions"
+    assert [path for path in scratch_files() if any(path.rglob("a*"))] == []
+    assert not kept.exists() or stat.S_IMODE(kept.stat().st_mode) == 0o700
+    assert len([path for path in kept.rglob("*") if path.suffix in (".gz", ".dcm")]) == len(names) * (status == 200)
+
+
+def test_temporary_files_of_the_server_lie_in_a_folder_of_its_user_alone(
+    app_modules: None, instance: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "")
+    folder = importlib.import_module("lib.intake").private_scratch()
+    assert folder.parent == instance.store / "scratch"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert tempfile.gettempdir() == str(folder)
 
 
 def test_infer_takes_the_image_of_a_session(client: TestClient, instance: StandIn) -> None:
@@ -360,15 +444,13 @@ def test_the_official_client_saves_an_empty_final_label(client: TestClient, inst
     assert (instance.saved[0]["user"], instance.saved[0]["comment"]) == ("Reader", "nothing there")
 
 
-def test_labels_of_other_tags_are_left_to_monai_label(
-    client: TestClient, instance: StandIn, server: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_a_label_of_another_tag_is_kept_on_the_grid_of_the_image_and_is_no_final_one(
+    client: TestClient, instance: StandIn
 ) -> None:
-    seen = []
-    monkeypatch.setattr(server, "save_label", lambda *args: seen.append(args[1:4]) or {"label": "scan"})
     answer = client.put("/datastore/label?image=scan&tag=original", files=raw(np.zeros(SHAPE)))
-    assert answer.json() == {"label": "scan"}
-    assert seen == [("scan", "{}", "original")]
+    assert answer.json() == {"image": "scan", "label": "scan"}
     assert instance.saved == []
+    assert scratch_files() == []
 
 
 def test_result_is_empty_before_the_first_run_and_then_what_it_said(client: TestClient, instance: StandIn) -> None:
