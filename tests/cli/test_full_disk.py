@@ -1,0 +1,93 @@
+"""A disk that fills again and again while a cohort is done costs no scan and changes no byte of any answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from fast_bundle import write_fast_bundle
+from helpers import head_phantom
+from screening_helpers import contents
+
+pytestmark = pytest.mark.slow
+
+N_SCANS, N_TIMES = 12, 8
+INSIDE = """
+import contextlib, io, json, shutil, subprocess, sys
+from itermask3d.cli.app import main
+
+disk, kept, sizes, words = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4:]
+
+
+def run():
+    sys.argv = ["itermask3d", *words]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as end:
+            return end.code or 0, said.getvalue()
+
+
+def mount(*options):
+    subprocess.run(["mount", *options, disk], check=True)
+
+
+mount("-t", "tmpfs", "-o", f"size={sizes[0]}k", "tmpfs")
+told = []
+for size in sizes:
+    mount("-o", f"remount,size={size}k")
+    told.append(run())
+shutil.copytree(f"{disk}/out", kept)
+print(json.dumps(told))
+"""
+
+
+def own_mounts() -> list[str]:
+    """The command before another one that may then mount a disk which nobody else sees; skips where there is none."""
+    tool = shutil.which("unshare")
+    command = [str(tool), "--user", "--map-root-user", "--mount"]
+    if tool is None or subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this test needs unshare, to mount a small disk of its own")
+    return command
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scans")
+    phantom = head_phantom(spacing_mm=(5, 5, 5))
+    for seed in range(N_SCANS):
+        noise = np.random.default_rng(seed).normal(0, 6, phantom.image.shape)
+        image = np.where(phantom.brain_mask, phantom.image + noise, 0).astype(np.int16)
+        nib.save(nib.Nifti1Image(image, phantom.affine), folder / f"scan{seed:02d}.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize("verb", ["segment", "screen"])
+def test_after_a_disk_that_filled_many_times_every_file_is_as_without(verb, scans, tmp_path):
+    namespace = own_mounts()
+    bundle, disk, kept = write_fast_bundle(tmp_path / "bundle"), tmp_path / "disk", tmp_path / "kept"
+    options = ("--bundle", bundle, "--brain-extraction", "none", "--no-overview")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    plain = [sys.executable, "-m", "itermask3d", verb, scans, tmp_path / "whole", *options]
+    subprocess.run([str(word) for word in plain], check=True, capture_output=True, env=environment)
+    whole = contents(tmp_path / "whole")
+    needed_kb = sum(path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.is_file()) // 1024
+    sizes = [64 + needed_kb * step // N_TIMES for step in range(N_TIMES)] + [20 * needed_kb]
+    disk.mkdir()
+    words = [sys.executable, "-c", INSIDE, disk, kept, json.dumps(sizes), verb, scans, disk / "out", *options]
+    done = subprocess.run([*namespace, *map(str, words)], check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert [status for status, _ in told[:-1]] == [3] * N_TIMES, told
+    assert all("disk is full" in said and "Traceback" not in said for _, said in told[:-1])
+    assert told[-1][0] == 0
+    assert contents(kept) == whole
+    assert not [path for path in kept.rglob(".*") if path.name.endswith((".partial", ".old"))]
