@@ -278,6 +278,7 @@ DICOM_CASES = [
     Case("dicom echoes mixed", edited(other_echoes), "mixes images of EchoTime"),
     Case("dicom inversion times mixed", edited(other_inversions), "mixes images of InversionTime 900, 2500"),
     Case("dicom phase", edited(each(ImageType=["ORIGINAL", "PRIMARY", "P", "ND"])), "holds 9 phase images of 9"),
+    Case("dicom phase by its component", edited(each(ComplexImageComponent="PHASE")), "holds 9 phase images of 9"),
     Case("dicom half a phase", edited(half_a_phase), "holds 4 phase images of 9"),
     Case("dicom two time points", edited(two_points), r"2 volumes of 9 slices \(TemporalPosition 1, 2"),
     Case("dicom two patients", edited(one(4, PatientID="P2")), "images of 2 patients"),

@@ -99,7 +99,7 @@ def _require_one_grid(planes: Sequence[Plane], name: str) -> None:
     sizes = Counter((plane.columns, plane.rows) for plane in planes)
     orientations = _clusters([plane.orientation for plane in planes], TURN_TOLERANCE)
     if len(orientations) > 1:
-        counts = " and ".join(map(str, orientations))
+        counts = " and ".join(map(str, orientations[:4])) + (" …" if len(orientations) > 4 else "")
         raise ScanError(f"series '{name}' holds slices in {len(orientations)} orientations ({counts}); expected one")
     if len(sizes) > 1:
         found = " and ".join(f"{columns} x {rows}" for columns, rows in sizes)
@@ -203,7 +203,7 @@ def _differing(planes: Sequence[Plane]) -> dict[str, list[str]]:
 
 
 def _require_unmixed(planes: Sequence[Plane], name: str) -> None:
-    n_phase = sum(is_phase(plane.distinct.get("ImageType", "").split("\\")) for plane in planes)
+    n_phase = sum(_is_phase(plane) for plane in planes)
     if n_phase:
         raise ScanError(f"series '{name}' holds {n_phase} phase images of {len(planes)}; expected the magnitude")
     for label, values in _differing(planes).items():
@@ -214,6 +214,11 @@ def _require_unmixed(planes: Sequence[Plane], name: str) -> None:
             raise ScanError(
                 f"series '{name}' mixes images of {label} {', '.join(values[:6])}; expected one volume of one kind"
             )
+
+
+def _is_phase(plane: Plane) -> bool:
+    told = plane.distinct.get("ComplexImageComponent", "").upper() == "PHASE"
+    return told or is_phase(plane.distinct.get("ImageType", "").split("\\"))
 
 
 def _is_number(text: str) -> bool:
