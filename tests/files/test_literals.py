@@ -13,7 +13,7 @@ import itermask3d
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from itermask3d.files.literal_workflow import LiteralWorkflow
+from itermask3d.files.literal_workflow import LITERAL_IDS, LiteralWorkflow
 from itermask3d.files.literals import as_literal, as_literals
 from monai.bundle import ConfigParser, ConfigWorkflow
 
@@ -130,6 +130,15 @@ def test_workflow_takes_literals_as_they_are(value: str, tmp_path: Path) -> None
         workflow.run()
         workflow.run()
         assert workflow.parser.get_parsed_content("seen") == [value, value]
+
+
+def test_every_path_of_the_configs_is_a_literal() -> None:
+    configs = Path(itermask3d.BUNDLE_ROOT) / "configs"
+    ids = {
+        key for name in ("inference", "evaluate", "train") for key in json.loads((configs / f"{name}.json").read_text())
+    }
+    paths = {key for key in ids if key.endswith(("_dir", "_file", "_path")) and "::" not in key}
+    assert {"dataset_dir", "ckpt_path", "split_file"} <= paths <= set(LITERAL_IDS)
 
 
 def test_command_line_takes_a_path_as_it_is(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from itermask3d.files.literals import as_literal
 
 __all__ = ["LITERAL_IDS", "LiteralWorkflow"]
 
-LITERAL_IDS = ("dataset_dir", "output_dir", "brain_mask_dir", "label_dir", "split_file", "checkpoint")
-"""What names files in this bundle's configs: never an expression, a reference or a macro."""
+LITERAL_IDS = ("dataset_dir", "output_dir", "brain_mask_dir", "label_dir", "split_file", "checkpoint", "ckpt_path",
+               "cache_dir", "model", "brain_extraction", "bias_correction")  # fmt: skip
+"""What names files and choices in this bundle's configs: never an expression, a reference or a macro."""
 
 
 class LiteralWorkflow(ConfigWorkflow):
