@@ -108,7 +108,17 @@ def test_info_says_what_is_here_and_what_is_missing(monkeypatch, capsys, bundle,
 
 
 @pytest.mark.parametrize(
-    "words", [("fly",), ("segment", "a", "--wings"), ("report", "nowhere"), ("calibrate", "nowhere")]
+    "words",
+    [
+        ("fly",),
+        ("segment", "a", "--wings"),
+        ("segment", "a", "--schedule", "slow"),
+        ("report", "nowhere"),
+        ("calibrate", "nowhere"),
+        ("calibrate", ".", "--bundle", "nowhere"),
+        ("label", ".", "--app", "nowhere"),
+        ("label", ".", "--bundle", "nowhere"),
+    ],
 )
 def test_bad_input_is_status_2_without_a_traceback(monkeypatch, capsys, words):
     status, told = run_command(monkeypatch, capsys, *words)
@@ -142,6 +152,10 @@ def test_machines_get_json_of_a_report_and_a_calibration(monkeypatch, capsys, bu
     facts = json.loads(capsys.readouterr().out)
     assert (facts["file"], facts["normal_scans"]) == (str(target), 1)
     assert facts["smallest_p_value"] == pytest.approx(0.5)
+    (tmp_path / "own" / "models").mkdir(parents=True)
+    status, told = run_command(monkeypatch, capsys, "calibrate", tmp_path / "out", "--bundle", tmp_path / "own")
+    assert (status, "1 normal scores" in told) == (0, True)
+    assert (tmp_path / "own" / "models" / "calibration.json").read_text() == target.read_text()
 
 
 def test_three_lines_in_a_notebook_give_the_result_and_its_picture(bundle, scan, tmp_path):
