@@ -128,7 +128,8 @@ def start_orthanc(executable: Path, plugin: Path, folder: Path, *, port: int) ->
         "IndexDirectory": str(folder / "storage"),
         "Plugins": [str(plugin)],
         "HttpPort": port,
-        "RemoteAccessAllowed": False,  # Orthanc listens everywhere, but then answers 401 to other machines
+        "HttpBindAddresses": [HOST],  # of new versions of Orthanc; older ones pass over it and listen everywhere
+        "RemoteAccessAllowed": False,  # so that those answer 401 to other machines
         "AuthenticationEnabled": False,
         "DicomServerEnabled": False,
         "WebDavEnabled": False,
