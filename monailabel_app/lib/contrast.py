@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-__all__ = ["CONTRASTS", "Acquisition", "guess_contrast"]
+__all__ = ["CONTRASTS", "Acquisition", "contrast_of_name", "guess_contrast"]
 
 CONTRASTS = (
     "T1",
@@ -81,10 +81,17 @@ OTHER_WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("perfusion", _pattern(r"perf\w*", r"p?c?asl", "dsc", "dce", "pwi", r"r?cb[fv]", "mtt", "ttp", "tmax")),
     ("functional", _pattern(r"bold\w*", r"r?s?fmri\w*", r"rest(?:ing)?(?:\s?state)?", "sbref", r"task\w*")),
     ("angiography", _pattern(r"(?:3d)?tof\w*", r"m?r?angio\w*", r"c?e?mr[av]", r"venogra\w*", "pca", "inhance")),
-    ("SWI", _pattern(r"swi\w*", r"swan\w*", r"venobold", r"suscept\w*", r"t2\s?(?:\*|star)\w*", r"hemo\w*", "qsm",
+    ("SWI", _pattern("swi", "swan", r"venobold", r"suscept\w*", r"t2\s?(?:\*|star)\w*", r"hemo\w*", "qsm",
                      r"t2\w*\s(?:gre|ffe|fl2d|fl3d)", r"(?:gre|ffe)\s\w*\s?t2\w*", "merge", "medic")),
 )  # fmt: skip
 """Words that decide against T1, T2, PD and FLAIR, in the order in which they are looked for."""
+
+BIDS_SUFFIXES = {
+    "T2w": "T2", "FLAIR": "FLAIR", "PDw": "PD", "PDT2": "PD", "dwi": "DWI", "bold": "functional", "sbref": "functional",
+    "asl": "perfusion", "angio": "angiography", "T2starw": "SWI", "T2star": "SWI", "swi": "SWI", "T1map": "derived",
+    "T2map": "derived", "R1map": "derived", "MTRmap": "derived", "localizer": "localizer", "scout": "localizer",
+}  # fmt: skip
+"""With which a name in the form of BIDS ends, and the contrast; any other name says nothing."""
 
 DERIVED_TYPES = {
     "SECONDARY": "images computed from others",
@@ -118,6 +125,19 @@ def guess_contrast(found: Acquisition) -> tuple[str, str]:
     if contrast in ("T1", "unknown") and (why := _agent(words, found.agent)):
         return "T1c", f"{reason}, and {why}"
     return contrast, reason
+
+
+def contrast_of_name(name: str) -> str:
+    """The contrast, other than T1, that the name of a file tells by the rules of BIDS; empty where it tells none.
+
+    >>> contrast_of_name("sub-01_acq-space_T2w"), contrast_of_name("sub-01_ce-gad_T1w"), contrast_of_name("with space")
+    ('T2', 'T1c', '')
+    """
+    *entities, suffix = name.split("_")
+    if not entities:
+        return ""
+    agent = suffix == "T1w" and any(entity.startswith("ce-") for entity in entities)
+    return "T1c" if agent else BIDS_SUFFIXES.get(suffix, "")
 
 
 def _plain(words: str) -> str:
@@ -159,7 +179,7 @@ def _by_words(words: str, found: Acquisition) -> tuple[str, str] | None:
     named = [(name, match.group()) for name, match in (("T1", t1), ("T2", t2), ("PD", pd)) if match]
     if len(named) == 1:
         return named[0][0], f"the description says '{named[0][1]}'"
-    if not named and re.search(r"(?<![a-z])(?:tse|fse|space|cube|vista|blade|propeller)", words):
+    if not named and re.search(r"(?<![a-z])(?:tse|fse|space|cube|vista|blade|propeller)(?![a-z])", words):
         contrast, reason = _by_timing(found)
         return (contrast, reason) if contrast != "unknown" else ("T2", "a turbo spin echo, mostly T2")
     return None

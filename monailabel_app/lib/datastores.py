@@ -25,7 +25,7 @@ from monailabel.utils.others.generic import md5_digest
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
-from lib.contrast import Acquisition, guess_contrast
+from lib.contrast import contrast_of_name
 from lib.errors import RequestError
 from lib.keeping import KeptStore
 from lib.listing import Listing
@@ -35,9 +35,6 @@ __all__ = ["DicomStore", "FolderStore", "patient"]
 
 logger = logging.getLogger(__name__)
 
-BIDS_ENTITY = re.compile(r"(?:^|_)(?:sub|ses|run|echo|rec|desc|space)-[^_]*")
-"""Parts of a name that say whose scan it is and not what it shows; "sub" alone would mean a subtraction."""
-
 TIMEOUT_S = 60
 """Of a silent PACS."""
 
@@ -45,7 +42,7 @@ UID = re.compile(r"[0-9.]{1,64}")
 
 
 class FolderStore(KeptStore):
-    """A folder of volumes (NIfTI, NRRD); a name that says T2, FLAIR and the like keeps a scan from being offered."""
+    """A folder of volumes (NIfTI, NRRD); a BIDS name of T2w, FLAIR and the like keeps a scan from being offered."""
 
     def obstacle(self, image: str) -> str:
         """Why a scan does not suit the model; empty where it does or nothing is known.
@@ -55,10 +52,8 @@ class FolderStore(KeptStore):
         """
         if image not in self._datastore.objects:
             raise RequestError(404, f"there is no image '{image}' in the folder; expected one of /datastore")
-        contrast, reason = guess_contrast(Acquisition(words=re.sub(r"[_\-.]", " ", BIDS_ENTITY.sub("", image))))
-        if contrast in ("T1", "unknown"):
-            return ""
-        return f"'{image}' looks like {contrast} ({reason}); the model reads T1 only"
+        contrast = contrast_of_name(image)
+        return f"'{image}' is called {contrast} by its name; the model reads T1 only" if contrast else ""
 
     def list_images(self) -> list[str]:
         """Identifiers of the scans that suit the model."""

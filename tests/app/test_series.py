@@ -321,3 +321,21 @@ def test_series_that_the_server_cannot_show_does_not_hide_the_others(
     found = lib.from_dicomweb(FakePacs(study, broken=broken), "1.2.3")
     assert len(found) == 4
     assert lib.choose(found).best.description == "T1 MPRAGE"
+
+
+@pytest.mark.parametrize(
+    ("name", "contrast"),
+    [
+        ("sub-01_acq-space_T2w", "T2"), ("sub-01_ses-1_FLAIR", "FLAIR"), ("sub-01_ce-gad_T1w", "T1c"),
+        ("sub-01_T2starw", "SWI"), ("sub-flair_T1w", ""), ("with space", ""), ("swimming", ""), ("t2", ""),
+        ("patient flair", ""), ("PD_study_7", ""), ("dwi-lab_anna", ""),
+    ],
+)  # fmt: skip
+def test_a_files_name_tells_a_contrast_by_the_rules_of_bids_alone(lib: ModuleType, name: str, contrast: str) -> None:
+    assert importlib.import_module("lib.contrast").contrast_of_name(name) == contrast
+
+
+@pytest.mark.parametrize("description", ["spaceship", "swimming", "cubes", "vistas"])
+def test_a_description_tells_a_contrast_by_whole_words(lib: ModuleType, description: str) -> None:
+    told = importlib.import_module("lib.contrast")
+    assert told.guess_contrast(told.Acquisition(words=description))[0] == "unknown"
