@@ -82,8 +82,6 @@ class Intake:
             try:
                 name, session = sessions.add_session(received, expiry, uncompress)
             except (shutil.ReadError, ValueError) as error:
-                raise RequestError(
-                    422, f"the upload cannot be unpacked ({error}); expected a zip or tar file"
-                ) from error
+                raise RequestError(422, "the upload cannot be unpacked; expected a zip or tar file") from error
             Path(folder).mkdir(exist_ok=True)  # MONAI Label moves it away if it holds several files
         return {"session_id": name, "session_info": session.to_json()}
