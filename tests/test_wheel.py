@@ -21,7 +21,7 @@ from itermask3d.method.network import ReconstructionUNet
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "bundle", "monailabel_app", "scripts")
-LARGEST_BYTES = 60e6
+LARGEST_BYTES = 40e6
 SERVING = "Uvicorn running on"
 
 pytestmark = pytest.mark.slow
