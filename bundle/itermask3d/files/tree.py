@@ -83,7 +83,8 @@ def search(root: Path, *, ignore: Path | None = None) -> Tree:
                 images.append(path)
             elif not _is_part(name, present):
                 left_out.append(LeftOut(str(path), UNKNOWN))
-    series, parts = [], list[LeftOut]()
+    series: list[FoundSeries] = []
+    parts: list[LeftOut] = []
     for found in group_series(images):
         told, copies = _told_apart(found)
         series += told

@@ -147,7 +147,7 @@ class Measurement:
         return MeasuredScan(case=scan.case, subject=subject, thumbnail=thumbnail, spans_mm=spans, **record)
 
     def _keep(self, scan: FoundScan) -> MeasuredScan:
-        item = {key: value for key, value in scan.item.items() if key != "brain_mask"}
+        item: dict[Hashable, Any] = {key: value for key, value in scan.item.items() if key != "brain_mask"}
         raw = LoadScand()(item)["image"]
         mask = self.masks / f"{scan.case}.nii.gz"
         record = self.folder / f"{scan.case}.npz"
