@@ -82,6 +82,8 @@ class Intake:
             try:
                 name, session = sessions.add_session(received, expiry, uncompress)
             except (shutil.ReadError, ValueError) as error:
-                raise RequestError(422, "the upload cannot be unpacked; expected a zip or tar file") from error
+                raise RequestError(
+                    422, "the upload cannot be opened as an archive; expected a zip or tar file"
+                ) from error
             Path(folder).mkdir(exist_ok=True)  # MONAI Label moves it away if it holds several files
         return {"session_id": name, "session_info": session.to_json()}
