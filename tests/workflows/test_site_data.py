@@ -74,6 +74,20 @@ def test_series_that_share_a_folder_are_a_scan_each_up_to_the_list_that_training
     assert np.abs(read[0] - read[1]).max() > 6
 
 
+@pytest.mark.parametrize("kind", ["codes 0", "analyze"])
+def test_a_scan_that_does_not_say_its_sides_is_told_in_any_format(kind, tmp_path):
+    phantom = head_phantom(spacing_mm=(4, 4, 4))
+    if kind == "analyze":
+        path, image = tmp_path / "a.img", nib.AnalyzeImage(phantom.image.astype(np.int16), None)
+        image.header.set_zooms((4, 4, 4))
+    else:
+        path, image = tmp_path / "a.nii.gz", nib.Nifti1Image(phantom.image.astype(np.int16), phantom.affine)
+        image.set_sform(phantom.affine, 0)
+        image.set_qform(phantom.affine, 0)
+    nib.save(image, path)
+    assert not _measurement(tmp_path / "check").measure(FoundScan("a", str(path), "a")).oriented
+
+
 def test_a_mask_that_somebody_mended_is_kept_and_the_figures_follow_it(scan, tmp_path):
     first = _measurement(tmp_path).measure(scan)
     path = tmp_path / "masks" / "sub-07_T1w.nii.gz"

@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from itermask3d.files.discovery import FoundScan
 from itermask3d.files.identity import input_files, source_files, source_of
-from itermask3d.files.nifti import NIFTI_SUFFIXES
 from itermask3d.files.scans import ScanError, bare_scan_errors, voxel_volume_ml
 from itermask3d.files.writing import replaced, save_nifti
 from itermask3d.preprocessing.brain_extraction import BrainMaskd, is_skull_stripped
@@ -148,7 +147,8 @@ class Measurement:
 
     def _keep(self, scan: FoundScan) -> MeasuredScan:
         item: dict[Hashable, Any] = {key: value for key, value in scan.item.items() if key != "brain_mask"}
-        raw = LoadScand()(item)["image"]
+        loaded = LoadScand()(item)
+        raw, oriented = loaded["image"], bool(loaded["native"].meta["known_sides"])
         mask = self.masks / f"{scan.case}.nii.gz"
         record = self.folder / f"{scan.case}.npz"
         method = self.brain_extraction
@@ -166,7 +166,7 @@ class Measurement:
             "voxel_sha256": _digest_of_voxels(raw),
             "figures": figures,
             "spans_mm": spans.tolist(),
-            "oriented": _has_orientation(Path(scan.image)),
+            "oriented": oriented,
             "extra": {"voxels_mm": raw.pixdim.tolist(), "shape": list(raw.shape[1:]), "brain_extraction": method},
         }
         found["extra"]["mask_sha256"] = _digest_of_files([mask])
@@ -305,11 +305,3 @@ def _digest_of_voxels(image: MetaTensor) -> str:
     canonical = nib.as_closest_canonical(nib.Nifti1Image(image[0].numpy(force=True), image.affine.numpy(force=True)))
     voxels = np.ascontiguousarray(canonical.dataobj, dtype=np.float32)
     return hashlib.sha256(str(voxels.shape).encode() + voxels.tobytes()).hexdigest()
-
-
-def _has_orientation(path: Path) -> bool:
-    if not str(path).lower().endswith(NIFTI_SUFFIXES):
-        return True
-    header: Any = nib.load(path).header
-    codes = [int(header[key]) for key in ("qform_code", "sform_code") if key in header]
-    return not codes or any(codes)

@@ -222,8 +222,8 @@ def _unoriented(scans: Sequence[MeasuredScan]) -> list[Finding]:
         Finding(
             "no_orientation",
             Level.NOTE,
-            f"the header of '{scan.case}' says nothing of how it lies in the scanner (qform and sform codes 0), so "
-            "left and right are a guess; expected an orientation",
+            f"the file of '{scan.case}' does not say which side is left, so left and right are a guess; expected an "
+            "orientation (in NIfTI an sform or qform code above 0)",
             case=scan.case,
         )
         for scan in scans
