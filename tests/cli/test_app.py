@@ -116,11 +116,20 @@ def test_info_says_what_is_here_and_what_is_missing(monkeypatch, capsys, bundle,
         ("report", "nowhere"),
         ("calibrate", "nowhere"),
         ("calibrate", ".", "--bundle", "nowhere"),
+        ("adapt", ".", "out", "--model", "any"),
+        ("adapt", ".", "out", "--bundle", "nowhere"),
+        ("screen", "nowhere", "out"),
+        ("screen", ".", "out", "--bundle", "nowhere"),
+        ("evaluate", "a.json", "out", "--bundle", "nowhere"),
+        ("train", "nowhere", "out"),
+        ("evaluate", "nowhere.json", "out"),
+        ("demo", "out", "--scan", "nowhere.nii"),
         ("label", ".", "--app", "nowhere"),
         ("label", ".", "--bundle", "nowhere"),
     ],
 )
-def test_bad_input_is_status_2_without_a_traceback(monkeypatch, capsys, words):
+def test_bad_input_is_status_2_without_a_traceback(monkeypatch, capsys, tmp_path, words):
+    monkeypatch.chdir(tmp_path)
     status, told = run_command(monkeypatch, capsys, *words)
     assert status == 2
     assert "rror: " in told

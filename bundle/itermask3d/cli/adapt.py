@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.cli.common import FAILED, INTERRUPTED, NOT_STARTED, as_given, for_machines, one_of
+from itermask3d.cli.common import (
+    FAILED,
+    INTERRUPTED,
+    NOT_STARTED,
+    as_given,
+    for_machines,
+    one_of,
+    one_sentence,
+    require_bundle,
+)
 from itermask3d.cli.site_options import (
     AsJson,
     BrainExtraction,
@@ -74,12 +83,15 @@ def run(given: dict[str, object]) -> int:
 
     from itermask3d.files.locking import one_run
     from itermask3d.files.scans import ScanError
+    from itermask3d.inference.models import NAMES
     from itermask3d.preprocessing.brain_extraction import METHODS
     from itermask3d.workflows.site.adaptation import Adaptation
     from itermask3d.workflows.site.adaptation_options import AdaptationOptions
     from itermask3d.workflows.site.data import CONTRASTS
 
     one_of(str(given["contrast"]), CONTRASTS, "--contrast")
+    one_of(str(given["model"]), NAMES, "--model")
+    require_bundle(str(given["bundle"]))
     one_of(str(given["brain_extraction"]), METHODS, "--brain-extraction")
     console = Console(soft_wrap=True, highlight=False, markup=False)
     warnings.simplefilter("ignore", FutureWarning)
@@ -88,7 +100,9 @@ def run(given: dict[str, object]) -> int:
     try:
         options = AdaptationOptions(**given, command=as_given())  # type: ignore[arg-type]
         with one_run(options.output):
-            return Adaptation(options, console.print).run()
+            with one_sentence():
+                adaptation = Adaptation(options, console.print)
+            return adaptation.run()
     except KeyboardInterrupt:
         console.print("stopped: what is done stays; the same command goes on")
         return INTERRUPTED

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -15,6 +16,7 @@ from itermask3d.files.literals import as_literals
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "LISTS", "NOTE", "NOT_STARTED", "STATUS", "STOPPED", "as_given"]
 __all__ += ["config_values", "exclusive", "for_machines", "one_of", "one_sentence", "print_json", "refuse", "repeated"]
+__all__ += ["require_bundle"]
 
 DONE, FAILED, NOT_STARTED, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit statuses: all done; some scan or stage failed; nothing could start; stopped early; stopped by Ctrl-C."""
@@ -73,6 +75,12 @@ def refuse(reason: object) -> NoReturn:
     """Say in one sentence why nothing can start, and end."""
     print(f"error: {reason}", file=sys.stderr)
     raise typer.Exit(NOT_STARTED)
+
+
+def require_bundle(folder: str | Path) -> None:
+    """Refuse a folder that is no bundle."""
+    if not (Path(folder) / "configs" / "inference.json").is_file():
+        refuse(f"'{folder}' is no bundle; expected a folder with configs/inference.json")
 
 
 def exclusive(**given: object) -> None:

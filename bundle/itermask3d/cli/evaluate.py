@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from itermask3d import BUNDLE_ROOT
-from itermask3d.cli.common import DONE, FAILED, as_given, for_machines, one_sentence, print_json
+from itermask3d.cli.common import DONE, FAILED, as_given, for_machines, one_sentence, print_json, require_bundle
 
 if TYPE_CHECKING:
     from itermask3d.workflows.evaluate import Evaluated
@@ -57,6 +57,7 @@ def evaluate(
     """
     given = {name: value for name, value in locals().items() if name != "as_json"}
     given |= {"methods": tuple(methods) if methods else None, "severities": tuple(severities) if severities else None}
+    require_bundle(bundle)
     from itermask3d.workflows.evaluate import Options, evaluate_scans
 
     with for_machines(as_json), one_sentence():

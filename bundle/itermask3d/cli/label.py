@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from itermask3d.cli.common import refuse
+from itermask3d.cli.common import refuse, require_bundle
 
 __all__ = ["label"]
 
@@ -42,8 +42,8 @@ def label(
     folder = app or own_app()
     if not (folder / "main.py").is_file():
         refuse(f"'{folder}' is no app; expected a folder with main.py")
-    if bundle is not None and not (bundle / "configs" / "inference.json").is_file():
-        refuse(f"'{bundle}' is no bundle; expected a folder with configs/inference.json")
+    if bundle is not None:
+        require_bundle(bundle)
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(folder), "--studies", studies]
     command += ["--host", host, "--port", str(port)]
     named = () if bundle is None else (f"bundle={bundle.absolute()}",)

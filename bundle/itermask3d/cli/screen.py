@@ -18,6 +18,7 @@ from itermask3d.cli.common import (
     one_of,
     one_sentence,
     print_json,
+    require_bundle,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def screen(
     """
     given = dict(locals())
     check(given)
+    require_bundle(bundle)
     if print_job:
         from itermask3d.workflows.screening.cluster import slurm_script
 

@@ -20,7 +20,7 @@ from itermask3d.cli.common import (
     one_of,
     one_sentence,
     print_json,
-    refuse,
+    require_bundle,
 )
 
 __all__ = ["segment"]
@@ -55,8 +55,7 @@ def segment(
     overview.png. Finished scans are not done again.
     """
     exclusive(model=model, weights=weights)
-    if not (bundle / "configs" / "inference.json").is_file():
-        refuse(f"'{bundle}' is no bundle; expected a folder with configs/inference.json")
+    require_bundle(bundle)
     where = output or beside(scan)
     values = config_values(
         {
