@@ -37,7 +37,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken = FoundScan("sub-04", "/scans/sub-04.nii.gz", "sub-04")
     Journal(output).append(Record.of(broken, Status.FAILED, reason="'sub-04.nii.gz' cannot be read; expected a scan"))
     return write_cohort_report(
-        output,
+        Journal(output),
         title="A night's scans",
         normals=[0.0, 0.01, 0.03],
         throughput=Throughput(4, 1200, 2, 1),

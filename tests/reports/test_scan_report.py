@@ -254,6 +254,19 @@ def test_another_scan_is_refused_wherever_it_lies(phantom: Phantom, tmp_path: Pa
     assert not list(folder.glob("*report*"))
 
 
+def test_a_result_in_memory_gives_the_page_that_its_files_give(phantom: Phantom, tmp_path: Path) -> None:
+    folder = finished_scan(phantom, tmp_path)
+    text, data = report_of(folder)
+    result = read_finished(folder).result
+    for path in folder.glob("*.nii.gz"):
+        path.unlink()
+    now = write_scan_report(folder, result=result).read_text()
+    told = json.loads((folder / "report.json").read_text())
+    times = (data["provenance"]["report_written"], told["provenance"]["report_written"])
+    assert now.replace(times[1], times[0]) == text
+    assert {**told, "provenance": None} == {**data, "provenance": None}
+
+
 def test_relative_path_of_a_scan_is_refused(phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = finished_scan(phantom, tmp_path, scan=None, inputs={})
     record = json.loads((folder / "result.json").read_text()) | {"scan": "phantom_scan.nii.gz"}

@@ -12,7 +12,7 @@ import pytest
 from itermask3d.files.discovery import FoundScan, LeftOut
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.workflows.screening.cohort_report import Throughput, distribution, write_cohort_report
-from itermask3d.workflows.screening.cohort_table import COLUMNS, read_rows, write_cohort_table
+from itermask3d.workflows.screening.cohort_table import COLUMNS, rows_of, write_cohort_table
 from itermask3d.workflows.screening.journal import Journal, Record, Status
 from PIL import Image
 
@@ -71,13 +71,13 @@ class Page(HTMLParser):
 
 
 def test_rows_come_highest_score_first_and_failures_last(cohort):
-    rows = read_rows(cohort)
+    rows = rows_of(Journal(cohort))
     assert [row["case"] for row in rows] == ["<strong> & co", "mild", "unclear", "normal", "broken"]
     assert all(set(row) == set(COLUMNS) for row in rows)
 
 
 def test_every_column_of_the_table_is_in_the_data_dictionary(cohort):
-    write_cohort_table(read_rows(cohort), cohort)
+    write_cohort_table(rows_of(Journal(cohort)), cohort)
     with (cohort / "scans.tsv").open() as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
     dictionary = json.loads((cohort / "scans.json").read_text())
@@ -95,7 +95,11 @@ def test_every_column_of_the_table_is_in_the_data_dictionary(cohort):
 def test_the_page_asks_nothing_of_the_network_and_escapes_what_it_shows(cohort):
     left_out = [LeftOut("/scans/x", "series 1 (scout): 3 images")]
     path = write_cohort_report(
-        cohort, title="<b>mine</b>", normals=[0.0, 0.02], throughput=Throughput(4, 3600, 2, 1), left_out=left_out
+        Journal(cohort),
+        title="<b>mine</b>",
+        normals=[0.0, 0.02],
+        throughput=Throughput(4, 3600, 2, 1),
+        left_out=left_out,
     )
     page, text = Page(path), path.read_text()
     assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w+|@import|url\(", text)
@@ -113,7 +117,7 @@ def test_the_page_asks_nothing_of_the_network_and_escapes_what_it_shows(cohort):
 
 def test_the_page_links_to_reports_and_shows_outliers_with_their_picture(cohort):
     (cohort / "mild" / "report.html").write_text("page")
-    page = Page(write_cohort_report(cohort, title="cohort"))
+    page = Page(write_cohort_report(Journal(cohort), title="cohort"))
     links = [attributes["href"] for attributes in page.named("a")]
     assert "mild/report.html" in links
     assert "%3Cstrong%3E%20%26%20co/overview.png" in links
@@ -123,7 +127,7 @@ def test_the_page_links_to_reports_and_shows_outliers_with_their_picture(cohort)
 
 
 def test_the_table_can_be_used_without_a_mouse(cohort):
-    page = Page(write_cohort_report(cohort, title="cohort"))
+    page = Page(write_cohort_report(Journal(cohort), title="cohort"))
     sortable = [attributes for attributes in page.named("th") if "aria-sort" in attributes]
     assert [attributes["aria-sort"] for attributes in sortable].count("descending") == 1
     assert len([attributes for attributes in page.named("button") if attributes.get("type") == "button"]) == len(
@@ -137,7 +141,7 @@ def test_the_table_can_be_used_without_a_mouse(cohort):
 
 def test_a_page_of_nothing_but_failures_is_written(tmp_path):
     Journal(tmp_path).append(Record.of(FoundScan("a", "/a.nii", "a"), Status.FAILED, reason="gone"))
-    assert "gone" in Page(write_cohort_report(tmp_path, title="cohort")).text
+    assert "gone" in Page(write_cohort_report(Journal(tmp_path), title="cohort")).text
 
 
 @pytest.mark.parametrize(("scores", "normals"), [([0.0], []), ([0.0, 0.0], [0.0]), ([0.1, 0.9], [0.2, 2.0])])

@@ -17,8 +17,10 @@ from itermask3d.files.dicom import write_mr_series
 from itermask3d.files.discovery import FoundScan, LeftOut, discover, write_left_out
 from itermask3d.files.locking import one_run
 from itermask3d.files.scans import ScanError
+from itermask3d.inference.results import ScanResult
 from itermask3d.workflows.screening import screener as screening
 from itermask3d.workflows.screening.cohort_report import Throughput, duration, write_cohort_report
+from itermask3d.workflows.screening.cohort_table import rows_of
 from itermask3d.workflows.screening.journal import Journal, Record, Status
 from itermask3d.workflows.screening.screener import Screener, make_plan, prepare_output
 from screening_helpers import KnownScreener, contents, write_scans
@@ -36,10 +38,9 @@ def screener(bundle) -> KnownScreener:
 
 def run(source: Path, output: Path, screener: Screener, **options) -> list[Record]:
     """A whole run without workers."""
-    found = discover(source)
-    plan = make_plan(found.scans, output, screener, **options)
+    found, journal = discover(source), Journal(output)
+    plan = make_plan(found.scans, journal, screener, **options)
     prepare_output(output, plan, found, "0", screener)
-    journal = Journal(output)
     journal.enter(plan.done)
     records = [screener.screen(scan, output) for scan in (*plan.todo, *plan.reports)]
     for record in records:
@@ -49,7 +50,7 @@ def run(source: Path, output: Path, screener: Screener, **options) -> list[Recor
 
 
 def left(source: Path, output: Path, screener: Screener, **options) -> list[str]:
-    return [scan.case for scan in make_plan(discover(source).scans, output, screener, **options).todo]
+    return [scan.case for scan in make_plan(discover(source).scans, Journal(output), screener, **options).todo]
 
 
 def test_a_restart_skips_what_is_done_and_does_what_changed(screener, tmp_path):
@@ -72,7 +73,7 @@ def test_a_failed_scan_is_told_with_its_reason_and_retried_on_request_or_when_it
     assert "cannot be read" in records["bad"].reason
     assert records["bug"].reason == "unexpected KeyError: 'a bug'"
     assert "KeyError" in records["bug"].details
-    plan = make_plan(discover(source).scans, output, screener)
+    plan = make_plan(discover(source).scans, Journal(output), screener)
     assert plan.todo == ()
     assert [record.reason for record in plan.failed] == [records["bad"].reason, records["bug"].reason]
     assert left(source, output, screener, retry_failed=True) == ["bad", "bug"]
@@ -149,7 +150,7 @@ def test_a_report_that_fails_costs_no_result_and_is_written_by_the_next_run(bund
     source, output = write_scans(tmp_path / "in", ["a"]), tmp_path / "out"
     seen = []
 
-    def report(folder: Path) -> None:
+    def report(folder: Path, *, result: ScanResult | None = None) -> None:
         seen.append(folder.name)
         if len(seen) == 1:
             raise RuntimeError("a bug in the page")
@@ -196,7 +197,7 @@ def derivatives(screener, tmp_path) -> Path:
     write_scans(source / "sub-02" / "anat", ["sub-02_acq-mprage_run-1_T1w"])
     run(source, output, screener)
     write_left_out([LeftOut("notes.txt", "no scan")], output)
-    write_cohort_report(output, title="cohort")
+    write_cohort_report(Journal(output), title="cohort")
     return output
 
 
@@ -283,6 +284,20 @@ def test_journal_passes_over_a_line_that_a_crash_cut_short(tmp_path):
     journal.append(Record.of(scan, Status.DONE))
     assert journal.latest()["a"].status is Status.DONE
     assert len(journal.path.read_text().splitlines()) == 3
+
+
+def test_results_of_a_run_are_not_read_again_and_those_of_an_earlier_one_say_the_same(screener, tmp_path):
+    found, journal = discover(write_scans(tmp_path / "in", ["a", "b"])), Journal(tmp_path / "out")
+    plan = make_plan(found.scans, journal, screener)
+    prepare_output(tmp_path / "out", plan, found, "0", screener)
+    for scan in plan.todo:
+        journal.append(screener.screen(scan, tmp_path / "out"))
+    later = rows_of(Journal(tmp_path / "out"))
+    for path in (tmp_path / "out").glob("*/result.json"):
+        path.unlink()
+    assert rows_of(journal) == later
+    assert {row["status"] for row in later} == {"done"}
+    assert {row["status"] for row in rows_of(Journal(tmp_path / "out"))} == {"failed"}
 
 
 def test_hours_are_scans_over_workers_times_worker_seconds():

@@ -27,7 +27,7 @@ from itermask3d.method.detection import Findings
 from itermask3d.preprocessing.anatomy import Alignment, align, describe, place_names
 from itermask3d.preprocessing.load import load_volume
 
-__all__ = ["SCHEMA_VERSION", "FinishedScan", "read_finished", "report_data"]
+__all__ = ["SCHEMA_VERSION", "FinishedScan", "finished_now", "read_finished", "report_data"]
 
 SCHEMA_VERSION = "2.0"
 _SAMPLED_VOXELS = 3000
@@ -48,13 +48,13 @@ DICOM_FACTS = (
 
 @dataclass(frozen=True)
 class FinishedScan:
-    """A result read back from its folder.
+    """A result with the folder that it was written to.
 
     Attributes:
         folder: where it lies.
         scan: the scan's file or folder as it was found.
         source: the same for a reader: of a series in a folder, its files.
-        record: ``result.json`` as it is.
+        record: what ``result.json`` holds.
         result: the same with its volumes.
     """
 
@@ -114,6 +114,13 @@ def read_finished(folder: str | Path, *, scan: str | Path | None = None) -> Fini
         placement=image.meta["placement"],
         known_sides=image.meta["known_sides"],
     )
+    return FinishedScan(folder, path, source, record, result)
+
+
+def finished_now(folder: Path, result: ScanResult) -> FinishedScan:
+    """A result that this run has just written to ``folder``: nothing of it is read again, nor is the scan."""
+    record = result.to_json()
+    path, source = _scan_of(record, folder, None)
     return FinishedScan(folder, path, source, record, result)
 
 

@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.files.writing import write_atomically
-from itermask3d.inference.results import REPORT_FILES
-from itermask3d.reports.data import FinishedScan, read_finished, report_data
+from itermask3d.inference.results import REPORT_FILES, ScanResult
+from itermask3d.reports.data import FinishedScan, finished_now, read_finished, report_data
 from itermask3d.reports.images import comparison, embedded, focus, mosaic, show
 from itermask3d.reports.plots import curve_drawing, normal_scores, score_drawing
 
@@ -27,12 +27,13 @@ FIRST_ROWS = 12
 _STILL_MM = 1.0
 
 
-def write_scan_report(folder: Path, *, scan: str | Path | None = None) -> Path:
+def write_scan_report(folder: Path, *, scan: str | Path | None = None, result: ScanResult | None = None) -> Path:
     """Write ``report.html`` and ``report.json`` into a scan's result folder, each whole or not at all.
 
     Args:
         folder: as :func:`itermask3d.inference.results.write_result` wrote it.
         scan: where the scan lies now; default: the path in ``result.json``.
+        result: what lies in the folder, where it is in memory; default: it is read.
 
     Returns:
         The page.
@@ -40,7 +41,7 @@ def write_scan_report(folder: Path, *, scan: str | Path | None = None) -> Path:
     Raises:
         ScanError: if the folder holds no complete result, or the scan is missing or on another grid.
     """
-    finished = read_finished(folder, scan=scan)
+    finished = read_finished(folder, scan=scan) if result is None else finished_now(folder, result)
     data = report_data(finished)
     page = Path(folder) / REPORT_FILES[0]
     write_atomically(json.dumps(data, indent=1, allow_nan=False) + "\n", Path(folder) / REPORT_FILES[1])

@@ -21,7 +21,8 @@ from itermask3d.files.tree import LeftOut, grouped
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.model import Model
 from itermask3d.inference.results import RESEARCH_USE
-from itermask3d.workflows.screening.cohort_table import COLUMNS, Row, read_rows, write_cohort_table
+from itermask3d.workflows.screening.cohort_table import COLUMNS, Row, rows_of, write_cohort_table
+from itermask3d.workflows.screening.journal import Journal
 
 __all__ = ["Distribution", "Throughput", "distribution", "duration", "matching_normals", "write_cohort_report"]
 
@@ -174,7 +175,7 @@ def _summary(scores: Sequence[float], normals: Sequence[float]) -> str:
 
 
 def write_cohort_report(
-    output: Path,
+    journal: Journal,
     *,
     title: str,
     normals: Sequence[float] = (),
@@ -186,7 +187,7 @@ def write_cohort_report(
     The page holds all that it shows and asks for nothing from elsewhere; it links to the folders beside it.
 
     Args:
-        output: folder of the results.
+        journal: of the folder of the results.
         title: of the cohort.
         normals: see :func:`matching_normals`.
         throughput: of the run that ends; ``None`` leaves the cost out.
@@ -195,7 +196,7 @@ def write_cohort_report(
     Returns:
         The page.
     """
-    rows = read_rows(output)
+    output, rows = journal.path.parent, rows_of(journal)
     write_cohort_table(rows, output)
     counts = Counter(OUTCOMES[row["outcome"]] for row in rows)
     scored = [row["score"] for row in rows if row["outcome"] not in (None, "fit_failed") and row["score"] is not None]

@@ -13,7 +13,7 @@ from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.workflows.screening.journal import Journal, Record, Status
 
-__all__ = ["COLUMNS", "Row", "read_rows", "write_cohort_table"]
+__all__ = ["COLUMNS", "Row", "found_in", "rows_of", "write_cohort_table"]
 
 Row = Mapping[str, Any]
 """Values by column; ``None`` where there is none."""
@@ -79,12 +79,13 @@ COLUMNS: dict[str, dict[str, Any]] = {
 """Every column of ``scans.tsv``, in its order, as the data dictionary has it."""
 
 
-def read_rows(output: Path) -> list[Row]:
+def rows_of(journal: Journal) -> list[Row]:
     """Collect what is known about every scan of an output folder, the highest score first, failures last.
 
-    Scans with an unusable curve stand before those with nothing flagged: nobody knows what they hold.
+    Results of this run are in the journal's memory; those of earlier ones are read. Scans with an unusable curve stand
+    before those with nothing flagged: nobody knows what they hold.
     """
-    rows = [_row(output, record) for record in Journal(output).latest().values()]
+    rows = [_row(journal.path.parent, record) for record in journal.latest().values()]
     return sorted(rows, key=_rank)
 
 
@@ -108,13 +109,21 @@ def _row(output: Path, record: Record) -> Row:
     if record.status is Status.DONE:
         path = output / record.folder / "result.json"
         try:
-            row.update(_found(json.loads(path.read_text())))
+            row.update(record.found or found_in(json.loads(path.read_text())))
         except (OSError, ValueError, KeyError, TypeError):
             row.update(status=Status.FAILED.value, reason="its result is gone or damaged; the next run does it again")
     return row
 
 
-def _found(result: Mapping[str, Any]) -> dict[str, Any]:
+def found_in(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table says of a result, by column.
+
+    Args:
+        result: as in ``result.json``.
+
+    Raises:
+        KeyError, TypeError: if it is no such result.
+    """
     regions: Sequence[Mapping[str, Any]] = result["components"]
     return {
         "outcome": result["outcome"],

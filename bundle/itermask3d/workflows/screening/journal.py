@@ -46,6 +46,7 @@ class Record:
         finished: UTC, ISO 8601.
         inputs: the files with what tells whether they changed.
         details: a traceback, where the reason was not foreseen.
+        found: what the cohort's table says of a result of this run; the journal keeps no line of it.
     """
 
     case: str
@@ -58,6 +59,7 @@ class Record:
     finished: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     details: str = ""
+    found: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, scan: FoundScan, status: Status, **values: Any) -> Record:
@@ -70,14 +72,20 @@ class Record:
 class Journal:
     """A file of one JSON object a line, to which every outcome is appended at once.
 
-    A line that a crash cut short is passed over. One process writes.
+    A line that a crash cut short is passed over. One process writes, so the file is read once.
     """
 
     def __init__(self, output: Path) -> None:
         self.path = output / JOURNAL
+        self._records: dict[str, Record] | None = None
 
-    def latest(self) -> dict[str, Record]:
+    def latest(self) -> Mapping[str, Record]:
         """The last record of every scan, by folder, in the order of their first."""
+        if self._records is None:
+            self._records = self._read()
+        return self._records
+
+    def _read(self) -> dict[str, Record]:
         records: dict[str, Record] = {}
         if self.path.is_file():
             for line in self.path.read_text().splitlines():
@@ -94,13 +102,15 @@ class Journal:
         Raises:
             OSError: if it cannot be written.
         """
-        line = json.dumps(asdict(record)) + "\n"
+        known = self.latest()
+        line = json.dumps({name: value for name, value in asdict(record).items() if name != "found"}) + "\n"
         with self.path.open("a+b") as stream:
             if stream.tell() and not self._ends_a_line():
                 line = "\n" + line
             stream.write(line.encode())
             stream.flush()
             os.fsync(stream.fileno())
+        self._records = {**known, record.folder: record}
 
     def _ends_a_line(self) -> bool:
         with self.path.open("rb") as stream:

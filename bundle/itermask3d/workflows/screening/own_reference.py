@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from itermask3d.files.discovery import discover
 from itermask3d.files.scans import ScanError
 from itermask3d.workflows.screening.journal import Record
 from itermask3d.workflows.screening.options import Options
 from itermask3d.workflows.screening.run import End, Screened, Watch, screen_scans
+from itermask3d.workflows.screening.screener import Report
 from itermask3d.workflows.site.adaptation_options import AdaptationOptions
 from itermask3d.workflows.site.cohort_reference import CohortReference
 
@@ -23,9 +22,7 @@ CONTRASTS = {("T1w",): "T1", ("T2w",): "T2", ("FLAIR",): "FLAIR"}
 """Of the scans, by the suffix in a BIDS dataset."""
 
 
-def screen_by_itself(
-    options: Options, watch: Watch, *, report: Callable[..., Path], epochs: int = 10, folds: int = 4
-) -> Screened:
+def screen_by_itself(options: Options, watch: Watch, *, report: Report, epochs: int = 10, folds: int = 4) -> Screened:
     """Make the cohort its own reference, then screen each fold with the bundle that did not see it.
 
     Args:

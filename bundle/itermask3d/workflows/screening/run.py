@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -24,7 +24,7 @@ from itermask3d.workflows.screening.cluster import (
 from itermask3d.workflows.screening.cohort_report import Throughput, matching_normals, write_cohort_report
 from itermask3d.workflows.screening.journal import Journal, Record, Status
 from itermask3d.workflows.screening.options import Options
-from itermask3d.workflows.screening.screener import Plan, Screener, clear_staging, make_plan, prepare_output
+from itermask3d.workflows.screening.screener import Plan, Report, Screener, clear_staging, make_plan, prepare_output
 
 __all__ = ["End", "Screened", "Watch", "screen_scans"]
 
@@ -78,7 +78,7 @@ class Watch(Protocol):
         """Scans that ended, and the seconds from the start to the last one's end."""
 
 
-def screen_scans(options: Options, watch: Watch, *, report: Callable[..., Path]) -> Screened:
+def screen_scans(options: Options, watch: Watch, *, report: Report) -> Screened:
     """Screen what is left of a cohort; the same call goes on where a run ended.
 
     Args:
@@ -95,27 +95,26 @@ def screen_scans(options: Options, watch: Watch, *, report: Callable[..., Path])
     planner = Screener(options.bundle, options.overrides() | {"device": "$torch.device('cpu')"}, report=report)
     planner.model  # noqa: B018 weights that do not fit are told before anything is written
     with one_run(options.output):
-        plan = make_plan(
-            found.scans, options.output, planner, retry_failed=options.retry_failed, overwrite=options.overwrite
-        )
+        journal = Journal(options.output)
+        plan = make_plan(found.scans, journal, planner, retry_failed=options.retry_failed, overwrite=options.overwrite)
         tell_plan(found, plan, watch)
         prepare_output(options.output, plan, found, __version__, planner)
         write_left_out(found.left_out, options.output)
-        Journal(options.output).enter(plan.done)
-        end, throughput = (End.WHOLE, None) if options.report_only else work(options, plan, watch, report)
+        journal.enter(plan.done)
+        end, throughput = (End.WHOLE, None) if options.report_only else work(options, plan, watch, journal, report)
         clear_staging(options.output)
         normals = matching_normals(planner.model)
-        return conclude(options, found, end, throughput, normals, watch)
+        return conclude(options, journal, found, end, throughput, normals, watch)
 
 
-def work(options: Options, plan: Plan, watch: Watch, report: Callable[..., Path]) -> tuple[End, Throughput | None]:
+def work(options: Options, plan: Plan, watch: Watch, journal: Journal, report: Report) -> tuple[End, Throughput | None]:
     """Screen what is left; how that ended, and how fast it was."""
     scans = (*plan.todo, *plan.reports)
     if not scans:
         return End.WHOLE, None
     settings = options.overrides() | {"inferer::progress": False}
     screener = Screener(options.bundle, settings, report=report, overview=options.overview, overwrite=options.overwrite)
-    journal, end = Journal(options.output), End.WHOLE
+    end = End.WHOLE
     workers, threads = options.workers, None
     try:
         with engine(options, len(scans)) as (client, workers, threads), watch.watching(len(scans)):
@@ -179,6 +178,7 @@ def tell_plan(found: Discovery, plan: Plan, watch: Watch) -> None:
 
 def conclude(
     options: Options,
+    journal: Journal,
     found: Discovery,
     end: End,
     throughput: Throughput | None,
@@ -189,7 +189,7 @@ def conclude(
     page: Path | None = None
     try:
         page = write_cohort_report(
-            options.output,
+            journal,
             title=options.title or Path(found.source).name,
             normals=normals,
             throughput=throughput,
@@ -198,7 +198,7 @@ def conclude(
     except OSError as error:
         watch.say(f"the page could not be written ({error}); with --report-only it is made anew")
         end = End.STOPPED if end is End.WHOLE else end
-    latest = Journal(options.output).latest()
+    latest = journal.latest()
     records = [latest[scan.folder] for scan in found.scans if scan.folder in latest]
     done = sum(record.status is Status.DONE for record in records)
     failed = tuple(record for record in records if record.status is Status.FAILED)

@@ -9,11 +9,11 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from itermask3d.files.discovery import Discovery, FoundScan
 from itermask3d.files.errors import ScanError, first_cause, out_of_memory, scan_error
@@ -25,16 +25,22 @@ from itermask3d.inference.overview import save_overview
 from itermask3d.inference.preparation import prepare
 from itermask3d.inference.results import RESEARCH_USE, ScanResult, foreign_files, write_result
 from itermask3d.inference.store import ResultStore, require_own_place
+from itermask3d.workflows.screening.cohort_table import found_in
 from itermask3d.workflows.screening.journal import JOURNAL, Journal, Record, Status
 
-__all__ = ["Plan", "Screener", "clear_staging", "make_plan", "prepare_output"]
+__all__ = ["Plan", "Report", "Screener", "clear_staging", "make_plan", "prepare_output"]
 
 logger = logging.getLogger(__name__)
 
 
 STAGING = ".staging"
-Report = Callable[[Path], object]
-"""Writes a report into a scan's folder, which holds its result."""
+
+
+class Report(Protocol):
+    """Writes a report into a scan's folder, which holds its result."""
+
+    def __call__(self, folder: Path, *, result: ScanResult | None = None) -> object:
+        """Write it; of a result of this run, which is given, nothing is read again."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Plan:
 
 def make_plan(
     scans: Iterable[FoundScan],
-    output: Path,
+    journal: Journal,
     screener: Screener,
     *,
     retry_failed: bool = False,
@@ -66,12 +72,12 @@ def make_plan(
 
     Args:
         scans: see :func:`itermask3d.files.discovery.discover`.
-        output: folder of the results.
+        journal: of the folder of the results.
         screener: knows what makes a result up to date.
         retry_failed: try again what failed before.
         overwrite: do finished scans again.
     """
-    earlier = Journal(output).latest()
+    output, earlier = journal.path.parent, journal.latest()
     todo, reports, done, failed = [], [], [], []
     for scan in scans:
         record = earlier.get(scan.folder)
@@ -98,7 +104,7 @@ class Screener:
     Args:
         bundle_root: the bundle's folder.
         overrides: see :func:`itermask3d.inference.model.load_model`.
-        report: see :data:`Report`; ``None`` writes no report. A report that fails is told in the log and missing;
+        report: see :class:`Report`; ``None`` writes no report. A report that fails is told in the log and missing;
             the result stays.
         overview: draw ``overview.png``.
         overwrite: do scans again that have an up-to-date result.
@@ -164,33 +170,35 @@ class Screener:
         start = time.monotonic()
         with self._lock:
             try:
-                self._screen(scan, output)
-                record = Record.of(scan, Status.DONE)
+                found = self._screen(scan, output)
+                record = Record.of(scan, Status.DONE, found=found)
             except Exception as error:  # of whatever kind: no scan may cost another its result
                 record = _record_of(error, scan)
         return replace(record, seconds=round(time.monotonic() - start, 3), worker=worker)
 
-    def _screen(self, scan: FoundScan, output: Path) -> None:
+    def _screen(self, scan: FoundScan, output: Path) -> dict[str, Any] | None:
+        """Leave a scan with its result and report; what the table says of a result that is new."""
         final = output / scan.folder
         if self.overwrite or not self.is_done(scan, output):
+            result = self._segment(scan)
             with _staged(output) as staging:
-                folder = write_result(
-                    self._segment(scan), staging / scan.case, draw=save_overview if self.overview else None
-                )
-                self._write_report(folder)
+                folder = write_result(result, staging / scan.case, draw=save_overview if self.overview else None)
+                self._write_report(folder, result)
                 publish_folder(folder, final)
-        elif self.lacks_report(scan, output):
+            return found_in(result.to_json())
+        if self.lacks_report(scan, output):
             self._write_report(final)
+        return None
 
     def _segment(self, scan: FoundScan) -> ScanResult:
         prepared = prepare(scan.item, self.model.preprocessing)
         return conclude(self.model.predict(prepared), prepared, self.model)
 
-    def _write_report(self, folder: Path) -> None:
+    def _write_report(self, folder: Path, result: ScanResult | None = None) -> None:
         if self.report is None:
             return
         try:
-            self.report(folder)
+            self.report(folder, result=result)
         except Exception as error:  # a page is worth less than the result that it shows
             if no_room(first_cause(error)):
                 raise
