@@ -43,10 +43,10 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "how-to" / "train.md"
-REFERENCE = ("reference_recipe.json",)
+REFERENCE = ("reference_recipe.yaml",)
 RECIPES: dict[str, tuple[str, ...]] = {
     "the bundle's recipe": (),
-    "the reference's recipe, same grid and widths": (*REFERENCE, "reference_recipe_2mm.json"),
+    "the reference's recipe, same grid and widths": (*REFERENCE, "reference_recipe_2mm.yaml"),
     "the reference's recipe, 192³ at 1 mm": REFERENCE,
 }
 PARTS = (

@@ -129,7 +129,7 @@ def test_baselines_have_the_grid_and_the_widths_of_the_bundle():
 
     bundle = config()
     autoencoder = config("baseline_autoencoder.json")
-    reference = config("reference_recipe.json", "reference_recipe_2mm.json")
+    reference = config("reference_recipe.yaml", "reference_recipe_2mm.yaml")
     for key in ("network_def::channels", "spatial_size", "spacing_mm"):
         assert bundle[key] == autoencoder[key] == reference[key]
 

@@ -279,7 +279,7 @@ def training(folder, split_file, out, overlays=("prepared",), **options) -> Conf
 
 @pytest.mark.usefixtures("kept_global_state")
 def test_training_on_packed_scans_resumes_to_the_same_weights(folder, split_file, tmp_path):
-    whole = {"epochs": 3, "repeats": 2, "device": "cpu", "lr_scheduler::T_max": 3, "frozen_norm_from": 3}
+    whole = {"epochs": 3, "repeats": 2, "device": "cpu", "lr_scheduler::T_max": 3, "frozen_norm_after": 1.0}
     training(folder, split_file, tmp_path / "whole", **whole)
     training(folder, split_file, tmp_path / "parts", **{**whole, "epochs": 2})
     training(folder, split_file, tmp_path / "parts", **whole)
@@ -302,7 +302,7 @@ def test_two_processes_train_on_packed_scans_together(folder, split_file, tmp_pa
         f"{BUNDLE_ROOT}/configs/train.json",
         f"{BUNDLE_ROOT}/configs/multi_gpu_train.json",
         f"{REPOSITORY}/configs/prepared.json",
-        f"{REPOSITORY}/configs/gpu.json",
+        f"{REPOSITORY}/configs/gpu.yaml",
         cwd=tmp_path,
         launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
         **fixed_options(folder, split_file, tmp_path / "out"),
@@ -331,8 +331,8 @@ def test_the_published_recipe_is_neither_augmented_nor_trained_on_scans_of_anoth
     (tmp_path / "n4").mkdir()
     for seed in range(3):
         save_prepared(prepared(seed), tmp_path / "n4" / f"case{seed}.npz", spacing_mm=6.0, bias_correction="n4")
-    files = [f"{BUNDLE_ROOT}/configs/train.json"]
-    files += [f"{REPOSITORY}/configs/{name}.json" for name in ("reference_recipe", "prepared")]
+    names = ("reference_recipe.yaml", "prepared.json")
+    files = [f"{BUNDLE_ROOT}/configs/train.json", *(f"{REPOSITORY}/configs/{name}" for name in names)]
     options = fixed_options(folder, split_file, tmp_path) | {"dataset_dir": str(tmp_path / "n4")}
     parser = ConfigWorkflow(files, workflow_type="train", logging_file=False, **options).parser
     assert parser.get_parsed_content("train::dataloader").augmentation is None

@@ -180,20 +180,35 @@ def test_norm_is_frozen_from_its_epoch_on_though_the_trainer_trains():
     network = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.BatchNorm1d(1))
     trainer = _trainer(network, 4, seen)
     statistics = []
-    FrozenNorm(network, from_epoch=3).attach(trainer)
+    FrozenNorm(network, after=0.5).attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: statistics.append(network[1].running_mean.item()))
     trainer.run()
     assert seen == [True, True, False, False]
     assert statistics[0] != statistics[1] == statistics[2] == statistics[3]
 
 
-def test_norm_is_never_frozen_for_epoch_zero():
+def test_norm_is_never_frozen_after_all_epochs():
     seen: list[bool] = []
     network = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.BatchNorm1d(1))
     trainer = _trainer(network, 2, seen)
-    FrozenNorm(network, from_epoch=0).attach(trainer)
+    FrozenNorm(network, after=1.0).attach(trainer)
     trainer.run()
     assert seen == [True, True]
+
+
+@pytest.mark.parametrize(("epochs", "after", "first"), [(10, 0.7, 8), (90, 0.7, 64), (1, 0.7, 1), (3, 0.0, 1)])
+def test_norm_is_frozen_after_its_share_of_the_epochs_whatever_the_rounding(epochs, after, first):
+    seen: list[bool] = []
+    network = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.BatchNorm1d(1))
+    trainer = _trainer(network, epochs, seen)
+    FrozenNorm(network, after=after).attach(trainer)
+    trainer.run()
+    assert seen == [True] * (first - 1) + [False] * (epochs - first + 1)
+
+
+def test_share_of_the_epochs_is_a_share():
+    with pytest.raises(ValueError, match="after = 3; expected a share of the epochs, 0 to 1"):
+        FrozenNorm(nn.Identity(), after=3)
 
 
 def test_gradients_are_clipped_before_the_step():

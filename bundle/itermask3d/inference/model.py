@@ -316,7 +316,7 @@ class Model:
         if used.inferer.settings.relative_error and shape is not None and shape["out_channels"] < 2:
             raise ScanError(
                 f"weights '{used.weights}' predict no variance (one output channel); expected two channels, or the "
-                "published settings of configs/reference_inference.json"
+                "published settings of configs/reference_inference.yaml"
             )
         return network
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,24 @@ class EpochSeed:
 
 
 class FrozenNorm:
-    """From an epoch on, normalise by the running statistics instead of those of the batch, as at test time.
+    """After a share of the epochs, normalise by the running statistics instead of those of the batch, as at test time.
 
     With two scans to a batch and masks from nearly nothing to everything, the statistics of a batch differ much from
     the running ones; what the network learns in the last epochs should hold for those that it is used with.
 
     Args:
         network: its batch normalisations are frozen; their weights still learn.
-        from_epoch: first epoch, counted from 1; 0 never freezes.
+        after: share of the epochs that is trained before; 1 never freezes.
+
+    Raises:
+        ValueError: if that is no share.
     """
 
-    def __init__(self, network: nn.Module, from_epoch: int) -> None:
+    def __init__(self, network: nn.Module, after: float) -> None:
+        if not 0 <= after <= 1:
+            raise ValueError(f"after = {after}; expected a share of the epochs, 0 to 1")
         self.network = network
-        self.from_epoch = from_epoch
+        self.after = after
         self.frozen = False
 
     def attach(self, engine: Engine) -> None:
@@ -63,13 +69,18 @@ class FrozenNorm:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if self.frozen or not 0 < self.from_epoch <= engine.state.epoch:
+        whole = math.floor(self.after * (engine.state.max_epochs or 0) + _ROUNDING)
+        if self.frozen or engine.state.epoch <= whole:
             return
         self.frozen = True
         for module in self.network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 # The trainer puts the whole network into training mode before every batch.
                 module.register_forward_pre_hook(_as_in_evaluation)
+
+
+_ROUNDING = 1e-9
+"""Seven tenths of 90 epochs are 63, though not in floating point."""
 
 
 def _as_in_evaluation(module: nn.Module, inputs: Any) -> None:
@@ -81,10 +92,10 @@ class GradientClipping:
 
     Args:
         network: whose gradients.
-        max_norm: of all of them together.
+        max_norm: of all of them together; ``None`` leaves them as they are.
     """
 
-    def __init__(self, network: nn.Module, max_norm: float = 1.0) -> None:
+    def __init__(self, network: nn.Module, max_norm: float | None = 1.0) -> None:
         self.network = network
         self.max_norm = max_norm
 
@@ -93,7 +104,8 @@ class GradientClipping:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if self.max_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
 
 
 class Checkpoints:

@@ -44,7 +44,7 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 MAIN = "itermask3d"
 BASELINES = ("zscore", "bright", "dark", "single_pass", "autoencoder", "atlas")
-REFERENCE = CONFIGS / "reference_inference.json"
+REFERENCE = CONFIGS / "reference_inference.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
