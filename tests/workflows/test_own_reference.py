@@ -13,7 +13,7 @@ from itermask3d.inference.calibration import Calibration, cohort_guarantee, conf
 from itermask3d.workflows.screening import own_reference
 from itermask3d.workflows.site import cohort_reference
 from itermask3d.workflows.site.cohort_reference import lowest
-from itermask3d.workflows.site.crossfit import ScanScore
+from itermask3d.workflows.site.normal_scans import ScanScore
 
 N_SCANS = 8
 

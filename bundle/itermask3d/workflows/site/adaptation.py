@@ -19,13 +19,14 @@ from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.training.prepared import save_prepared
 from itermask3d.workflows.site.adaptation_options import AdaptationOptions
-from itermask3d.workflows.site.adaptation_report import adaptation_page, summary_of
+from itermask3d.workflows.site.adaptation_report import adaptation_page
 from itermask3d.workflows.site.adapted_bundle import widened_domain, write_adapted_bundle
 from itermask3d.workflows.site.base_model import BaseModel
 from itermask3d.workflows.site.checks import ScanChecks
-from itermask3d.workflows.site.crossfit import GUARANTEE, ScanScore, folds_of, score_scan
+from itermask3d.workflows.site.crossfit import GUARANTEE, folds_of, score_scan
 from itermask3d.workflows.site.data_check import Finding, Level, MeasuredScan, related
 from itermask3d.workflows.site.fine_tuning import fine_tune
+from itermask3d.workflows.site.normal_scans import ScanScore, flagged_figures
 from itermask3d.workflows.site.options import Tell
 from itermask3d.workflows.site.stages import Stages
 
@@ -224,10 +225,11 @@ class Adaptation:
             "not measured for this run",
             "Made with": f"itermask3d {__version__}",
         }
-        content = {"note": RESEARCH_USE, "before": summary_of(before), "after": summary_of(after), "facts": facts}
+        figures = {state: flagged_figures(scores.values()) for state, scores in (("before", before), ("after", after))}
+        content = {"note": RESEARCH_USE, **figures, "facts": facts}
         write_atomically(json.dumps(content, indent=1) + "\n", self.output / "adaptation.json")
         card = "".join(f"- {name}: {value}\n" for name, value in facts.items())
-        told = "\n".join(f"- {state}: {json.dumps(content[state])}" for state in ("before", "after"))
+        told = "\n".join(f"- {state}: {json.dumps(row)}" for state, row in figures.items())
         text = f"# IterMask3D, adapted to a site\n\n**{RESEARCH_USE}**\n\n{card}\nNormal scans of the site:\n\n{told}\n"
         write_atomically(text, self.bundle / "docs" / "README.md")
         write_atomically(

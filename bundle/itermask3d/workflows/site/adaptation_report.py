@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from itermask3d.evaluation.page import evaluation_page
 from itermask3d.evaluation.text import Table
 from itermask3d.inference.calibration import attainable_level, false_alarm_range
-from itermask3d.workflows.site.crossfit import ScanScore
 from itermask3d.workflows.site.data_check import Finding
+from itermask3d.workflows.site.normal_scans import ScanScore, flagged_table
 
-__all__ = ["adaptation_page", "summary_of"]
+__all__ = ["adaptation_page"]
 
 LEVEL = 0.05
+NOTE = "After: each scan by a network that was adapted without it."
 
 
 def adaptation_page(
@@ -35,42 +34,13 @@ def adaptation_page(
         facts: command, recipe and versions by name.
     """
     tables = [
-        _summary_table(before, after),
+        flagged_table({"before": before.values(), "after": after.values()}, title="Before and after", note=NOTE),
         _false_alarm_table(sum(one.usable for one in after.values())),
         _scan_table(before, after),
         _listed("findings", "What the checks found", [(one.level.value, one.sentence) for one in findings]),
         _listed("excluded", "Left out", list(excluded.items())),
     ]
     return evaluation_page("Adapted to a site", [table for table in tables if table.rows], [], facts=facts)
-
-
-def summary_of(scores: Mapping[str, ScanScore]) -> dict[str, float | int]:
-    """How much of normal scans is flagged, in few figures."""
-    volumes = np.array([one.flagged_ml for one in scores.values()])
-    return {
-        "scans": len(volumes),
-        "median_ml": round(float(np.median(volumes)), 3),
-        "p90_ml": round(float(np.percentile(volumes, 90)), 3),
-        "flagged": int((volumes > 0).sum()),
-        "median_score": round(float(np.median([one.score for one in scores.values()])), 4),
-    }
-
-
-def _summary_table(before: Mapping[str, ScanScore], after: Mapping[str, ScanScore]) -> Table:
-    rows = [{"state": state, **summary_of(scores)} for state, scores in (("before", before), ("after", after))]
-    columns = {
-        "state": "",
-        "scans": "normal scans",
-        "median_ml": "median flagged (ml)",
-        "p90_ml": "90th percentile (ml)",
-        "flagged": "scans with anything flagged",
-        "median_score": "median score",
-    }
-    note = (
-        "All scans are meant to be normal, so less is better. After: each scan by a network that was adapted without "
-        "it. This says nothing of what is found on ill ones."
-    )
-    return Table("summary", "Before and after", note, columns, rows)
 
 
 def _false_alarm_table(n_scores: int) -> Table:

@@ -17,7 +17,7 @@ from itermask3d.inference.model import load_model
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.workflows.site.base_model import BaseModel
 from itermask3d.workflows.site.bundle import DATA_LICENCE, copy_bundle, set_values
-from itermask3d.workflows.site.crossfit import ScanScore
+from itermask3d.workflows.site.normal_scans import ScanScore
 
 __all__ = ["MODEL", "cross_fitted_calibration", "widened_domain", "write_adapted_bundle"]
 

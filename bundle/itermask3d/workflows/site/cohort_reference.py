@@ -18,8 +18,9 @@ from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.workflows.site.adaptation import Adaptation, Plan
 from itermask3d.workflows.site.adaptation_options import AdaptationOptions
 from itermask3d.workflows.site.adapted_bundle import widened_domain, write_adapted_bundle
-from itermask3d.workflows.site.crossfit import ScanScore, folds_of
+from itermask3d.workflows.site.crossfit import folds_of
 from itermask3d.workflows.site.data_check import MeasuredScan, related
+from itermask3d.workflows.site.normal_scans import ScanScore
 from itermask3d.workflows.site.options import Tell
 
 __all__ = ["ABNORMAL_SHARE", "LEAST_SCANS", "CohortReference", "FoldBundle", "lowest"]

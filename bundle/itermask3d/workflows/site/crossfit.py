@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +11,9 @@ from torch import nn
 from itermask3d.files.scans import ScanError
 from itermask3d.method.detection import Outcome
 from itermask3d.workflows.site.base_model import BaseModel
+from itermask3d.workflows.site.normal_scans import ScanScore
 
-__all__ = ["GUARANTEE", "ScanScore", "folds_of", "score_scan"]
+__all__ = ["GUARANTEE", "folds_of", "score_scan"]
 
 GUARANTEE = (
     "The scores are cross-fitted: each scan was scored by a network that was adapted without it. Later scans are "
@@ -24,27 +23,6 @@ GUARANTEE = (
     "kind of people, and nothing is promised about finding anomalies."
 )
 """What a p-value from cross-fitted scores promises, in words."""
-
-
-@dataclass(frozen=True)
-class ScanScore:
-    """What a network says about one prepared scan, in few figures.
-
-    Attributes:
-        score: see :class:`itermask3d.method.detection.Findings`.
-        flagged_share: of the brain, 0 to 1.
-        flagged_ml: the same as a volume.
-        usable: whether the error curve could be used.
-    """
-
-    score: float
-    flagged_share: float
-    flagged_ml: float
-    usable: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def folds_of(groups: Sequence[Sequence[str]], n_folds: int, *, seed: int) -> list[list[str]]:

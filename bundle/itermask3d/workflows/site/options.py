@@ -1,4 +1,4 @@
-"""What a training on a site's own scans was asked to do."""
+"""What a run on a site's own scans was asked to do: what all share, and what a training adds."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Options", "Tell"]
+__all__ = ["Options", "SiteOptions", "Tell"]
 
 Tell = Callable[[str], None]
 """Takes one message for the person who waits."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """A whole run's choices; ``None`` where the scans shall decide.
+class SiteOptions:
+    """What any run on normal scans of a site is asked.
 
     Attributes:
-        scans: folder, list, BIDS dataset or DICOM tree of normal scans of one contrast.
+        scans: folder, list, BIDS dataset or DICOM tree of normal scans of one scanner and contrast.
         output: folder for all that is made.
-        scripts: folder of the repository's scripts, which some stages run.
         command: as it was given, for the report.
         check_only: stop after the checks.
         exclude: cases to leave out.
@@ -28,19 +27,14 @@ class Options:
         subject: regular expression whose first group names the person in a case; ``None`` for BIDS names.
         contrast: chooses the tool for brain masks.
         brain_masks: folder with a brain mask of the same file name for every scan.
-        brain_extraction, bias_correction: see :func:`itermask3d.preprocessing.pipeline.inference_transforms`.
-        spacing_mm: edge of the network's voxels.
-        split_file: JSON of cases by subset.
-        seed, epochs, batch_size, channels: of the training.
-        tune: choose the loop's settings on validation scans.
-        restart: drop a training of other scans or settings in the output folder.
+        brain_extraction: see :func:`itermask3d.preprocessing.pipeline.inference_transforms`.
+        seed: of all that is drawn.
         workers: processes that look at scans at once.
-        network_size: keep every scan on a grid of so many voxels as well.
+        restart: drop what was made of other scans or settings in the output folder.
     """
 
     scans: str
     output: Path
-    scripts: Path
     command: str = ""
     check_only: bool = False
     exclude: tuple[str, ...] = ()
@@ -50,14 +44,31 @@ class Options:
     contrast: str = "T1"
     brain_masks: str | None = None
     brain_extraction: str = "auto"
+    seed: int = 2026
+    workers: int = 1
+    restart: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SiteOptions):
+    """A whole training's choices; ``None`` where the scans shall decide.
+
+    Attributes:
+        scripts: folder of the repository's scripts, which some stages run.
+        bias_correction: see :func:`itermask3d.preprocessing.pipeline.inference_transforms`.
+        spacing_mm: edge of the network's voxels.
+        split_file: JSON of cases by subset.
+        epochs, batch_size, channels: of the training.
+        tune: choose the loop's settings on validation scans.
+        network_size: keep every scan on a grid of so many voxels as well.
+    """
+
+    scripts: Path
     bias_correction: str = "n4"
     spacing_mm: float | None = None
     split_file: Path | None = None
-    seed: int = 2026
     epochs: int | None = None
     batch_size: int = 2
     channels: tuple[int, ...] | None = None
     tune: bool = False
-    restart: bool = False
-    workers: int = 1
     network_size: tuple[int, int, int] | None = None

@@ -14,10 +14,12 @@ from itermask3d.evaluation.plots import Picture
 from itermask3d.evaluation.text import Table, to_markdown
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.workflows.site.data_check import Finding, MeasuredScan
+from itermask3d.workflows.site.normal_scans import ScanScore, flagged_table
 
-__all__ = ["check_page", "flagged_table", "read_results", "site_page"]
+__all__ = ["check_page", "read_results", "site_page"]
 
 N_PICTURES = 4
+NOTE = "The weights were chosen on the validation scans; the calibration and test scans took no part."
 
 
 def check_page(scans: Sequence[MeasuredScan], findings: Sequence[Finding], excluded: Mapping[str, str]) -> str:
@@ -53,7 +55,11 @@ def site_page(
         facts: recipe, command and versions by name.
     """
     tables = [
-        flagged_table(results),
+        flagged_table(
+            {subset: map(ScanScore.of, found) for subset, found in results.items()},
+            title="How much of normal scans is flagged",
+            note=NOTE,
+        ),
         _split_table(splits),
         _findings_table(findings),
         _excluded_table(excluded),
@@ -62,39 +68,6 @@ def site_page(
     pictures += _pictures(results.get("validation", []), folders.get("validation"))
     title = "Training on scans of one's own"
     return evaluation_page(title, [table for table in tables if table.rows], pictures, facts=facts)
-
-
-def flagged_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
-    """How much of normal scans is flagged: a row a subset."""
-    rows = []
-    for subset, found in results.items():
-        shares = np.array([100 * result["flagged_share"] for result in found])
-        if shares.size:
-            rows.append(
-                {
-                    "subset": subset,
-                    "scans": len(found),
-                    "median": float(np.median(shares)),
-                    "largest": float(shares.max()),
-                    "nothing": int((shares == 0).sum()),
-                    "failed": sum(result["outcome"] == "fit_failed" for result in found),
-                    "outside": sum(result.get("in_distribution") is False for result in found),
-                }
-            )
-    columns = {
-        "subset": "subset",
-        "scans": "normal scans",
-        "median": "median share of brain flagged (%)",
-        "largest": "largest (%)",
-        "nothing": "scans with nothing flagged",
-        "failed": "unusable error curve",
-        "outside": "out-of-distribution",
-    }
-    note = (
-        "All scans here are meant to be normal, so less is better; it says nothing of what is found on ill ones. The "
-        "weights were chosen on the validation scans; the calibration and test scans took no part."
-    )
-    return Table("flagged", "How much of normal scans is flagged", note, columns, rows)
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:

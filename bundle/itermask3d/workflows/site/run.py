@@ -21,8 +21,9 @@ from itermask3d.workflows.site.bundle import Recipe, derived_epochs, derived_siz
 from itermask3d.workflows.site.checks import ScanChecks
 from itermask3d.workflows.site.commands import StageError, execute, run_script, run_workflow
 from itermask3d.workflows.site.data_check import Finding, MeasuredScan
+from itermask3d.workflows.site.normal_scans import ScanScore, flagged_figures
 from itermask3d.workflows.site.options import Options, Tell
-from itermask3d.workflows.site.report import flagged_table, read_results, site_page
+from itermask3d.workflows.site.report import read_results, site_page
 from itermask3d.workflows.site.stages import Stages
 
 __all__ = ["DONE", "LOOK_FIRST", "Run"]
@@ -230,9 +231,13 @@ class Run:
             "Weights": file_digest(self.bundle / "models" / "model.pt"),
             "Made with": f"itermask3d {__version__}",
         }
-        for row in flagged_table(results).rows:
-            told = f"median {row['median']:.3g} % of the brain, largest {row['largest']:.3g} %"
-            facts[f"Flagged on the {row['scans']} {row['subset']} scans"] = f"{told}; nothing on {row['nothing']}"
+        for subset, found in results.items():
+            if found:
+                row = flagged_figures(map(ScanScore.of, found))
+                told = f"median {row['median_percent']:.3g} % of the brain, largest {row['largest_percent']:.3g} %"
+                facts[f"Flagged on the {len(found)} {subset} scans"] = (
+                    f"{told}; nothing on {row['scans'] - row['flagged']}"
+                )
         page = site_page(
             findings=findings,
             excluded=self.checks.excluded,
