@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,14 @@ import click
 from itermask3d.cli.app import app
 from typer.main import get_command
 
-ROOMS = (
-    "files",
-    "method",
-    "preprocessing",
-    "simulation",
-    "training",
-    "inference",
-    "reports",
-    "evaluation",
-    "workflows",
+ARCHITECTURE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "architecture.md"
+ROOMS = tuple(
+    room
+    for room in re.findall(r"^\| `(\w+)` \|", ARCHITECTURE.read_text(encoding="utf-8"), re.MULTILINE)
+    if room != "cli"
 )
+"""Rooms in the order of their table; the command has a page of its own."""
+
 WIDTH = 100
 THREE_LINES = """import itermask3d
 

@@ -23,29 +23,12 @@ FILES = sorted(PACKAGE_DIR.rglob("*.py"))
 LAYERS_ABOVE = {"scripts", "monailabel_app", "monailabel"}
 """What stands on the package; the package knows none of it."""
 
+ARCHITECTURE = (ROOT / "docs" / "reference" / "architecture.md").read_text(encoding="utf-8")
 ROOMS: dict[str, set[str]] = {
-    "files": set(),
-    "method": set(),
-    "preprocessing": {"files"},
-    "simulation": {"files", "method", "preprocessing"},
-    "training": {"files", "method", "preprocessing", "simulation"},
-    "inference": {"files", "method", "preprocessing"},
-    "reports": {"files", "method", "preprocessing", "inference"},
-    "evaluation": {"files", "method", "preprocessing", "inference"},
-    "workflows": {"files", "method", "preprocessing", "simulation", "training", "inference", "evaluation"},
-    "cli": {
-        "files",
-        "method",
-        "preprocessing",
-        "simulation",
-        "training",
-        "inference",
-        "reports",
-        "evaluation",
-        "workflows",
-    },
+    room: set(re.findall(r"`(\w+)`", arrows))
+    for room, arrows in re.findall(r"^\| `(\w+)` \| .*? \| ([^|]*) \|$", ARCHITECTURE, re.MULTILINE)
 }
-"""The rooms from the top row to the lowest, and which others each may import."""
+"""The rooms from the top row to the lowest, and which others each may import: the documents hold the table."""
 
 MODULE_LINES, FUNCTION_LINES, PUBLIC_METHODS = 400, 50, 10
 
@@ -248,7 +231,6 @@ def test_no_file_names_a_path_of_a_machine() -> None:
     assert not found, f"these lines hold only on one machine: {', '.join(found)}"
 
 
-ARCHITECTURE = (ROOT / "docs" / "reference" / "architecture.md").read_text(encoding="utf-8")
 DOORS = {"preprocessing.pipeline", "method.inferer"}
 """Where the way of a scan leaves the room of inference: one module a room, behind which its steps lie."""
 

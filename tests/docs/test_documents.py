@@ -251,17 +251,3 @@ def test_prose_uses_the_words_of_the_field(path: Path) -> None:
     text = prose(text_of(path)).lower()
     found = [word for word in OLD_WORDS if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text)]
     assert not found, f"{relative(path)} uses {found}; the table of names has the field's words"
-
-
-def test_the_documented_rooms_are_those_that_the_layering_test_allows() -> None:
-    source = ast.parse(text_of(ROOT / "tests" / "test_layering.py"))
-    tables = [node for node in source.body if isinstance(node, ast.AnnAssign)]
-    rooms = next(node.value for node in tables if getattr(node.target, "id", "") == "ROOMS")
-    assert isinstance(rooms, ast.Dict)
-    allowed = {
-        ast.literal_eval(key): set() if isinstance(value, ast.Call) else ast.literal_eval(value)
-        for key, value in zip(rooms.keys, rooms.values, strict=True)
-        if key is not None
-    }
-    rows = re.findall(r"^\| `(\w+)` \| .*? \| ([^|]*) \|$", text_of(ARCHITECTURE), re.MULTILINE)
-    assert {room: set(re.findall(r"`(\w+)`", arrows)) for room, arrows in rows} == allowed
