@@ -139,7 +139,7 @@ def judge(
     checks: Sequence[tuple[str, Sequence[Mapping[str, str]]]],
     arguments: argparse.Namespace,
 ) -> None:
-    """Write ``checks.json``: figures of every list, by one pass with the whole brain masked."""
+    """Write ``checks.json``: metrics of every list, by one pass with the whole brain masked."""
     path = folder / "checks.json"
     if path.exists() and json.loads(path.read_text()).keys() == dict(checks).keys():
         return
@@ -166,7 +166,7 @@ def judge(
             if not normals:
                 raise ScanError(f"the first list, '{name}', has no normal scan; expected some to set the threshold by")
             threshold = float(np.quantile(np.concatenate([scan["error"] for scan in normals]), 1 - NORMAL_SHARE))
-        judged[name] = figures(scans, threshold)
+        judged[name] = metrics(scans, threshold)
     write_atomically(json.dumps(judged, indent=1) + "\n", path)
 
 
@@ -206,7 +206,7 @@ def one_pass(
     }
 
 
-def figures(scans: Sequence[Mapping[str, np.ndarray]], threshold: float) -> dict[str, float]:
+def metrics(scans: Sequence[Mapping[str, np.ndarray]], threshold: float) -> dict[str, float]:
     """Means over the scans with a lesion and over those without; what there is none of is left out."""
     normals = [scan for scan in scans if not scan["label"].any()]
     lesions = [scan for scan in scans if scan["label"].any()]
@@ -238,7 +238,7 @@ def read_judgements(variants: Mapping[str, Any], output: Path) -> dict[str, dict
 
 
 def ablation_table(judged: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = tuple(COLUMNS)) -> str:
-    """A row a variant, the figures of each list side by side."""
+    """A row a variant, the metrics of each list side by side."""
     lists = dict.fromkeys(name for one in judged.values() for name in one)
     cells = [
         (name, key)

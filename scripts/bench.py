@@ -152,7 +152,7 @@ def passes(arguments: argparse.Namespace, output: Path) -> None:
 
 
 def worker(arguments: argparse.Namespace, output: Path) -> None:
-    """Run one variant on the scan that the parent prepared; print its figures with the peak memory as JSON."""
+    """Run one variant on the scan that the parent prepared; print its measurements with the peak memory as JSON."""
     at_start = peak_gb()
     (name,) = arguments.variants
     image, brain, scale = torch.load(output / "sample.pt")
@@ -249,9 +249,9 @@ def limits(arguments: argparse.Namespace, output: Path) -> None:
     """What the arithmetic of a pass would take at the speed of a matrix product, beside what it takes."""
     image, brain = one_sample(arguments, output)
     inputs = network_inputs(image, arguments.spacing_mm)
-    figures = floor(shipped_network(), inputs, brain)
-    print(figures)
-    store(output, f"floor_{arguments.spacing_mm:g}mm", figures)
+    measured = floor(shipped_network(), inputs, brain)
+    print(measured)
+    store(output, f"floor_{arguments.spacing_mm:g}mm", measured)
 
 
 def growth(arguments: argparse.Namespace, output: Path) -> None:
@@ -374,7 +374,7 @@ def segmented(
     *,
     settings: RefinementSettings | None = None,
 ) -> dict[str, Any]:
-    """One scan through the loop under a variant: the mask before and after small components go, and the figures."""
+    """One scan through the loop under a variant: the mask before and after small components go, and the statistics."""
     settings = replace(settings or SETTINGS[spacing_mm], schedule=variant.get("schedule", "exact"))
     inferer = IterMaskInferer(
         settings,
@@ -433,14 +433,14 @@ class Counter:
 
 def compared(run: dict[str, Any], reference: dict[str, Any], brain: torch.Tensor) -> dict[str, Any]:
     """How far a run is from another of the same scan."""
-    figures = ("seconds", "passes", "outcome", "step", "threshold", "iterations", "flagged_share", "score")
+    names = ("seconds", "passes", "outcome", "step", "threshold", "iterations", "flagged_share", "score")
     return {
         "dice": dice(run["mask"], reference["mask"]),
         "dice_before_small_components_go": dice(run["raw"], reference["raw"]),
         "voxels_apart": int((run["raw"] != reference["raw"]).sum()),
         "brain_voxels": int(brain.sum()),
-        **{figure: run[figure] for figure in figures},
-        **{f"exact_{figure}": reference[figure] for figure in figures},
+        **{name: run[name] for name in names},
+        **{f"exact_{name}": reference[name] for name in names},
     }
 
 
@@ -485,7 +485,7 @@ def figures_file(output: Path) -> Path:
 
 
 def store(output: Path, key: str, value: Any) -> None:
-    """Put one part's figures into OUT.json."""
+    """Put one part's measurements into OUT.json."""
     path = figures_file(output)
     known = json.loads(path.read_text()) if path.exists() else {}
     write_atomically(json.dumps({**known, key: value}, indent=1) + "\n", path)

@@ -4,7 +4,8 @@
     python scripts/fit_domain.py LIST --check domain.json [--split-file split.json --split test]
 
 LIST names normal scans as for segment. The first form fits the ranges on the scans of ``--split``, as wide as those
-of ``--held-out`` need; the second prints a line a scan and the share outside. Measured figures are kept in ``--cache``.
+of ``--held-out`` need; the second prints a line a scan and the share outside. Measured features are kept in
+``--cache``.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from itermask3d.inference.domain import Domain, fit_domain
 from itermask3d.inference.models import NAMES, model_file
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.preprocessing.pipeline import BIAS_CORRECTIONS, inference_transforms
-from itermask3d.workflows.site.data import figures_of
+from itermask3d.workflows.site.data import features_of
 from tqdm import tqdm
 
-Figures = dict[str, float]
+Features = dict[str, float]
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--bias-correction", choices=BIAS_CORRECTIONS, default="n4")
     parser.add_argument("--pass-share", type=float, default=0.99, help="of the training scans, at least")
     parser.add_argument("--attribution", default="", help="source and licence of the scans, written into the file")
-    parser.add_argument("--cache", help="JSON file with measured figures, read and continued")
+    parser.add_argument("--cache", help="JSON file with measured features, read and continued")
     arguments = parser.parse_args()
     arguments.output = arguments.output or model_file(f"{BUNDLE_ROOT}/models", "domain.json", arguments.model)
     return arguments
@@ -78,7 +79,7 @@ def fit(items: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     rows, width = fit_domain(list(train.values()), list(held_out.values()), pass_share=arguments.pass_share)
     content = {
         "schema_version": "1.0",
-        "note": "Ranges of plain figures of normal training scans; outside them a score is compared with nothing.",
+        "note": "Ranges of plain features of normal training scans; outside them a score is compared with nothing.",
         "attribution": arguments.attribution,
         "settings": {"spacing_mm": arguments.spacing_mm, "bias_correction": arguments.bias_correction},
         "fit": {
@@ -101,23 +102,23 @@ def check(items: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     if domain.settings != expected:
         raise ScanError(f"{arguments.check} is for {dict(domain.settings)}; expected {expected}")
     scans = measure(items, arguments)
-    for case, figures in scans.items():
-        found = domain.check(figures)
+    for case, features in scans.items():
+        found = domain.check(features)
         told = ", ".join(f"{deviation.feature} {deviation.value:.3g}" for deviation in found.deviations)
         print(f"{case}: {'in-distribution' if found.in_distribution else 'OUT-OF-DISTRIBUTION: ' + told}")
     report(scans, domain, "listed")
 
 
-def report(scans: dict[str, Figures], domain: Domain, name: str) -> None:
-    outside = sum(not domain.check(figures).in_distribution for figures in scans.values())
+def report(scans: dict[str, Features], domain: Domain, name: str) -> None:
+    outside = sum(not domain.check(features).in_distribution for features in scans.values())
     low, high = false_alarm_interval(outside, len(scans))
     print(f"{outside} of {len(scans)} {name} scans outside; 95 % interval {100 * low:.1f} to {100 * high:.1f} %")
 
 
-def measure(items: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Figures]:
-    """Figures by case; scans that cannot be used are named and left out."""
+def measure(items: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Features]:
+    """Features by case; scans that cannot be used are named and left out."""
     cache = Path(arguments.cache) if arguments.cache else None
-    known: dict[str, Figures] = json.loads(cache.read_text()) if cache and cache.exists() else {}
+    known: dict[str, Features] = json.loads(cache.read_text()) if cache and cache.exists() else {}
     prepare = inference_transforms(
         spacing_mm=arguments.spacing_mm,
         spatial_size=arguments.spatial_size,
@@ -129,7 +130,7 @@ def measure(items: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> d
         if case not in known:
             try:
                 with bare_scan_errors():
-                    _, known[case] = figures_of(item, prepare)
+                    _, known[case] = features_of(item, prepare)
             except ScanError as reason:
                 tqdm.write(f"left out: {case}: {reason}")
                 continue

@@ -52,9 +52,9 @@ def main() -> None:
     arguments = parse()
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
-    figures = output / "adaptation.json"
+    rows_file = output / "adaptation.json"
     if arguments.page:
-        write_atomically(measured_page(json.loads(figures.read_text())), Path(arguments.page))
+        write_atomically(measured_page(json.loads(rows_file.read_text())), Path(arguments.page))
         return
     base = BaseModel(arguments.bundle, "t1")
     base.inferer.mixed_precision = True
@@ -63,7 +63,7 @@ def main() -> None:
             bench = Site(site, base, arguments)
             for number in arguments.numbers:
                 for seed in arguments.seeds:
-                    measure(bench, number, seed, arguments, figures)
+                    measure(bench, number, seed, arguments, rows_file)
     except ScanError as error:
         sys.exit(f"error: {error}")
 
@@ -192,7 +192,7 @@ def shown(sample: Mapping[Any, Any], scanner: str, subject: str) -> dict[Any, An
     return {**sample, **{key: MetaTensor(torch.from_numpy(v)[None], affine=image.affine) for key, v in volumes.items()}}
 
 
-def measure(site: Site, number: int, seed: int, arguments: argparse.Namespace, figures: Path) -> None:
+def measure(site: Site, number: int, seed: int, arguments: argparse.Namespace, rows_file: Path) -> None:
     """Everything about one site, number of local scans and seed; written as it comes."""
     local, held_out = site.items["local"], site.items["held_out"]
     if len(local) < number:
@@ -206,11 +206,11 @@ def measure(site: Site, number: int, seed: int, arguments: argparse.Namespace, f
 
     def tell(**facts: Any) -> None:
         row.update(facts)
-        rows = json.loads(figures.read_text())["rows"] if figures.is_file() else []
+        rows = json.loads(rows_file.read_text())["rows"] if rows_file.is_file() else []
         same = ("site", "number", "seed")
         rows = [other for other in rows if any(other[key] != row[key] for key in same)] + [row]
         rows.sort(key=lambda one: (one["site"], one["number"], one["seed"]))
-        write_atomically(json.dumps({"note": RESEARCH_USE, "rows": rows}, indent=1) + "\n", figures)
+        write_atomically(json.dumps({"note": RESEARCH_USE, "rows": rows}, indent=1) + "\n", rows_file)
         print(f"{site.name} {number} {seed}: {', '.join(facts)}", flush=True)
 
     runs = Runs(site, tuning)
@@ -251,7 +251,7 @@ class Runs:
         return folder / "weights.pt"
 
     def see(self, weights: Path | None, scan: Mapping[str, torch.Tensor], case: str) -> dict[str, np.ndarray]:
-        """Map, mask and figures of a prepared scan, kept."""
+        """Map, mask and statistics of a prepared scan, kept."""
         base = self.site.base
         digest = base.digest if weights is None else file_digest(weights)
         key = {"weights": digest, "scan": float(scan["image"].double().sum())}

@@ -1,4 +1,4 @@
-"""Show scans made from label maps, by contrast, and compare their figures with those of real scans.
+"""Show scans made from label maps, by contrast, and compare their features with those of real scans.
 
     python scripts/show_synthesis.py [--output docs/synthesis.png]
     python scripts/show_synthesis.py --labels FOLDER --scans FOLDER --split-file split.json --real REAL.json
@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 SPACING_MM = 2.0
 SIZE = (80, 96, 80)
-FIGURES = (
+FEATURES = (
     "dark_tail",
     "bright_tail",
     "quartile_skewness",
@@ -150,12 +150,12 @@ def draw(made: dict[str, list[Volumes]], real: dict[str, list[Volumes]], shown: 
 
 
 def table(made: dict[str, list[Volumes]], real: dict[str, list[Volumes]]) -> str:
-    """Markdown: median and range of each figure, real beside generated."""
+    """Markdown: median and range of each feature, real beside generated."""
     columns = {f"{kind} {name} ({len(scans)})": measured(scans) for kind, name, scans in in_pairs(made, real)}
-    lines = ["| figure | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for figure in FIGURES:
-        cells = [summary([one[figure] for one in found if figure in one]) for found in columns.values()]
-        lines.append(f"| `{figure}` | " + " | ".join(cells) + " |")
+    lines = ["| feature | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for feature in FEATURES:
+        cells = [summary([one[feature] for one in found if feature in one]) for found in columns.values()]
+        lines.append(f"| `{feature}` | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ SUFFIXES = {".py", ".json", ".js", ".css", ".html", ".j2", ".md"}
 ITSELF = {"tests/test_words.py", "tests/docs/test_documents.py"}
 
 OLD = {
-    "predicted variance": r"(?i)fore(tell|told)|expected_?error",
+    "predicted variance": r"(?i)fore(tell|told)|expected[_ ]?error",
     "synthetic anomaly": r"(?i)disturb",
     "artefact": r"(?i)simulate_faults|faulted|fault_of|FaultRecord|fault_table|fault_matrix",
     "in_distribution": r"in_domain|(?i:outside the (training )?domain)",
@@ -19,10 +19,12 @@ OLD = {
     "prepared scans, device-side batches": r"(?i)\b(un)?pack(ed|s|ing)?\b|\bpack_|_pack(ed)?\b|drawn[ _]?batches",
     "clamp": r"settings\.hold\(",
     "ablation": r"configs/studies|study_table|study_recipe",
-    "masked, reconstructed": r"paint_?back|hidden_brain|n_hidden",
+    "masked, reconstructed": r"(?i)paint(ed)?[-_ ]?back|hidden_brain|n_hidden|voxels_are_hidden",
     "single-pass": r"(?i)one[-_ ]?shot",
+    "contrast-enhanced T1": r"(?i)with agent\b",
     "robust SD": r"(?i)robust scales",
     "prompts": r"\bGuidance\b|apply_guidance|inference.guidance",
+    "metrics, features, statistics": r"\bfigures(\[|_of)|[._]figures\b|(Scan|Size)Figures|FIGURES\b",
     "overview": r"picture\.png|(save|draw)_picture|no[-_]picture",
     "site training": r"own_page|make own\b|(?i:own training)",
     "version 0.1, 0.2, 0.3": r"(?i)\b(first|second|third) weights",

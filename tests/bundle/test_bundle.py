@@ -160,7 +160,7 @@ def test_configs_describe_one_network_and_one_grid_spacing():
     assert train["network"]["_target_"] == inference["network"]["_target_"]
 
 
-def test_voxels_are_hidden_in_training_as_the_loop_hides_them():
+def test_voxels_are_masked_in_training_as_the_loop_masks_them():
     train, inference = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("train", "inference"))
     assert train["noise"] == inference["settings"]["noise"]
     parser = ConfigParser(train)

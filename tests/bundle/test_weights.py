@@ -18,7 +18,7 @@ from itermask3d.files.identity import file_digest
 from monai.bundle import ConfigWorkflow
 
 MODELS = Path(BUNDLE_ROOT) / "models"
-CARD = Path(BUNDLE_ROOT) / "docs" / "figures.json"
+CARD = Path(BUNDLE_ROOT) / "docs" / "metrics.json"
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -89,13 +89,13 @@ def card() -> dict[str, Any]:
 
 def test_the_card_speaks_of_the_weights_that_are_shipped():
     assert card()["weights_sha256"] == file_digest(MODELS / "model.pt")
-    assert all(figure["tolerance"] > 0 for figure in card()["figures"].values())
+    assert all(metric["tolerance"] > 0 for metric in card()["metrics"].values())
     metadata = json.loads((Path(BUNDLE_ROOT) / "configs" / "metadata.json").read_text())
-    assert metadata["eval_metrics"] == {name: figure["value"] for name, figure in card()["figures"].items()}
+    assert metadata["eval_metrics"] == {name: metric["value"] for name, metric in card()["metrics"].items()}
 
 
 @pytest.mark.slow
-def test_the_shipped_weights_reproduce_the_figures_of_the_card(shared_dir, tmp_path):
+def test_the_shipped_weights_reproduce_the_metrics_of_the_card(shared_dir, tmp_path):
     scans, shapes = shared_dir / "data" / "normal_t1_2mm" / "t1", shared_dir / "data" / "lesion_shapes"
     if not (scans.is_dir() and shapes.is_dir()):
         pytest.skip(f"this test needs the IXI scans and lesion shapes in '{shared_dir / 'data'}'")
@@ -110,11 +110,11 @@ def test_the_shipped_weights_reproduce_the_figures_of_the_card(shared_dir, tmp_p
     configs = f"['{BUNDLE_ROOT}/configs/inference.json','{BUNDLE_ROOT}/configs/evaluate.json']"
     run = ("-m", "monai.bundle", "run", "--config_file", configs, "--overview", "False")
     _run(*run, "--dataset_dir", pairs / "scans.json", "--output_dir", out)
-    found = _figures(out)
+    found = _metrics(out)
     wrong = {
-        name: (found[name], figure)
-        for name, figure in card()["figures"].items()
-        if not abs(found[name] - figure["value"]) <= figure["tolerance"]
+        name: (found[name], metric)
+        for name, metric in card()["metrics"].items()
+        if not abs(found[name] - metric["value"]) <= metric["tolerance"]
     }
     assert not wrong
 
@@ -123,7 +123,7 @@ def _run(*command: Any) -> None:
     subprocess.run([sys.executable, *map(str, command)], check=True)
 
 
-def _figures(out: Path) -> dict[str, float]:
+def _metrics(out: Path) -> dict[str, float]:
     """Those of the card, from what an evaluation wrote."""
     summary = json.loads((out / "metrics.json").read_text())
     with (out / "metrics.csv").open() as stream:

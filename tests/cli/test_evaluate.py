@@ -96,7 +96,7 @@ def test_one_command_writes_everything_resumes_and_regenerates(script, data, tmp
     assert rows["zscore", "l1"]["psnr_db"] == "", "an intensity rule reconstructs nothing"
     assert float(rows["single_pass", "l1"]["psnr_db"]) > 0
     shares = [
-        np.mean([one["flagged_share"] for one in json.loads(path.read_text())["figures"].values()])
+        np.mean([one["flagged_share"] for one in json.loads(path.read_text())["metrics"].values()])
         for path in sorted(output.glob("methods/*/calibration.json"))
     ]
     assert shares == pytest.approx([shares[0]] * 3, abs=2e-3), "all flag the same share of normal brain"
@@ -132,7 +132,7 @@ def test_a_finished_run_goes_into_a_page_and_is_compared_with_what_was_kept(
     table = kept / "detection.csv"
     table.write_text(table.read_text().replace("zscore", "yscore"))
     evaluate(script, monkeypatch, data, output, *options[:3], "--compare-with", str(kept), expected=1)
-    assert "1 figures differ" in capsys.readouterr().err
+    assert "1 metrics differ" in capsys.readouterr().err
 
 
 def test_a_command_is_kept_for_the_methods_that_it_ran(script, tmp_path):

@@ -1,4 +1,4 @@
-"""Figures without a threshold: perfect, random and broken maps, and what a reconstruction repeats."""
+"""Metrics without a threshold: perfect, random and broken maps, and what a reconstruction repeats."""
 
 from __future__ import annotations
 

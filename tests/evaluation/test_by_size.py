@@ -1,4 +1,4 @@
-"""Figures by size: closed forms, pathologies, and masks that try to flatter themselves."""
+"""Metrics by size: closed forms, pathologies, and masks that try to flatter themselves."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from itermask3d.evaluation.by_size import (
     ScanRecord,
     by_size,
     false_positives,
-    figures_of,
     measure_scan,
+    metrics_of,
     size_class,
     wilson,
 )
@@ -36,9 +36,9 @@ def measured(mask: np.ndarray, truth: np.ndarray, *, subject: str = "a", voxel_m
 
 def test_the_perfect_mask_is_perfect():
     truth = block(2, 2, 2) | block(15, 15, 15)
-    figures = figures_of([measured(truth, truth)])
-    assert (figures.dice.value, figures.recall.value, figures.precision.value, figures.f1.value) == (1, 1, 1, 1)
-    assert (figures.scans, figures.lesions, figures.found, figures.false_regions) == (1, 2, 2, 0)
+    metrics = metrics_of([measured(truth, truth)])
+    assert (metrics.dice.value, metrics.recall.value, metrics.precision.value, metrics.f1.value) == (1, 1, 1, 1)
+    assert (metrics.scans, metrics.lesions, metrics.found, metrics.false_regions) == (1, 2, 2, 0)
 
 
 def test_a_known_shift_has_the_known_overlap():
@@ -50,15 +50,15 @@ def test_a_known_shift_has_the_known_overlap():
 
 def test_one_of_two_lesions_and_a_false_region_give_a_half_each():
     record = measured(block(2, 2, 2) | block(2, 15, 2), block(2, 2, 2) | block(15, 15, 15))
-    figures = figures_of([record])
-    assert (figures.recall.value, figures.precision.value, figures.f1.value) == (0.5, 0.5, 0.5)
+    metrics = metrics_of([record])
+    assert (metrics.recall.value, metrics.precision.value, metrics.f1.value) == (0.5, 0.5, 0.5)
     assert record.false_regions_ml == (pytest.approx(64 * VOXEL_ML),)
 
 
 def test_a_mask_of_everything_finds_nothing():
     record = measured(np.ones(SIZE, dtype=bool), block(2, 2, 2) | block(15, 15, 15))
-    figures = figures_of([record])
-    assert (figures.found, figures.recall.value, figures.precision.value) == (0, 0, 0)
+    metrics = metrics_of([record])
+    assert (metrics.found, metrics.recall.value, metrics.precision.value) == (0, 0, 0)
     assert len(record.false_regions_ml) == 1
 
 
@@ -72,13 +72,13 @@ def test_one_region_over_two_neighbours_finds_both():
     truth = block(2, 2, 2) | block(2, 2, 7)
     bridge = truth.copy()
     bridge[3, 3, 2:11] = True
-    figures = figures_of([measured(bridge, truth)])
-    assert (figures.lesions, figures.found, figures.false_regions) == (2, 2, 0)
+    metrics = metrics_of([measured(bridge, truth)])
+    assert (metrics.lesions, metrics.found, metrics.false_regions) == (2, 2, 0)
 
 
 def test_an_empty_mask_has_no_precision_and_an_empty_truth_no_dice():
     nothing = np.zeros(SIZE, dtype=bool)
-    missed = figures_of([measured(nothing, block(2, 2, 2))])
+    missed = metrics_of([measured(nothing, block(2, 2, 2))])
     assert (missed.dice.value, missed.recall.value, missed.precision, missed.f1.value) == (0, 0, None, 0)
     normal = measured(block(2, 2, 2), nothing)
     assert math.isnan(normal.dice)
@@ -87,9 +87,9 @@ def test_an_empty_mask_has_no_precision_and_an_empty_truth_no_dice():
 
 def test_normal_scans_alone_have_only_false_positives():
     normals = [measured(block(2, 2, 2), np.zeros(SIZE, dtype=bool)), measured(*np.zeros((2, *SIZE), bool), subject="b")]
-    for figures in by_size(normals).values():
-        assert (figures.scans, figures.lesions) == (0, 0)
-        assert figures.dice is figures.recall is figures.precision is figures.f1 is None
+    for metrics in by_size(normals).values():
+        assert (metrics.scans, metrics.lesions) == (0, 0)
+        assert metrics.dice is metrics.recall is metrics.precision is metrics.f1 is None
     assert false_positives(normals).value == pytest.approx(32 * VOXEL_ML)
     assert false_positives([measured(block(2, 2, 2), block(2, 2, 2))]) is None
 
@@ -118,11 +118,11 @@ def test_a_volume_that_is_none_is_refused(volume_ml):
 
 
 def test_wilson_agrees_with_its_formula():
-    figure = wilson(3, 20)
+    metric = wilson(3, 20)
     z, p, n = 1.959963985, 0.15, 20
     middle, half = (p + z * z / 2 / n), z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
-    assert figure.low == pytest.approx((middle - half) / (1 + z * z / n))
-    assert figure.high == pytest.approx((middle + half) / (1 + z * z / n))
+    assert metric.low == pytest.approx((middle - half) / (1 + z * z / n))
+    assert metric.high == pytest.approx((middle + half) / (1 + z * z / n))
     assert wilson(0, 0) is None
     with pytest.raises(ValueError, match="5 of 4"):
         wilson(5, 4)
@@ -133,7 +133,7 @@ def test_intervals_hold_the_value_repeat_and_leave_the_global_state_alone():
         replace(measured(block(2, 2, 2 + shift), block(2, 2, 2)), subject=str(shift)) for shift in (0, 1, 2, 3, 4, 0)
     ]
     before = np.random.get_state()[1].copy()
-    one, two = figures_of(records), figures_of(records)
+    one, two = metrics_of(records), metrics_of(records)
     assert one == two
     assert one.dice.low < one.dice.value < one.dice.high
     np.testing.assert_array_equal(np.random.get_state()[1], before)
@@ -141,7 +141,7 @@ def test_intervals_hold_the_value_repeat_and_leave_the_global_state_alone():
 
 def test_subjects_are_drawn_with_all_their_scans():
     hit, miss = (measured(block(*corner), block(2, 2, 2)) for corner in ((2, 2, 2), (9, 9, 9)))
-    together, apart = figures_of([hit, miss]).dice, figures_of([hit, replace(miss, subject="b")]).dice
+    together, apart = metrics_of([hit, miss]).dice, metrics_of([hit, replace(miss, subject="b")]).dice
     assert (together.low, together.value, together.high) == (0.5, 0.5, 0.5)
     assert (apart.low, apart.value, apart.high) == (0, 0.5, 1)
 

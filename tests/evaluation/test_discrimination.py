@@ -9,8 +9,8 @@ import pytest
 import torch
 from itermask3d.evaluation.discrimination import (
     _draw_subjects,
-    _figures,
-    _weighted_figures,
+    _metrics,
+    _weighted_metrics,
     false_positive_rate_at,
     scan_discrimination,
     voxel_discrimination,
@@ -42,9 +42,9 @@ def random_map(seed: int = 0, decimals: int | None = None) -> torch.Tensor:
 @pytest.mark.parametrize("decimals", [None, 1])
 def test_voxels_agree_with_scikit_learn_with_and_without_ties(brain, label, decimals):
     anomaly_map = random_map(decimals=decimals) + 0.3 * label
-    figures = voxel_discrimination(anomaly_map, label, brain_mask=brain)
-    assert figures["voxel_auroc"] == pytest.approx(roc_auc_score(label[brain], anomaly_map[brain]))
-    assert figures["voxel_ap"] == pytest.approx(average_precision_score(label[brain], anomaly_map[brain]))
+    metrics = voxel_discrimination(anomaly_map, label, brain_mask=brain)
+    assert metrics["voxel_auroc"] == pytest.approx(roc_auc_score(label[brain], anomaly_map[brain]))
+    assert metrics["voxel_ap"] == pytest.approx(average_precision_score(label[brain], anomaly_map[brain]))
 
 
 def test_only_the_brain_counts(brain, label):
@@ -59,18 +59,18 @@ def test_a_perfect_map_is_perfect(brain, label):
 
 
 def test_a_constant_map_ranks_as_chance(brain, label):
-    figures = voxel_discrimination(torch.full(SHAPE, 0.7), label, brain_mask=brain)
-    assert figures["voxel_auroc"] == 0.5
-    assert figures["voxel_ap"] == pytest.approx(label[brain].float().mean().item())
+    metrics = voxel_discrimination(torch.full(SHAPE, 0.7), label, brain_mask=brain)
+    assert metrics["voxel_auroc"] == 0.5
+    assert metrics["voxel_ap"] == pytest.approx(label[brain].float().mean().item())
 
 
 def test_a_random_map_ranks_as_chance(brain, label):
-    figures = [voxel_discrimination(random_map(seed), label, brain_mask=brain) for seed in range(20)]
+    metrics = [voxel_discrimination(random_map(seed), label, brain_mask=brain) for seed in range(20)]
     prevalence = label[brain].float().mean().item()
     n_label, n_brain = int(label[brain].sum()), int(brain.sum())
     deviation = math.sqrt((n_brain + 1) / (12 * n_label * (n_brain - n_label)))
-    assert np.mean([figure["voxel_auroc"] for figure in figures]) == pytest.approx(0.5, abs=4 * deviation / 20**0.5)
-    assert np.mean([figure["voxel_ap"] for figure in figures]) == pytest.approx(prevalence, rel=0.1)
+    assert np.mean([metric["voxel_auroc"] for metric in metrics]) == pytest.approx(0.5, abs=4 * deviation / 20**0.5)
+    assert np.mean([metric["voxel_ap"] for metric in metrics]) == pytest.approx(prevalence, rel=0.1)
 
 
 def test_nothing_to_rank_is_undefined(brain, label):
@@ -94,23 +94,23 @@ def test_scans_agree_with_scikit_learn():
     normal, abnormal = scores()
     classes = np.repeat([0, 1], [len(normal), len(abnormal)])
     values = np.concatenate([normal, abnormal])
-    figures = scan_discrimination(normal, abnormal, n_resamples=5)
-    assert figures["auroc"].value == pytest.approx(roc_auc_score(classes, values))
-    assert figures["ap"].value == pytest.approx(average_precision_score(classes, values))
+    metrics = scan_discrimination(normal, abnormal, n_resamples=5)
+    assert metrics["auroc"].value == pytest.approx(roc_auc_score(classes, values))
+    assert metrics["ap"].value == pytest.approx(average_precision_score(classes, values))
     false_rates, true_rates, _ = roc_curve(classes, values, drop_intermediate=False)
     for percent in (80, 90, 95):
         expected = false_rates[true_rates >= percent / 100 - 1e-12].min()
-        assert figures[f"fpr_at_tpr_{percent}"].value == pytest.approx(expected)
+        assert metrics[f"fpr_at_tpr_{percent}"].value == pytest.approx(expected)
 
 
-def test_a_resample_has_the_figures_of_its_scans_written_out():
+def test_a_resample_has_the_metrics_of_its_scans_written_out():
     rng = np.random.default_rng(0)
     values, abnormal = rng.standard_normal(30).round(1), np.arange(30) >= 18  # with ties
     weights = _draw_subjects([str(i % 9) for i in range(30)], abnormal, 20, rng)
-    found = _weighted_figures(values, abnormal, weights)
+    found = _weighted_metrics(values, abnormal, weights)
     for index, weight in enumerate(weights):
         normals, others = (np.repeat(values[kind], weight[kind]) for kind in (~abnormal, abnormal))
-        for name, value in _figures(normals, others).items():
+        for name, value in _metrics(normals, others).items():
             assert found[name][index] == pytest.approx(value), name
 
 
@@ -142,16 +142,16 @@ def test_a_score_that_knows_nothing_has_chance_in_its_interval():
 
 
 def test_a_constant_score_gets_chance_and_flags_every_normal_scan():
-    figures = scan_discrimination([1.0] * 30, [1.0] * 10, n_resamples=20)
-    assert figures["auroc"].value == 0.5
-    assert figures["ap"].value == pytest.approx(10 / 40)
-    assert figures["fpr_at_tpr_95"].value == 1
+    metrics = scan_discrimination([1.0] * 30, [1.0] * 10, n_resamples=20)
+    assert metrics["auroc"].value == 0.5
+    assert metrics["ap"].value == pytest.approx(10 / 40)
+    assert metrics["fpr_at_tpr_95"].value == 1
 
 
 def test_groups_apart_are_told_apart():
-    figures = scan_discrimination([1.0, 2.0, 3.0], [4.0, 5.0], n_resamples=20)
-    assert (figures["auroc"].value, figures["auroc"].low, figures["ap"].value) == (1, 1, 1)
-    assert figures["fpr_at_tpr_95"].value == 0
+    metrics = scan_discrimination([1.0, 2.0, 3.0], [4.0, 5.0], n_resamples=20)
+    assert (metrics["auroc"].value, metrics["auroc"].low, metrics["ap"].value) == (1, 1, 1)
+    assert metrics["fpr_at_tpr_95"].value == 0
 
 
 def test_the_interval_holds_the_value_is_seeded_and_leaves_the_global_state():
@@ -160,8 +160,8 @@ def test_the_interval_holds_the_value_is_seeded_and_leaves_the_global_state():
     first, again, other = (scan_discrimination(normal, abnormal, n_resamples=100, seed=seed) for seed in (0, 0, 1))
     assert first == again != other
     assert np.array_equal(np.random.get_state()[1], state)
-    for figure in first.values():
-        assert figure.low <= figure.value <= figure.high
+    for metric in first.values():
+        assert metric.low <= metric.value <= metric.high
 
 
 def test_the_bootstrap_has_about_the_width_of_the_known_standard_error():
@@ -174,7 +174,7 @@ def test_the_bootstrap_has_about_the_width_of_the_known_standard_error():
     assert auroc.high - auroc.low == pytest.approx(2 * 1.96 * error, rel=0.2)
 
 
-def test_a_set_without_one_kind_of_scan_has_no_figures():
+def test_a_set_without_one_kind_of_scan_has_no_metrics():
     assert scan_discrimination([], [1.0]) == {}
     assert scan_discrimination([1.0], []) == {}
 

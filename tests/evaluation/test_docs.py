@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from itermask3d.evaluation.compare import compare_folders, compare_rows
-from itermask3d.evaluation.discrimination import Figure
+from itermask3d.evaluation.discrimination import Estimate
 from itermask3d.evaluation.docs import blocks_of, fill_blocks, hardware, public_command, write_docs
 from itermask3d.evaluation.plots import Picture
 from itermask3d.evaluation.text import Table, to_csv
 
-TABLE = Table("t", "T", "A note.", {"a": "A", "b": "B"}, [{"a": "x", "b": Figure(0.5, 0.25, 0.75)}])
+TABLE = Table("t", "T", "A note.", {"a": "A", "b": "B"}, [{"a": "x", "b": Estimate(0.5, 0.25, 0.75)}])
 PAGE = """# Page
 
 <!-- accuracy_test_run -->

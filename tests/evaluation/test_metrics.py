@@ -1,4 +1,4 @@
-"""Figures against a truth: closed forms, a second implementation of each, and what empty masks give."""
+"""Metrics against a truth: closed forms, a second implementation of each, and what empty masks give."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ BOX = box((4, 14), (4, 14), (4, 14))
 def test_overlap_of_shifted_boxes_has_its_closed_form(shift):
     moved = box((4 + shift, 14 + shift), (4, 14), (4, 14))
     common = (10 - shift) / 10
-    figures = overlap(moved, BOX)
-    assert figures["dice"] == pytest.approx(common)
-    assert figures["iou"] == pytest.approx(common / (2 - common))
-    assert figures["sensitivity"] == pytest.approx(common)
-    assert figures["precision"] == pytest.approx(common)
+    metrics = overlap(moved, BOX)
+    assert metrics["dice"] == pytest.approx(common)
+    assert metrics["iou"] == pytest.approx(common / (2 - common))
+    assert metrics["sensitivity"] == pytest.approx(common)
+    assert metrics["precision"] == pytest.approx(common)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -52,11 +52,11 @@ def test_overlap_agrees_with_simpleitk(seed):
     mask, label = blobs(seed), blobs(seed + 10)
     theirs = sitk.LabelOverlapMeasuresImageFilter()
     theirs.Execute(as_itk(mask), as_itk(label))  # source, target
-    figures = overlap(mask, label)
-    assert figures["dice"] == pytest.approx(theirs.GetDiceCoefficient())
-    assert figures["iou"] == pytest.approx(theirs.GetJaccardCoefficient())
-    assert figures["sensitivity"] == pytest.approx(1 - theirs.GetFalseNegativeError())
-    assert figures["precision"] == pytest.approx(1 - theirs.GetFalseDiscoveryRate())
+    metrics = overlap(mask, label)
+    assert metrics["dice"] == pytest.approx(theirs.GetDiceCoefficient())
+    assert metrics["iou"] == pytest.approx(theirs.GetJaccardCoefficient())
+    assert metrics["sensitivity"] == pytest.approx(1 - theirs.GetFalseNegativeError())
+    assert metrics["precision"] == pytest.approx(1 - theirs.GetFalseDiscoveryRate())
 
 
 def test_empty_masks_have_their_stated_overlap():
@@ -77,19 +77,19 @@ def test_a_mask_equal_to_its_label_has_no_distance():
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (2.0, 1.0, 0.5)])
 def test_distance_of_parallel_planes_is_in_millimetres(spacing_mm):
     near, far = (box((place, place + 1), (0, 24), (0, 24)) for place in (4, 9))
-    figures = surface_distances(near, far, spacing_mm=spacing_mm)
-    assert figures["assd_mm"] == pytest.approx(5 * spacing_mm[0])
-    assert figures["hd95_mm"] == pytest.approx(5 * spacing_mm[0])
-    assert figures["surface_dice"] == 0
+    metrics = surface_distances(near, far, spacing_mm=spacing_mm)
+    assert metrics["assd_mm"] == pytest.approx(5 * spacing_mm[0])
+    assert metrics["hd95_mm"] == pytest.approx(5 * spacing_mm[0])
+    assert metrics["surface_dice"] == 0
     tolerant = surface_distances(near, far, spacing_mm=spacing_mm, tolerance_mm=5 * spacing_mm[0])
     assert tolerant["surface_dice"] == 1
 
 
 def test_concentric_balls_are_their_difference_of_radius_apart():
     inner, outer = (torch.from_numpy(ball((48, 48, 48), radius=radius)) for radius in (12, 18))
-    figures = surface_distances(inner, outer, spacing_mm=ISO)
-    assert figures["assd_mm"] == pytest.approx(6, abs=0.3)
-    assert figures["hd95_mm"] == pytest.approx(6, abs=0.8)
+    metrics = surface_distances(inner, outer, spacing_mm=ISO)
+    assert metrics["assd_mm"] == pytest.approx(6, abs=0.3)
+    assert metrics["hd95_mm"] == pytest.approx(6, abs=0.8)
     assert surface_distances(inner, outer, spacing_mm=ISO, tolerance_mm=7)["surface_dice"] == 1
     assert surface_distances(inner, outer, spacing_mm=ISO, tolerance_mm=5)["surface_dice"] < 0.05
 
@@ -103,19 +103,19 @@ def test_distances_agree_with_distance_transforms(seed, spacing_mm):
         ndimage.distance_transform_edt(~other, sampling=spacing_mm)[own] for own, other in (surfaces, surfaces[::-1])
     ]
     everything = np.concatenate(to_other)
-    figures = surface_distances(mask, label, spacing_mm=spacing_mm)
-    assert figures["assd_mm"] == pytest.approx(everything.mean(), rel=1e-5)
-    assert figures["hd95_mm"] == pytest.approx(max(np.percentile(way, 95) for way in to_other), rel=1e-5)
-    assert figures["surface_dice"] == pytest.approx(np.mean(everything <= 2), rel=1e-5)
+    metrics = surface_distances(mask, label, spacing_mm=spacing_mm)
+    assert metrics["assd_mm"] == pytest.approx(everything.mean(), rel=1e-5)
+    assert metrics["hd95_mm"] == pytest.approx(max(np.percentile(way, 95) for way in to_other), rel=1e-5)
+    assert metrics["surface_dice"] == pytest.approx(np.mean(everything <= 2), rel=1e-5)
 
 
 def test_no_distance_exceeds_the_hausdorff_distance_of_simpleitk():
     mask, label = blobs(0), blobs(10)
     theirs = sitk.HausdorffDistanceImageFilter()
     theirs.Execute(as_itk(mask, (1.0, 2.0, 3.0)), as_itk(label, (1.0, 2.0, 3.0)))
-    figures = surface_distances(mask, label, spacing_mm=(1.0, 2.0, 3.0))
+    metrics = surface_distances(mask, label, spacing_mm=(1.0, 2.0, 3.0))
     # SimpleITK measures from every voxel of one mask to the other, surfaces lie up to a voxel deeper.
-    assert figures["assd_mm"] < figures["hd95_mm"] <= theirs.GetHausdorffDistance() + 3
+    assert metrics["assd_mm"] < metrics["hd95_mm"] <= theirs.GetHausdorffDistance() + 3
 
 
 def test_masks_that_touch_the_border_have_a_surface_there():
@@ -147,12 +147,12 @@ def test_a_wrong_argument_is_named_with_its_value(arguments, words):
         surface_distances(BOX, BOX, **arguments)
 
 
-@pytest.mark.parametrize("figure", [overlap, count_lesions])
-def test_shapes_must_agree(figure):
+@pytest.mark.parametrize("metric", [overlap, count_lesions])
+def test_shapes_must_agree(metric):
     with pytest.raises(ValueError, match="one 3D shape"):
-        figure(BOX, BOX[:5])
+        metric(BOX, BOX[:5])
     with pytest.raises(ValueError, match="one 3D shape"):
-        figure(BOX[None], BOX[None])
+        metric(BOX[None], BOX[None])
 
 
 def test_lesions_are_counted_by_one_voxel_in_common():
@@ -183,7 +183,7 @@ def test_lesions_agree_with_simpleitk(seed):
     assert counts.found == np.count_nonzero(found)
 
 
-def test_lesion_figures_of_empty_masks():
+def test_lesion_metrics_of_empty_masks():
     both, missed, invented = count_lesions(EMPTY, EMPTY), count_lesions(EMPTY, BOX), count_lesions(BOX, EMPTY)
     assert math.isnan(both.f1)
     assert (missed.sensitivity, missed.f1) == (0, 0)
@@ -193,10 +193,10 @@ def test_lesion_figures_of_empty_masks():
 
 
 def test_volume_difference_is_signed_and_relative_to_the_label():
-    figures = volumes(box((4, 14), (4, 14), (4, 9)), BOX, voxel_ml=0.008)
-    assert figures["label_ml"] == pytest.approx(8)
-    assert figures["volume_difference_ml"] == pytest.approx(-4)
-    assert figures["volume_difference_share"] == pytest.approx(-0.5)
+    metrics = volumes(box((4, 14), (4, 14), (4, 9)), BOX, voxel_ml=0.008)
+    assert metrics["label_ml"] == pytest.approx(8)
+    assert metrics["volume_difference_ml"] == pytest.approx(-4)
+    assert metrics["volume_difference_share"] == pytest.approx(-0.5)
     assert math.isnan(volumes(BOX, EMPTY, voxel_ml=1)["volume_difference_share"])
 
 
@@ -247,12 +247,12 @@ def test_ssim_is_undefined_where_its_window_fits_nowhere():
     assert math.isnan(masked_ssim(image, image, normal=rim, data_range=1))
 
 
-@pytest.mark.parametrize("figure", [masked_psnr, masked_ssim])
-def test_a_reconstruction_needs_normal_tissue_and_a_range(figure):
+@pytest.mark.parametrize("metric", [masked_psnr, masked_ssim])
+def test_a_reconstruction_needs_normal_tissue_and_a_range(metric):
     image = torch.rand((24, 24, 24))
     with pytest.raises(ValueError, match="empty mask"):
-        figure(image, image, normal=EMPTY, data_range=1)
+        metric(image, image, normal=EMPTY, data_range=1)
     with pytest.raises(ValueError, match="data_range must be positive, got 0"):
-        figure(image, image, normal=BOX, data_range=0)
+        metric(image, image, normal=BOX, data_range=0)
     with pytest.raises(ValueError, match="one shape"):
-        figure(image, image[:5], normal=BOX, data_range=1)
+        metric(image, image[:5], normal=BOX, data_range=1)

@@ -1,4 +1,4 @@
-"""Figures against a ground truth: closed forms and the treatment of empty masks."""
+"""Metrics against a ground truth: closed forms and the treatment of empty masks."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def block(start: int, stop: int) -> torch.Tensor:
 
 
 def test_overlap_has_its_closed_form():
-    figures = case_metrics(block(0, 4), block(2, 8))
-    assert figures["dice"] == pytest.approx(2 * 2 / (4 + 6))
-    assert figures["sensitivity"] == pytest.approx(2 / 6)
-    assert figures["precision"] == pytest.approx(2 / 4)
+    metrics = case_metrics(block(0, 4), block(2, 8))
+    assert metrics["dice"] == pytest.approx(2 * 2 / (4 + 6))
+    assert metrics["sensitivity"] == pytest.approx(2 / 6)
+    assert metrics["precision"] == pytest.approx(2 / 4)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_summary_keeps_normal_scans_apart():
     assert summary["normal_scans_flagged"] == 0.5
 
 
-def test_summary_of_nothing_has_no_figures():
+def test_summary_of_nothing_has_no_metrics():
     assert summarise([])["dice_mean"] is None
 
 
-def row(label_ml: float, score: float | None, **figures: float) -> dict[str, float | None]:
-    return {"label_ml": label_ml, "flagged_ml": 0.0, "flagged_share": 0.0, "dice": 0.0, "score": score, **figures}
+def row(label_ml: float, score: float | None, **metrics: float) -> dict[str, float | None]:
+    return {"label_ml": label_ml, "flagged_ml": 0.0, "flagged_share": 0.0, "dice": 0.0, "score": score, **metrics}
 
 
 def test_a_missed_lesion_is_the_worst_distance_in_the_median_not_absent():
@@ -93,9 +93,9 @@ def test_a_missed_lesion_is_the_worst_distance_in_the_median_not_absent():
 
 def test_scans_are_ranked_by_their_score_and_those_without_one_left_out():
     rows = [row(0, 0.1), row(0, 0.2), row(0, None), row(5, 0.3), row(9, 0.4)]
-    figures = summarise(rows)["scan_level"]
-    assert figures["auroc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert figures["fpr_at_tpr_95"]["value"] == 0
+    metrics = summarise(rows)["scan_level"]
+    assert metrics["auroc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert metrics["fpr_at_tpr_95"]["value"] == 0
     assert summarise(rows[:3])["scan_level"] == {}
     assert "scan_level" not in summarise(rows, scan_level=False)
 
@@ -136,14 +136,14 @@ def run(directory: Path, mask: torch.Tensor, label: torch.Tensor) -> list[dict[s
 
 
 def test_a_case_has_every_column_in_the_scans_own_millimetres(tmp_path):
-    (figures,) = run(tmp_path, block(0, 4), block(0, 6))
-    assert tuple(figures) == COLUMNS
-    assert float(figures["label_ml"]) == pytest.approx(6 * 64 * 2 / 1000)
-    assert float(figures["volume_difference_share"]) == pytest.approx(-1 / 3)
-    assert float(figures["iou"]) == pytest.approx(4 / 6)
-    assert float(figures["hd95_mm"]) == pytest.approx(4.0)
-    assert (figures["lesions"], figures["lesions_found"], figures["true_regions"]) == ("1", "1", "1")
-    assert float(figures["voxel_auroc"]) == pytest.approx(0.5 + 0.5 * 4 / 6)
+    (metrics,) = run(tmp_path, block(0, 4), block(0, 6))
+    assert tuple(metrics) == COLUMNS
+    assert float(metrics["label_ml"]) == pytest.approx(6 * 64 * 2 / 1000)
+    assert float(metrics["volume_difference_share"]) == pytest.approx(-1 / 3)
+    assert float(metrics["iou"]) == pytest.approx(4 / 6)
+    assert float(metrics["hd95_mm"]) == pytest.approx(4.0)
+    assert (metrics["lesions"], metrics["lesions_found"], metrics["true_regions"]) == ("1", "1", "1")
+    assert float(metrics["voxel_auroc"]) == pytest.approx(0.5 + 0.5 * 4 / 6)
 
 
 @pytest.mark.parametrize(("mask", "label"), [(block(0, 0), block(0, 2)), (block(0, 2), block(0, 0))])
@@ -243,7 +243,7 @@ def test_a_case_on_disk_gives_the_row_that_it_gave_in_memory(tmp_path):
     assert (tmp_path / "resumed" / "metrics.csv").read_text() == (tmp_path / "memory" / "metrics.csv").read_text()
 
 
-def test_the_domains_distance_of_an_older_result_is_taken_from_its_figures():
+def test_the_domains_distance_of_an_older_result_is_taken_from_its_features():
     domain = Domain({"noise": Range(0.0, 2.0, centre=1.0)}, {})
     rows = [{"feature": "noise", "group": "noise", "value": 4.0, "low": 0.0, "high": 2.0, "within": False}]
     older = {"in_distribution": False, "domain": rows}
@@ -260,8 +260,8 @@ def test_what_the_domain_check_found_of_a_scan_goes_to_every_method(tmp_path):
         for name in ("mask", "anomaly_map", "brain_mask", "reconstruction"):
             save_nifti(block(0, 4)[0].numpy().astype(np.float32), np.eye(4), folder / f"one_{name}.nii.gz")
         (folder / "result.json").write_text(json.dumps(FINDINGS | found))
-        figures = {"figures": {"c": {"score": 0.1}}}
-        (tmp_path / "methods" / method / "calibration.json").write_text(json.dumps(figures))
+        metrics = {"metrics": {"c": {"score": 0.1}}}
+        (tmp_path / "methods" / method / "calibration.json").write_text(json.dumps(metrics))
     calibrated = tmp_path / "methods" / "bundle" / "calibration" / "c"
     calibrated.mkdir(parents=True)
     (calibrated / "result.json").write_text(json.dumps({"domain_distance": 0.5}))

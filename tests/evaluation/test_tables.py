@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 from itermask3d.evaluation.cases import MethodResults, artefact_of
-from itermask3d.evaluation.discrimination import Figure
+from itermask3d.evaluation.discrimination import Estimate
 from itermask3d.evaluation.page import evaluation_page
 from itermask3d.evaluation.plots import all_plots
 from itermask3d.evaluation.tables import all_tables, bootstrap_mean, paired_difference
 from itermask3d.evaluation.text import Table, shown, to_csv, to_markdown
 
 
-def row(case: str, group: str, score: float, **figures: Any) -> dict[str, Any]:
+def row(case: str, group: str, score: float, **metrics: Any) -> dict[str, Any]:
     label = 0.0 if group == "normal" else 5.0
     return {
         "case": case, "group": group, "subject": case[-1], "score": score, "label_ml": label, "flagged_ml": 1.0,
         "flagged_share": 0.01, "mean_error": 0.0, "error_p99": 0.0, "dice": 0.0, "oracle_dice": 0.9,
-    } | figures  # fmt: skip
+    } | metrics  # fmt: skip
 
 
 def method(name: str, dice: tuple[float, ...], **options: Any) -> MethodResults:
@@ -55,7 +55,7 @@ def test_detection_and_specificity_follow_from_the_scores():
     assert found["fpr_at_tpr_80"].value == pytest.approx(1 / 4)
     assert found["flagged"].value == pytest.approx(1 / 2), "above the largest of four calibration scores, 0.3"
     (normal,) = tables["specificity"].rows
-    assert normal["flagged"] == Figure(0.0, 0.0, pytest.approx(1 - 0.025 ** (1 / 4)))
+    assert normal["flagged"] == Estimate(0.0, 0.0, pytest.approx(1 - 0.025 ** (1 / 4)))
     assert normal["agrees"] == "yes"
     assert normal["any_voxel"] == 1
 
@@ -131,10 +131,10 @@ def test_both_p_values_together_are_bonferronis_and_keep_the_promise_on_normal_s
         pairs = rng.standard_normal((20, 2))
         pairs[:, 1] += pairs[:, 0]  # the two depend on each other
         names = ("score", "domain_distance")
-        figures = {str(i): dict(zip(names, pair, strict=True)) for i, pair in enumerate(pairs.tolist())}
-        method = MethodResults("a", [], calibration={name: figures[name] for name in list(figures)[1:]})
-        p_value = method.p_value(figures["0"], "both")
-        assert p_value == min(1, 2 * min(method.p_value(figures["0"], kind) for kind in ("score", "domain")))
+        metrics = {str(i): dict(zip(names, pair, strict=True)) for i, pair in enumerate(pairs.tolist())}
+        method = MethodResults("a", [], calibration={name: metrics[name] for name in list(metrics)[1:]})
+        p_value = method.p_value(metrics["0"], "both")
+        assert p_value == min(1, 2 * min(method.p_value(metrics["0"], kind) for kind in ("score", "domain")))
         drawn.append(p_value)
     assert np.mean(np.array(drawn) <= promised + 1e-9) <= promised + 3 * math.sqrt(promised * (1 - promised) / 300)
     assert method.p_value({"score": 1.0}, "both") is None
@@ -165,7 +165,7 @@ def test_a_missed_lesion_is_infinitely_far_in_the_median_and_a_case_without_figu
 
 def test_the_bootstrap_draws_subjects_with_all_their_scans():
     point = paired_difference([("a", 1.0), ("a", 3.0)])
-    assert point == Figure(2.0, 2.0, 2.0)
+    assert point == Estimate(2.0, 2.0, 2.0)
     spread = paired_difference([("a", 1.0), ("b", 3.0)])
     assert spread is not None
     assert (spread.low, spread.high) == (1.0, 3.0)
@@ -175,7 +175,7 @@ def test_the_bootstrap_draws_subjects_with_all_their_scans():
 
 def test_every_form_of_a_table_has_every_row():
     table = Table(
-        "t", "T", "A note.", {"a": "A | B", "b": "B"}, [{"a": "x", "b": Figure(0.5, 0.25, 0.75)}, {"a": None}]
+        "t", "T", "A note.", {"a": "A | B", "b": "B"}, [{"a": "x", "b": Estimate(0.5, 0.25, 0.75)}, {"a": None}]
     )
     first, second = csv.DictReader(io.StringIO(to_csv(table)))
     assert first == {"a": "x", "b": "0.5", "b_low": "0.25", "b_high": "0.75"}
@@ -195,8 +195,8 @@ def test_a_picture_stands_under_its_table_and_every_evidence_has_a_panel(tmp_pat
     assert all(f">{evidence}<" in svg_text(artefact_map.path) for evidence in ("own score", "domain distance", "both"))
     page = evaluation_page("E", tables, [artefact_map], facts={})
     assert page.index('id="artefact_matrix"') < page.index(artefact_map.alt) < page.index('id="artefacts"')
-    assert 'id="figures"' not in page
-    assert 'id="figures"' in evaluation_page("E", tables[:1], [artefact_map], facts={}), "its table is not there"
+    assert 'id="metrics"' not in page
+    assert 'id="metrics"' in evaluation_page("E", tables[:1], [artefact_map], facts={}), "its table is not there"
 
 
 def svg_text(path: Path) -> str:

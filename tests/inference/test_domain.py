@@ -19,12 +19,12 @@ from itermask3d.inference.model import load_model
 from itermask3d.inference.overview import draw_overview, verdict
 from itermask3d.inference.prompts import Prompts
 from itermask3d.inference.segmenter import Segmenter
-from itermask3d.preprocessing.measure import ScanFigures
+from itermask3d.preprocessing.measure import ScanFeatures
 from monai.bundle import ConfigWorkflow
 from scipy import ndimage
 
 
-def figures(rng: np.random.Generator, n: int) -> list[dict[str, float]]:
+def features(rng: np.random.Generator, n: int) -> list[dict[str, float]]:
     return [{name: 10 + feature.tolerance * rng.normal() for name, feature in FEATURES.items()} for _ in range(n)]
 
 
@@ -45,7 +45,7 @@ def test_ranges_have_their_closed_form():
 
 def test_all_held_out_scans_and_the_share_of_the_training_scans_pass():
     rng = np.random.default_rng(0)
-    train, held_out = figures(rng, 100), figures(rng, 15)
+    train, held_out = features(rng, 100), features(rng, 15)
     domain = domain_of(fit_domain(train, held_out)[0])
     assert all(domain.check(scan).in_distribution for scan in held_out)
     assert sum(domain.check(scan).in_distribution for scan in train) >= 99
@@ -53,8 +53,8 @@ def test_all_held_out_scans_and_the_share_of_the_training_scans_pass():
 
 def test_most_further_normal_scans_pass():
     rng = np.random.default_rng(1)
-    domain = domain_of(fit_domain(figures(rng, 100), figures(rng, 15))[0])
-    assert np.mean([domain.check(scan).in_distribution for scan in figures(rng, 2000)]) > 0.94
+    domain = domain_of(fit_domain(features(rng, 100), features(rng, 15))[0])
+    assert np.mean([domain.check(scan).in_distribution for scan in features(rng, 2000)]) > 0.94
 
 
 def test_fitting_needs_scans():
@@ -104,7 +104,7 @@ def test_limits_belong_to_their_range():
 def test_the_distance_of_the_worst_figure_is_in_half_widths_of_its_side():
     ranges = {"noise": Range(0.0, 4.0, centre=1.0), "voxel_mm": Range(None, 3.0, centre=2.0)}
     domain = Domain(ranges, {})
-    for figures, distance in (
+    for features, distance in (
         ({"noise": 1.0, "voxel_mm": 2.0}, 0.0),
         ({"noise": 0.5, "voxel_mm": 2.0}, 0.5),
         ({"noise": 2.5, "voxel_mm": 0.1}, 0.5),
@@ -113,8 +113,8 @@ def test_the_distance_of_the_worst_figure_is_in_half_widths_of_its_side():
         ({"noise": -3.0}, 4.0),
         ({}, 0.0),
     ):
-        assert domain.check(figures).distance == pytest.approx(distance)
-        assert (distance <= 1) == domain.check(figures).in_distribution
+        assert domain.check(features).distance == pytest.approx(distance)
+        assert (distance <= 1) == domain.check(features).in_distribution
     assert Range(0.0, 4.0).distance(3.0) == 0.5, "without a centre the middle"
     assert (Range(None, 4.0).distance(3.0), Range(None, 4.0).distance(5.0)) == (0.0, np.inf)
     assert Range(0.0, 4.0).distance(float("nan")) == np.inf
@@ -180,12 +180,12 @@ def save(phantom: Phantom, folder: Path, kind=t1) -> str:
 def fitted(bundle, phantom, tmp_path_factory) -> Path:
     """The bundle with a domain around the phantom and a calibration of its settings."""
     folder = tmp_path_factory.mktemp("phantom")
-    figures = Segmenter(bundle).prepare({"image": save(phantom, folder), "case": "scan"}).figures
-    own = dict(figures.values)
+    features = Segmenter(bundle).prepare({"image": save(phantom, folder), "case": "scan"}).features
+    own = dict(features.values)
     rows, _ = fit_domain([own, own], [own])
     wide = {name: row | {"low": row["centre"] - 5 * row["scale_low"]} for name, row in rows.items()}
     wide = {name: row | {"high": row["centre"] + 5 * row["scale_high"]} for name, row in wide.items()}
-    content = {"features": wide, "settings": figures.grid}
+    content = {"features": wide, "settings": features.grid}
     (bundle / "models" / "domain.json").write_text(json.dumps(content))
     scores = {"normal_scores": list(range(1, 20)), "settings": load_model(bundle).variant("t1").settings}
     (bundle / "models" / "calibration.json").write_text(json.dumps(scores))
@@ -270,5 +270,5 @@ def test_without_a_domain_nothing_is_checked_and_only_the_log_says_so(fitted, ph
 
 def test_a_domain_of_another_preprocessing_is_not_used(fitted, caplog):
     used = load_model(fitted).variant("t1")
-    assert used.check_domain(ScanFigures({"noise": 1e9}, spacing_mm=1.0, bias_correction="none")) is None
+    assert used.check_domain(ScanFeatures({"noise": 1e9}, spacing_mm=1.0, bias_correction="none")) is None
     assert "not compared with the training scans" in caplog.text

@@ -23,7 +23,7 @@ GRID = {"spacing_mm": 4.0, "bias_correction": "none"}
 
 
 def write_domain(path: Path, low: float, high: float) -> None:
-    """A domain of one figure, the contrast of deep tissue."""
+    """A domain of one feature, the contrast of deep tissue."""
     features = {"depth_contrast": {"low": low, "high": high, "centre": (low + high) / 2}}
     path.write_text(json.dumps({"settings": GRID, "features": features}))
 
@@ -51,8 +51,8 @@ def bundle(phantom_pair, tmp_path_factory) -> Path:
     values = {}
     for name in ("t1", "other"):
         prepared = segmenter.prepare({"image": str(phantom_pair / f"{name}.nii.gz"), "case": name})
-        assert prepared.figures.grid == GRID
-        values[name] = prepared.figures.values["depth_contrast"]
+        assert prepared.features.grid == GRID
+        values[name] = prepared.features.values["depth_contrast"]
     assert abs(values["t1"] - values["other"]) > 0.2
     write_domain(root / "models" / "domain.json", values["t1"] - 0.1, values["t1"] + 0.1)
     return root

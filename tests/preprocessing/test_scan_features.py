@@ -1,4 +1,4 @@
-"""Each figure answers to its artefact, and a lesion moves the contrast little."""
+"""Each feature answers to its artefact, and a lesion moves the contrast little."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_figure_has_words_and_the_order_of_the_table(normal):
     assert measured(t1(brain()), brain()) == normal
 
 
-def test_known_figures(normal):
+def test_known_features(normal):
     ellipsoid_ml = 4 / 3 * np.pi * 64 * 80 * 64 / 1000
     assert normal["brain_ml"] == pytest.approx(ellipsoid_ml, rel=0.01)
     assert (normal["width_mm"], normal["length_mm"], normal["height_mm"]) == pytest.approx((128, 160, 128), abs=4)
@@ -98,7 +98,7 @@ MASK_ARTEFACTS = {
 
 
 @pytest.mark.parametrize("artefact", MASK_ARTEFACTS)
-def test_an_artefact_of_the_mask_moves_its_figures(normal, artefact):
+def test_an_artefact_of_the_mask_moves_its_features(normal, artefact):
     mask, expected = MASK_ARTEFACTS[artefact]
     found = measured(t1(brain()) * mask, mask)
     for name, least in expected.items():
@@ -122,8 +122,8 @@ def test_a_brain_cut_by_the_field_of_view_meets_its_border():
 def test_voxels_are_measured_along_their_own_axes():
     oblique = np.eye(4)
     oblique[:3, :3] = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]]) * (0.5, 1.0, 5.0)
-    figures = measure_acquisition(brain(), oblique)
-    assert (figures["voxel_mm"], figures["voxel_ratio"]) == pytest.approx((5, 10))
+    features = measure_acquisition(brain(), oblique)
+    assert (features["voxel_mm"], features["voxel_ratio"]) == pytest.approx((5, 10))
 
 
 @pytest.mark.parametrize("contrast", [-1.5, 1.5])
@@ -144,11 +144,11 @@ def test_padding_and_place_change_nothing():
 @pytest.mark.parametrize("radius", [1, 3, 8])
 def test_a_tiny_brain_has_fewer_figures_and_raises_nothing(radius):
     mask = ball((20, 20, 20), radius=radius)
-    figures = measure_prepared(
+    features = measure_prepared(
         np.where(mask, np.random.default_rng(0).standard_normal(mask.shape), 0), mask, spacing_mm=2
     )
-    assert "depth_contrast" not in figures or radius == 8
-    assert all(np.isfinite(value) for value in figures.values())
+    assert "depth_contrast" not in features or radius == 8
+    assert all(np.isfinite(value) for value in features.values())
 
 
 def test_no_brain_and_another_grid_are_refused():

@@ -88,12 +88,12 @@ def test_an_ablation_is_trained_judged_written_into_a_page_and_not_done_twice(mo
     arguments = (ablation, scans["folder"], out, "--check", f"here={scans['check']}", "--override", override)
     call(monkeypatch, *arguments, "--write", page, "block")
 
-    figures = json.loads((out / "00" / "checks.json").read_text())["here"]
-    assert (figures["normals"], figures["lesions"]) == (2, 1)
-    assert figures["squared_error"] > 0
-    assert 0 < figures["ap"] <= 1
-    assert 0 <= figures["dice"] <= 1
-    assert f"| averaged | {figures['squared_error']:.3f} | {figures['ap']:.3f} |" in page.read_text()
+    metrics = json.loads((out / "00" / "checks.json").read_text())["here"]
+    assert (metrics["normals"], metrics["lesions"]) == (2, 1)
+    assert metrics["squared_error"] > 0
+    assert 0 < metrics["ap"] <= 1
+    assert 0 <= metrics["dice"] <= 1
+    assert f"| averaged | {metrics['squared_error']:.3f} | {metrics['ap']:.3f} |" in page.read_text()
     assert page.read_text().endswith("after\n")
 
     kept = {path: path.stat().st_mtime_ns for path in (out / "00").glob("*.*")}

@@ -87,5 +87,5 @@ def test_picture_and_table_are_written(folder, tmp_path, monkeypatch):
     run(monkeypatch, "show_synthesis", *options, "--real", real, "--cache", tmp_path / "cache", "--output", output)
     assert output.read_bytes().startswith(b"\x89PNG")
     header, _, first, *_ = (tmp_path / "sheet.md").read_text().splitlines()
-    assert header == "| figure | real t2 (1) | generated t2 (1) | generated flair (1) |"
+    assert header == "| feature | real t2 (1) | generated t2 (1) | generated flair (1) |"
     assert first.startswith("| `dark_tail` |")

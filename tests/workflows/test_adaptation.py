@@ -145,16 +145,16 @@ def test_folds_part_people_not_scans_and_do_not_depend_on_the_order():
 def test_a_widened_domain_holds_the_site_and_all_that_it_held_before(tmp_path):
     shipped = Domain.read(BUNDLE / "models" / "domain.json")
     rng = np.random.default_rng(0)
-    figures = {
+    features = {
         str(case): {"noise": 0.9 + 0.05 * rng.random(), "sharpness": 0.2 + 0.02 * rng.random()} for case in range(12)
     }
     from itermask3d.workflows.site.adapted_bundle import widened_domain
 
-    content = widened_domain(BaseModel(BUNDLE, "t1"), figures, [["0", "1", "2"], ["3", "4", "5"]])
+    content = widened_domain(BaseModel(BUNDLE, "t1"), features, [["0", "1", "2"], ["3", "4", "5"]])
     (tmp_path / "domain.json").write_text(json.dumps(content))
     widened = Domain.read(tmp_path / "domain.json")
-    assert all(widened.check(values).in_distribution for values in figures.values())
-    assert not all(shipped.check(values).in_distribution for values in figures.values())
+    assert all(widened.check(values).in_distribution for values in features.values())
+    assert not all(shipped.check(values).in_distribution for values in features.values())
     for name, before in shipped.ranges.items():
         now = widened.ranges[name]
         assert now.low is None or now.low <= before.low

@@ -19,7 +19,7 @@ from itermask3d.workflows.site.data_check import (
 from scipy import ndimage
 
 SHAPE = (24, 28, 24)
-FIGURES = {"brain_ml": 1400.0, "noise": 0.1, "depth_contrast": 1.2}
+FEATURES = {"brain_ml": 1400.0, "noise": 0.1, "depth_contrast": 1.2}
 
 
 def _smooth(rng: np.random.Generator, sigma: float) -> np.ndarray:
@@ -36,7 +36,7 @@ def _scan(number: int, **changes) -> MeasuredScan:
     """A brain with a common pattern that is neither symmetric nor alike from front, side and above, and one's own."""
     brain, common = _brain(), np.random.default_rng(99)
     own = np.random.default_rng(number)
-    figures = {name: value * (1 + 0.02 * own.standard_normal()) for name, value in FIGURES.items()}
+    features = {name: value * (1 + 0.02 * own.standard_normal()) for name, value in FEATURES.items()}
     thumbnail = (1.5 * _smooth(common, 2.5) + 0.5 * _smooth(own, 0.7)) * brain
     case = f"s{number:02d}"
     values = {
@@ -44,7 +44,7 @@ def _scan(number: int, **changes) -> MeasuredScan:
         "subject": case,
         "file_sha256": f"file {number}",
         "voxel_sha256": f"voxels {number}",
-        "figures": figures,
+        "features": features,
         "thumbnail": thumbnail,
         "spans_mm": (150.0, 190.0, 140.0),
     }
@@ -123,7 +123,7 @@ def test_a_mirrored_scan_is_a_note(scans):
 
 
 def test_an_outlier_is_told_with_its_value_and_that_of_the_others(scans):
-    wrong = replace(scans[7], figures=scans[7].figures | {"brain_ml": 700.0})
+    wrong = replace(scans[7], features=scans[7].features | {"brain_ml": 700.0})
     found = check_scans([*scans[:7], wrong, *scans[8:]])
     assert [(finding.case, finding.kind) for finding in found] == [("s07", "outlier")]
     assert "brain's volume is 700 ml, in the others 1.4e+03 ml (brain missing, or a small head)" in found[0].sentence

@@ -46,7 +46,7 @@ def test_a_scan_is_measured_once_and_again_when_it_changes(scan, tmp_path):
     second = _measurement(tmp_path).measure(scan)
     assert isinstance(first, MeasuredScan)
     assert record.stat().st_mtime_ns == written
-    assert second.figures == first.figures
+    assert second.features == first.features
     assert np.array_equal(second.thumbnail, first.thumbnail)
     _measurement(tmp_path, spacing_mm=5.0).measure(scan)
     assert record.stat().st_mtime_ns != written
@@ -95,7 +95,7 @@ def test_a_mask_that_somebody_mended_is_kept_and_the_figures_follow_it(scan, tmp
     smaller = np.asarray(mask.dataobj) * (np.arange(mask.shape[2]) > mask.shape[2] // 4)
     nib.save(nib.Nifti1Image(smaller.astype(np.uint8), mask.affine), path)
     second = _measurement(tmp_path).measure(scan)
-    assert second.figures["brain_ml"] < 0.95 * first.figures["brain_ml"]
+    assert second.features["brain_ml"] < 0.95 * first.features["brain_ml"]
     assert np.array_equal(np.asarray(nib.load(path).dataobj), smaller)
 
 
@@ -104,7 +104,7 @@ def test_a_measured_scan_names_its_person_its_size_and_its_orientation(scan, tmp
     assert found.subject == "sub-07"
     assert found.oriented
     np.testing.assert_allclose(found.spans_mm, (130, 160, 120), atol=4)
-    assert found.figures["brain_ml"] == pytest.approx(1307, rel=0.02)
+    assert found.features["brain_ml"] == pytest.approx(1307, rel=0.02)
     assert found.thumbnail.shape == (48, 56, 48)
     assert (tmp_path / "masks" / "sub-07_T1w.nii.gz").exists()
 

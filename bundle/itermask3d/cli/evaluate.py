@@ -70,7 +70,7 @@ def evaluate(
 
 
 def tell(done: Evaluated, docs: tuple[str, str] | None, kept: str | None) -> None:
-    """Say what was written, and every figure of ``kept`` that did not come back."""
+    """Say what was written, and every metric of ``kept`` that did not come back."""
     if docs and done.written:
         print(f"{docs[0]}: {', '.join(done.written)}")
     print(f"{done.scans} scans, {len(done.methods)} methods: {done.report}")
@@ -79,6 +79,6 @@ def tell(done: Evaluated, docs: tuple[str, str] | None, kept: str | None) -> Non
     for sentence in done.differences:
         print(sentence)
     if done.differences:
-        print(f"error: {len(done.differences)} figures differ from those of '{kept}'", file=sys.stderr)
+        print(f"error: {len(done.differences)} metrics differ from those of '{kept}'", file=sys.stderr)
     else:
-        print(f"every figure of '{kept}' came back, up to the noise")
+        print(f"every metric of '{kept}' came back, up to the noise")

@@ -6,7 +6,7 @@ logarithm of that rate:
 
 .. math:: \mathrm{AUPIMO}_i = \frac{1}{\log(U/L)} \int_{\log L}^{\log U} T_i(F^{-1}(z))\, d\log z
 
-with :math:`L = 10^{-5}` and :math:`U = 10^{-4}`. So each scan has a figure, and what a method flags beside a lesion
+with :math:`L = 10^{-5}` and :math:`U = 10^{-4}`. So each scan has a metric, and what a method flags beside a lesion
 counts for nothing. Source: Bertoldo et al. 2024, arXiv 2401.01984.
 
 anomalib integrates over thresholds on a linear grid, by trapezoids, from the rates nearest to the bounds. Here the
@@ -102,7 +102,7 @@ def aupimo(lesion_values: np.ndarray, shared: SharedRate) -> float:
 def voxel_average_precision(values: np.ndarray, truth: np.ndarray) -> float:
     """Average precision of a ranking of voxels; ties are one step.
 
-    The figure of :func:`itermask3d.evaluation.discrimination.voxel_discrimination`, in a hundredth of its time.
+    The metric of :func:`itermask3d.evaluation.discrimination.voxel_discrimination`, in a hundredth of its time.
 
     Args:
         values: of the voxels of one brain, any shape.

@@ -265,7 +265,7 @@ class CalibrationMap:
 
 @dataclass(frozen=True)
 class BaselineFinding:
-    """Mask and figures of one scan on the network's grid, see :class:`itermask3d.method.detection.Findings`.
+    """Mask and metrics of one scan on the network's grid, see :class:`itermask3d.method.detection.Findings`.
 
     Attributes:
         mask: boolean ``(1, 1, D, H, W)``.

@@ -1,4 +1,4 @@
-r"""Figures by the size of a lesion, which a mean over lesions hides.
+r"""Metrics by the size of a lesion, which a mean over lesions hides.
 
 Dice is of whole scans, by the volume of all that is marked in them. Recall and precision are of single lesions, with
 a rule that a large mask cannot meet by covering everything: a lesion is found when the regions that touch it, without
@@ -15,19 +15,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, stats
 
-from itermask3d.evaluation.discrimination import Figure
+from itermask3d.evaluation.discrimination import Estimate
 
 __all__ = [
     "MIN_IOU",
     "SIZE_CLASSES",
     "LesionRecord",
     "ScanRecord",
-    "SizeFigures",
+    "SizeMetrics",
     "bootstrap_mean",
     "by_size",
     "false_positives",
-    "figures_of",
     "measure_scan",
+    "metrics_of",
     "size_class",
     "wilson",
 ]
@@ -85,8 +85,8 @@ class ScanRecord:
 
 
 @dataclass(frozen=True)
-class SizeFigures:
-    """Figures of some scans and one class.
+class SizeMetrics:
+    """Metrics of some scans and one class.
 
     Attributes:
         scans: whose truth has a volume of this class.
@@ -100,10 +100,10 @@ class SizeFigures:
     lesions: int
     found: int
     false_regions: int
-    dice: Figure | None
-    recall: Figure | None
-    precision: Figure | None
-    f1: Figure | None
+    dice: Estimate | None
+    recall: Estimate | None
+    precision: Estimate | None
+    f1: Estimate | None
 
 
 def size_class(volume_ml: float) -> str:
@@ -164,18 +164,18 @@ def measure_scan(
     )
 
 
-def by_size(records: Sequence[ScanRecord], *, seed: int = 0) -> dict[str, SizeFigures]:
-    """Figures of every class, and of ``"all"`` sizes together; normal scans take no part.
+def by_size(records: Sequence[ScanRecord], *, seed: int = 0) -> dict[str, SizeMetrics]:
+    """Metrics of every class, and of ``"all"`` sizes together; normal scans take no part.
 
     Args:
         records: of one method; group them before by what is to be compared (site, kind).
         seed: of the bootstrap.
     """
-    return {name: figures_of(records, name, seed=seed) for name in (*SIZE_CLASSES, "all")}
+    return {name: metrics_of(records, name, seed=seed) for name in (*SIZE_CLASSES, "all")}
 
 
-def figures_of(records: Sequence[ScanRecord], name: str = "all", *, seed: int = 0) -> SizeFigures:
-    """Figures of one class, or of ``"all"``.
+def metrics_of(records: Sequence[ScanRecord], name: str = "all", *, seed: int = 0) -> SizeMetrics:
+    """Metrics of one class, or of ``"all"``.
 
     Intervals: 95 %. Wilson for recall and precision, as if lesions were independent, which those of one scan are not;
     bootstrap over subjects, each with all its scans, for Dice and F1.
@@ -190,7 +190,7 @@ def figures_of(records: Sequence[ScanRecord], name: str = "all", *, seed: int = 
     n_lesions, n_found, n_false = (int(value) for value in counts.sum(axis=0))
     scored = [record for record in abnormal if name in ("all", size_class(record.label_ml))]
     subjects = [record.subject for record in abnormal]
-    return SizeFigures(
+    return SizeMetrics(
         scans=len(scored),
         lesions=n_lesions,
         found=n_found,
@@ -202,13 +202,13 @@ def figures_of(records: Sequence[ScanRecord], name: str = "all", *, seed: int = 
     )
 
 
-def false_positives(records: Sequence[ScanRecord], *, seed: int = 0) -> Figure | None:
+def false_positives(records: Sequence[ScanRecord], *, seed: int = 0) -> Estimate | None:
     """Millilitres flagged per normal scan, in the mean, with a bootstrap interval; ``None`` without a normal scan."""
     normal = [record for record in records if record.label_ml == 0]
     return bootstrap_mean([record.flagged_ml for record in normal], [record.subject for record in normal], seed=seed)
 
 
-def wilson(count: int, total: int, *, confidence: float = 0.95) -> Figure | None:
+def wilson(count: int, total: int, *, confidence: float = 0.95) -> Estimate | None:
     """A rate with Wilson's score interval (1927, doi:10.1080/01621459.1927.10502953); ``None`` of nothing.
 
     Raises:
@@ -219,12 +219,12 @@ def wilson(count: int, total: int, *, confidence: float = 0.95) -> Figure | None
     if total == 0:
         return None
     interval = stats.binomtest(count, total).proportion_ci(confidence, method="wilson")
-    return Figure(count / total, float(interval.low), float(interval.high))
+    return Estimate(count / total, float(interval.low), float(interval.high))
 
 
 def bootstrap_mean(
     values: Sequence[float], subjects: Sequence[str], *, seed: int = 0, n_resamples: int = 1000
-) -> Figure | None:
+) -> Estimate | None:
     """Mean of the finite values with a percentile interval; subjects are drawn with all their values.
 
     ``None`` where no value is finite.
@@ -241,15 +241,15 @@ def bootstrap_mean(
 
 
 def _bootstrap(
-    figure: Callable[[np.ndarray], np.ndarray], subjects: Sequence[str], *, seed: int, n_resamples: int = 1000
-) -> Figure:
-    """A figure of weights ``(n, scans)``, of the whole set and of sets of subjects that were drawn with replacement."""
+    metric: Callable[[np.ndarray], np.ndarray], subjects: Sequence[str], *, seed: int, n_resamples: int = 1000
+) -> Estimate:
+    """A metric of weights ``(n, scans)``, of the whole set and of sets of subjects that were drawn with replacement."""
     names, owner = np.unique(np.asarray(subjects), return_inverse=True)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)
-    values = figure(drawn[:, owner].astype(float))
+    values = metric(drawn[:, owner].astype(float))
     low, high = np.nanpercentile(values, (2.5, 97.5)) if np.isfinite(values).any() else (math.nan, math.nan)
-    whole = float(figure(np.ones((1, len(subjects))))[0])
-    return Figure(whole, float(low), float(high))
+    whole = float(metric(np.ones((1, len(subjects))))[0])
+    return Estimate(whole, float(low), float(high))
 
 
 def _counts(record: ScanRecord, name: str) -> tuple[int, int, int]:

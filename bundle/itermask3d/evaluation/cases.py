@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 FIGURES_VERSION = 1
-"""Raised whenever a figure is defined anew: kept rows of an older version are computed again."""
+"""Raised whenever a metric is defined anew: kept rows of an older version are computed again."""
 
 EVIDENCE = {"score": "own score", "domain": "domain distance", "both": "both"}
 """What a scan can be flagged by: the method's score, the distance from the training's kind of scan, or either."""
@@ -46,12 +46,12 @@ _EPSILON = 1e-12
 
 @dataclass(frozen=True)
 class MethodResults:
-    """One method's figures.
+    """One method's metrics.
 
     Attributes:
         name: of the method.
         rows: by the columns of :data:`itermask3d.evaluation.rows.COLUMNS`, in the order of the list.
-        calibration: figures of normal calibration scans by case; empty without any.
+        calibration: metrics of normal calibration scans by case; empty without any.
         info: what the method is.
         failures: a sentence by case, of the scans without a result.
     """
@@ -64,7 +64,7 @@ class MethodResults:
 
     def normal_scores(self, column: str = "score") -> list[float]:
         """Of the calibration scans."""
-        return [figures[column] for figures in self.calibration.values() if figures.get(column) is not None]
+        return [metrics[column] for metrics in self.calibration.values() if metrics.get(column) is not None]
 
     def p_value(self, row: Mapping[str, Any], evidence: str = "score") -> float | None:
         r"""Conformal p-value of a scan among the method's own calibration scans.
@@ -77,7 +77,7 @@ class MethodResults:
             evidence: a key of :data:`EVIDENCE`.
 
         Returns:
-            ``None`` where scan or calibration has no such figure.
+            ``None`` where scan or calibration has no such metric.
         """
         if evidence == "both":
             parts = [self.p_value(row, part) for part in _COLUMN]
@@ -157,7 +157,7 @@ def collect_all(
         return methods
     names_of_facts = tuple(domain_facts({}))
     facts = {row["case"]: {name: row.get(name) for name in names_of_facts} for row in checked.rows}
-    distances = {case: figures.get("domain_distance") for case, figures in checked.calibration.items()}
+    distances = {case: metrics.get("domain_distance") for case, metrics in checked.calibration.items()}
     return [method if method is checked else _with_domain(method, facts, distances) for method in methods]
 
 
@@ -168,7 +168,7 @@ def _with_domain(
         {**row, **(facts.get(row["case"], {}) if row.get("in_distribution") is None else {})} for row in method.rows
     ]
     known = {case: {"domain_distance": distance} for case, distance in distances.items() if distance is not None}
-    calibration = {case: {**figures, **known.get(case, {})} for case, figures in method.calibration.items()}
+    calibration = {case: {**metrics, **known.get(case, {})} for case, metrics in method.calibration.items()}
     return replace(method, rows=rows, calibration=calibration)
 
 
@@ -200,13 +200,13 @@ def collect(
 
 
 def _calibration(method: Path, domain: Domain | None) -> dict[str, dict[str, float]]:
-    """Figures of the calibration scans; where the domain was checked, also their distance."""
-    figures = _read_json(method / "calibration.json").get("figures", {})
-    for case in figures:
+    """Metrics of the calibration scans; where the domain was checked, also their distance."""
+    metrics = _read_json(method / "calibration.json").get("metrics", {})
+    for case in metrics:
         result = _read_json(method / "calibration" / case / "result.json")
         distance = domain_facts(result, domain)["domain_distance"]
-        figures[case] |= {} if distance is None else {"domain_distance": distance}
-    return figures
+        metrics[case] |= {} if distance is None else {"domain_distance": distance}
+    return metrics
 
 
 def _row(item: Mapping[str, Any], method: Path, normalised: Path, domain: Domain | None) -> dict[str, Any] | None:
@@ -219,7 +219,7 @@ def _row(item: Mapping[str, Any], method: Path, normalised: Path, domain: Domain
 
 
 def _kept_row(item: Mapping[str, Any], method: Path, normalised: Path) -> dict[str, Any] | None:
-    folder, kept = method / "results" / item["case"], method / "figures" / f"{item['case']}.json"
+    folder, kept = method / "results" / item["case"], method / "metrics" / f"{item['case']}.json"
     result = folder / "result.json"
     if not result.exists():
         return None

@@ -1,6 +1,6 @@
 """Whether a table that was made again equals the one that was kept, up to a stated noise.
 
-On one machine with the same versions every figure comes back exactly: loops and bootstraps are seeded. Between machines
+On one machine with the same versions every metric comes back exactly: loops and bootstraps are seeded. Between machines
 sums of floating-point numbers differ in their last digits, and a voxel at a threshold may change its side.
 """
 

@@ -17,7 +17,7 @@ from itermask3d.evaluation.cases import (
     median_of,
     normals_of,
 )
-from itermask3d.evaluation.discrimination import Figure, scan_discrimination
+from itermask3d.evaluation.discrimination import Estimate, scan_discrimination
 from itermask3d.evaluation.rows import NORMAL
 from itermask3d.evaluation.text import Table
 from itermask3d.inference.calibration import attainable_level, false_alarm_interval, false_alarm_range
@@ -33,7 +33,7 @@ SCORES = {
     "mean_error": "mean error of the brain",
     "error_p99": "99th percentile of the error",
 }
-"""Figures that can rank scans, by their column; the first is the method's own."""
+"""Metrics that can rank scans, by their column; the first is the method's own."""
 
 _DETECTION_COLUMNS = {"auroc": "AUROC", "ap": "AP", **RATES, "flagged": "Flagged at the level", "level": "Level"}
 
@@ -43,7 +43,7 @@ _INTERVALS = (
 )
 
 _EVIDENCE_NOTE = (
-    "The domain distance says how far the worst of the domain check's figures lies outside its range; it needs no mask "
+    "The domain distance says how far the worst of the domain check's metrics lies outside its range; it needs no mask "
     "and is the same for all methods. Both: the smaller of the two p-values, doubled. "
 )
 
@@ -56,7 +56,7 @@ def detection_table(methods: Sequence[MethodResults], *, level: float) -> Table:
         "detection",
         "Detection of scans",
         "Each group against the normal scans of the list, by each method's scan-level score. AP depends on the share "
-        "of abnormal scans and is no figure to compare between groups. " + _flag_note(methods, level) + _INTERVALS,
+        "of abnormal scans and is no metric to compare between groups. " + _flag_note(methods, level) + _INTERVALS,
         {"method": "Method", "group": "Group", "n": "Scans", "n_normal": "Normal scans", **_DETECTION_COLUMNS},
         [row for row in rows if row],
     )
@@ -94,8 +94,8 @@ def artefact_matrix(methods: Sequence[MethodResults]) -> Table:
 
 def _auroc(method: MethodResults, group: str, kind: str) -> float | None:
     chosen = [row for row in method.rows if row["group"] == group]
-    figures = _discriminate(normals_of(method), chosen, lambda row: method.ranks_by(row, kind))
-    return figures["auroc"].value if figures else None
+    metrics = _discriminate(normals_of(method), chosen, lambda row: method.ranks_by(row, kind))
+    return metrics["auroc"].value if metrics else None
 
 
 def artefact_table(methods: Sequence[MethodResults], *, level: float) -> Table:
@@ -174,7 +174,7 @@ def _specificity_row(
         return row
     flagged = sum(method.is_flagged(one, nominal, kind) for one in normals)
     low, high = false_alarm_interval(flagged, len(normals))
-    row |= {"flagged": Figure(flagged / len(normals), low, high), "level": level}
+    row |= {"flagged": Estimate(flagged / len(normals), low, high), "level": level}
     row["agrees"] = "yes" if low <= level <= high else "no"
     if kind != "both":  # of two calibrations at once no such range is known
         expected = false_alarm_range(n_calibration, level=level)
@@ -205,8 +205,8 @@ def _discriminate(
     normals: Sequence[Mapping[str, Any]],
     chosen: Sequence[Mapping[str, Any]],
     rank: Callable[[Mapping[str, Any]], float | None],
-) -> dict[str, Figure]:
-    """Figures of scans against the normal ones, each subject drawn with all its scans; no rank, no part in it."""
+) -> dict[str, Estimate]:
+    """Metrics of scans against the normal ones, each subject drawn with all its scans; no rank, no part in it."""
     values: list[list[float]] = [[], []]
     subjects: list[list[str]] = [[], []]
     for side, rows in enumerate((normals, chosen)):
@@ -222,15 +222,15 @@ def _discriminate(
 
 def _detection_row(method: MethodResults, group: str, nominal: float, kind: str = "score") -> dict[str, Any] | None:
     normals, chosen = normals_of(method), [row for row in method.rows if row["group"] == group]
-    figures = _discriminate(normals, chosen, lambda row: method.ranks_by(row, kind))
-    if not figures:
+    metrics = _discriminate(normals, chosen, lambda row: method.ranks_by(row, kind))
+    if not metrics:
         return None
     row: dict[str, Any] = {"method": method.name, "group": group, "evidence": EVIDENCE[kind]}
-    row |= {"n": len(chosen), "n_normal": len(normals), **figures}
+    row |= {"n": len(chosen), "n_normal": len(normals), **metrics}
     level = method.level(nominal, kind)
     if level is not None:
         flagged = sum(method.is_flagged(one, nominal, kind) for one in chosen)
-        row |= {"flagged": Figure(flagged / len(chosen), *false_alarm_interval(flagged, len(chosen))), "level": level}
+        row |= {"flagged": Estimate(flagged / len(chosen), *false_alarm_interval(flagged, len(chosen))), "level": level}
     return row
 
 
@@ -245,14 +245,14 @@ def score_table(methods: Sequence[MethodResults]) -> Table:
             "artefacts": [row for row in abnormal if artefact_of(row["group"])],
         }
         for score, title in SCORES.items():
-            figures = {
+            metrics = {
                 kind: _discriminate(normals, chosen, itemgetter(score)).get("auroc") for kind, chosen in kinds.items()
             }
-            if any(figures.values()):
-                rows.append({"method": method.name, "score": title, **figures})
+            if any(metrics.values()):
+                rows.append({"method": method.name, "score": title, **metrics})
     return Table(
         "scores",
-        "Which figure should rank scans",
+        "Which metric should rank scans",
         "AUROC of other scores taken from the same results; the first of each method is the one in use.",
         {"method": "Method", "score": "Score", "lesions": "AUROC, lesions", "artefacts": "AUROC, all artefacts"},
         rows,

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from monai.metrics import compute_average_precision, compute_roc_auc
 
-__all__ = ["Figure", "false_positive_rate_at", "scan_discrimination", "voxel_discrimination"]
+__all__ = ["Estimate", "false_positive_rate_at", "scan_discrimination", "voxel_discrimination"]
 
 TRUE_POSITIVE_RATES = (0.80, 0.90, 0.95)
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A value with a bootstrap interval.
 
     Attributes:
@@ -45,7 +45,7 @@ def voxel_discrimination(
 
     Returns:
         ``voxel_auroc`` (0.5 by chance) and ``voxel_ap``, average precision (by chance the label's share of the brain:
-        no figure to compare between lesions of different size). Ties count half, and as one step. Both are NaN where
+        no metric to compare between lesions of different size). Ties count half, and as one step. Both are NaN where
         the brain holds no labelled voxel, or no other.
 
     Raises:
@@ -72,7 +72,7 @@ def scan_discrimination(
     n_resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> dict[str, Figure]:
+) -> dict[str, Estimate]:
     """How well a scan-level score tells abnormal from normal scans.
 
     The interval is the percentile bootstrap over subjects: one is drawn with all its scans, so that a person's normal
@@ -107,10 +107,10 @@ def scan_discrimination(
     subjects += _subjects("abnormal", abnormal.size, abnormal_subjects)
     abnormals = np.arange(len(subjects)) >= normal.size
     weights = _draw_subjects(subjects, abnormals, n_resamples, np.random.default_rng(seed))
-    draws = _weighted_figures(np.concatenate([normal, abnormal]), abnormals, weights)
+    draws = _weighted_metrics(np.concatenate([normal, abnormal]), abnormals, weights)
     tail = (1 - confidence) / 2
     bounds = {name: np.quantile(values, [tail, 1 - tail]).tolist() for name, values in draws.items()}
-    return {name: Figure(value, *bounds[name]) for name, value in _figures(normal, abnormal).items()}
+    return {name: Estimate(value, *bounds[name]) for name, value in _metrics(normal, abnormal).items()}
 
 
 def false_positive_rate_at(
@@ -156,8 +156,8 @@ def _draw_subjects(
     return drawn[:, owner]
 
 
-def _weighted_figures(scores: np.ndarray, abnormal: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """The figures of :func:`_figures` for every row of weights (how often each scan counts), all at once.
+def _weighted_metrics(scores: np.ndarray, abnormal: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The metrics of :func:`_metrics` for every row of weights (how often each scan counts), all at once.
 
     Both rates are taken at every distinct score, from the highest down; ties make one step, as in scikit-learn.
     """
@@ -182,7 +182,7 @@ def _weighted_figures(scores: np.ndarray, abnormal: np.ndarray, weights: np.ndar
     }
 
 
-def _figures(normal: np.ndarray, abnormal: np.ndarray) -> dict[str, float]:
+def _metrics(normal: np.ndarray, abnormal: np.ndarray) -> dict[str, float]:
     scores = torch.from_numpy(np.concatenate([normal, abnormal]))
     classes = torch.arange(len(scores)) >= normal.size
     rates = {

@@ -1,4 +1,4 @@
-"""The figures of every case while a run of MONAI's engine goes on."""
+"""The metrics of every case while a run of MONAI's engine goes on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class CaseMetrics:
     """Handler that writes ``metrics.csv`` (a row a case) and ``metrics.json`` (the summary), anew after every case.
 
-    The summary's figures of the scan level come with the last case.
+    The summary's metrics of the scan level come with the last case.
 
     Works on what :class:`itermask3d.inference.cohort.SegmentBatch` leaves: prepared scans in the batch, results in the
     output. A scan without a ``label`` is left out. Scans that were done before are read from the store.

@@ -88,7 +88,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Figures of one method on one lesioned scan that need no threshold; NaN where undefined.
+    """Metrics of one method on one lesioned scan that need no threshold; NaN where undefined.
 
     Attributes:
         case, subject, site, method, kind, label_ml: as of :class:`itermask3d.evaluation.by_size.ScanRecord`.

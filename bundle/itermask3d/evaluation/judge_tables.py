@@ -9,11 +9,11 @@ from itermask3d.evaluation.by_size import (
     MIN_IOU,
     SIZE_CLASSES,
     ScanRecord,
-    SizeFigures,
+    SizeMetrics,
     bootstrap_mean,
     by_size,
     false_positives,
-    figures_of,
+    metrics_of,
     size_class,
 )
 from itermask3d.evaluation.judge import NORMAL, POOLED, Judgement, Ranking
@@ -32,7 +32,7 @@ _LESIONS = (
 )
 _SEMI = "Lesions are simulated, in real scans. "
 
-_FIGURES = {
+_METRICS = {
     "n": "Scans",
     "dice": "Dice",
     "lesions": "Lesions",
@@ -60,7 +60,7 @@ def _size_table(records: Sequence[ScanRecord]) -> Table:
                 for name in (*SIZE_CLASSES, "all")
                 if found[name].scans or found[name].lesions
             ]
-    columns = {"method": "Method", "site": "Site", "size": "Volume"} | _FIGURES
+    columns = {"method": "Method", "site": "Site", "size": "Volume"} | _METRICS
     return Table("sizes", "Lesions by size", _SEMI + _WAYS + _LESIONS, columns, rows)
 
 
@@ -70,9 +70,9 @@ def _kind_table(records: Sequence[ScanRecord]) -> Table:
         for site in _sites(records):
             chosen = _at(records, way, site)
             for kind in sorted({record.kind for record in chosen} - {NORMAL}):
-                figures = figures_of([record for record in chosen if record.kind == kind])
-                rows.append({"method": way, "site": site, "kind": kind} | _cells(figures))
-    columns = {"method": "Method", "site": "Site", "kind": "Simulator and kind"} | _FIGURES
+                metrics = metrics_of([record for record in chosen if record.kind == kind])
+                rows.append({"method": way, "site": site, "kind": kind} | _cells(metrics))
+    columns = {"method": "Method", "site": "Site", "kind": "Simulator and kind"} | _METRICS
     return Table("kinds", "Lesions by simulator and kind", _SEMI + _WAYS + _LESIONS, columns, rows)
 
 
@@ -137,13 +137,13 @@ def _ranking_cells(chosen: Sequence[Ranking], *, pooled: bool) -> dict[str, Any]
     subjects = [one.subject for one in chosen]
     area = "aupimo_pooled" if pooled else "aupimo"
     names = {"aupimo": area, "average_precision": "average_precision", "reconstructed_share": "reconstructed_share"}
-    figures = {key: bootstrap_mean([getattr(one, name) for one in chosen], subjects) for key, name in names.items()}
-    return {"n": len(chosen), **figures}
+    metrics = {key: bootstrap_mean([getattr(one, name) for one in chosen], subjects) for key, name in names.items()}
+    return {"n": len(chosen), **metrics}
 
 
-def _cells(figures: SizeFigures) -> dict[str, Any]:
+def _cells(metrics: SizeMetrics) -> dict[str, Any]:
     kept = ("dice", "lesions", "recall", "false_regions", "precision", "f1")
-    return {"n": figures.scans} | {name: getattr(figures, name) for name in kept}
+    return {"n": metrics.scans} | {name: getattr(metrics, name) for name in kept}
 
 
 def _simulator(kind: str) -> str:

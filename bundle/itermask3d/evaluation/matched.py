@@ -18,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from itermask3d.evaluation.by_size import wilson
-from itermask3d.evaluation.discrimination import Figure
+from itermask3d.evaluation.discrimination import Estimate
 
 __all__ = ["FalseAlarms", "MatchedThreshold", "critical_value", "false_alarms", "flagged_mask", "matched_threshold"]
 
@@ -54,7 +54,7 @@ class FalseAlarms:
 
     flagged: int
     total: int
-    rate: Figure | None
+    rate: Estimate | None
 
 
 def critical_value(anomaly_map: np.ndarray, brain_mask: np.ndarray, *, min_voxels: int = 1) -> float:

@@ -1,4 +1,4 @@
-"""Figures of one mask or reconstruction against its truth: MONAI's metrics under their right names.
+"""Metrics of one mask or reconstruction against its truth: MONAI's metrics under their right names.
 
 Volumes are boolean (or real, where said) tensors of one shape ``(D, H, W)``; distances are in millimetres. What has no
 value is NaN, and every docstring says when: a mean over cases must not hide it.

@@ -54,7 +54,7 @@ def case_pictures(
     and artefacts that were flagged and that were not.
 
     Args:
-        methods: the first one is shown; figures of all stand in the captions of real cases.
+        methods: the first one is shown; metrics of all stand in the captions of real cases.
         items: of the list, by case.
         output: folder of the evaluation.
         level: nominal rate of false alarms at which a scan is flagged.

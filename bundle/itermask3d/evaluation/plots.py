@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from itermask3d.evaluation.cases import REAL, MethodResults, artefact_of
-from itermask3d.evaluation.discrimination import Figure as Interval
+from itermask3d.evaluation.discrimination import Estimate
 from itermask3d.evaluation.rows import NORMAL
 from itermask3d.evaluation.text import Table
 
@@ -191,7 +191,7 @@ def _artefact_map(methods: Sequence[MethodResults], tables: Sequence[Table], fol
     for axes, (method, evidence) in zip(panels, shown, strict=True):
         values = np.full((len(names), len(severities)), np.nan)
         for row in rows:
-            if (row["method"], row["evidence"]) == (method, evidence) and isinstance(row.get("auroc"), Interval):
+            if (row["method"], row["evidence"]) == (method, evidence) and isinstance(row.get("auroc"), Estimate):
                 values[names.index(row["artefact"]), severities.index(row["severity"])] = row["auroc"].value
         picture = axes.imshow(values, cmap="cividis", vmin=0.5, vmax=1, aspect="auto")
         for y, x in np.argwhere(np.isfinite(values)):

@@ -1,6 +1,6 @@
-"""Figures against a ground truth: the algorithm's own mask, on the scan's own grid, case by case.
+"""Metrics against a ground truth: the algorithm's own mask, on the scan's own grid, case by case.
 
-A case's figures can be taken again from what lies on disk, so an evaluation that was interrupted goes on, and a label
+A case's metrics can be taken again from what lies on disk, so an evaluation that was interrupted goes on, and a label
 that changed needs no second run.
 """
 
@@ -100,7 +100,7 @@ def case_metrics(mask: torch.Tensor, label: torch.Tensor) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class CaseVolumes:
-    """What the figures of one case are taken from, all on the scan's own grid ``(D, H, W)``.
+    """What the metrics of one case are taken from, all on the scan's own grid ``(D, H, W)``.
 
     Attributes:
         mask: boolean.
@@ -153,7 +153,7 @@ def oracle_dice(anomaly_map: torch.Tensor, label: torch.Tensor, *, brain_mask: t
 
 
 def case_row(item: Mapping[str, Any], findings: Mapping[str, Any], found: CaseVolumes) -> dict[str, Any]:
-    """All figures of one case, by the names in :data:`COLUMNS`; ``None`` or NaN where there is none.
+    """All metrics of one case, by the names in :data:`COLUMNS`; ``None`` or NaN where there is none.
 
     A scan of the group ``normal`` needs no label: it has an empty one. Any other without a label has no overlap.
 
@@ -235,7 +235,7 @@ def read_case(item: Mapping[str, Any], folder: Path, *, image: np.ndarray | None
 
 
 def _against(label: torch.Tensor, found: CaseVolumes) -> dict[str, Any]:
-    """The figures that need a ground truth."""
+    """The metrics that need a ground truth."""
     mask, affine = found.mask, found.affine
     lesions = count_lesions(mask, label)
     return {

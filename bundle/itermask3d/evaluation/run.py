@@ -1,7 +1,7 @@
 """Several methods over the same scans, each into its own folder; what is done already is not done again.
 
 A method's folder holds ``results/<case>/`` (what :func:`itermask3d.inference.results.write_result` writes, for every
-method), ``calibration.json`` (its figures on normal calibration scans) and ``method.json`` (what it is).
+method), ``calibration.json`` (its metrics on normal calibration scans) and ``method.json`` (what it is).
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-FIGURES = ("score", "flagged_share", "mean_error", "error_p99")
-"""Figures of a scan that need no ground truth; each can serve as its score."""
+METRICS = ("score", "flagged_share", "mean_error", "error_p99")
+"""Metrics of a scan that need no ground truth; each can serve as its score."""
 
 
 def run_bundle(
@@ -74,7 +74,7 @@ def run_bundle(
         parser.read_config([*configs, *map(str, overlays)])
         parser["bundle_root"], parser["dataset_dir"] = as_literal(str(bundle_root)), as_literal(str(scans))
         parser["output_dir"], parser["picture"] = as_literal(str(method / part)), False
-        parser["handlers"] = []  # figures of all methods are taken from disk in the same way, once
+        parser["handlers"] = []  # metrics of all methods are taken from disk in the same way, once
         try:
             parser.get_parsed_content("segmentation").run()
         except SystemExit as stop:
@@ -87,8 +87,8 @@ def run_bundle(
     if calibration is not None:
         found = {path.parent.name: json.loads(path.read_text()) for path in method.glob("calibration/*/result.json")}
         usable = {case: result for case, result in sorted(found.items()) if result["outcome"] != "fit_failed"}
-        figures = {case: {name: result[name] for name in FIGURES} for case, result in usable.items()}
-        _write_json({"figures": figures}, method / "calibration.json")
+        metrics = {case: {name: result[name] for name in METRICS} for case, result in usable.items()}
+        _write_json({"metrics": metrics}, method / "calibration.json")
 
 
 class BundleParts:
@@ -199,11 +199,11 @@ class BaselineRun:
         for name in missing:
             threshold = threshold_for_share(maps[name], share=share, **self._cleaning)
             found = [one.decide(threshold, **self._cleaning) for one in maps[name]]
-            figures = {
-                item["case"]: {figure: getattr(one, figure) for figure in FIGURES}
+            metrics = {
+                item["case"]: {metric: getattr(one, metric) for metric in METRICS}
                 for item, one in zip(items, found, strict=True)
             }
-            values = wanted | {"about": self.about[name], "threshold": threshold, "figures": figures}
+            values = wanted | {"about": self.about[name], "threshold": threshold, "metrics": metrics}
             _write_json({"kind": "baseline", "share": share, **self.about[name]}, self.folder(name) / "method.json")
             _write_json(values, self.folder(name) / "calibration.json")
 
@@ -266,7 +266,7 @@ class BaselineRun:
             "case": item["case"],
             "scan": str(item["image"]),
             "outcome": "anomaly" if found.flagged_share > 0 else "no_anomaly",
-            **{figure: getattr(found, figure) for figure in FIGURES},
+            **{metric: getattr(found, metric) for metric in METRICS},
             "threshold": settings["threshold"],
             "has_reconstruction": prediction.reconstruction is not None,
             "percentile_among_normals": None,

@@ -21,7 +21,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, scan_level: bool = True) -> 
 
     Args:
         rows: with the columns of ``metrics.csv``; one that is missing counts as without a value.
-        scan_level: with the figures that need a bootstrap.
+        scan_level: with the metrics that need a bootstrap.
 
     Returns:
         ``lesion_cases`` and ``normal_cases`` (counts). Over the former: mean and median Dice; means of the columns in
@@ -51,8 +51,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, scan_level: bool = True) -> 
 
 def _scan_level(normals: Sequence[Mapping[str, Any]], lesions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     scores = [values[np.isfinite(values)] for values in (_values(normals, "score"), _values(lesions, "score"))]
-    figures = scan_discrimination(*(group.tolist() for group in scores))
-    return {name: figure.to_json() for name, figure in figures.items()}
+    metrics = scan_discrimination(*(group.tolist() for group in scores))
+    return {name: metric.to_json() for name, metric in metrics.items()}
 
 
 def _over(statistic: Any, rows: Sequence[Mapping[str, Any]], column: str) -> float | None:

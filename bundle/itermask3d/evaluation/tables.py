@@ -1,4 +1,4 @@
-"""The tables of an evaluation: several methods side by side, own thresholds first, every figure with its interval."""
+"""The tables of an evaluation: several methods side by side, own thresholds first, every metric with its interval."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from itermask3d.evaluation.detection import (
     score_table,
     specificity_table,
 )
-from itermask3d.evaluation.discrimination import Figure
+from itermask3d.evaluation.discrimination import Estimate
 from itermask3d.evaluation.text import Table
 
 __all__ = ["all_tables", "bootstrap_mean", "domain_verdict", "paired_difference"]
@@ -124,8 +124,8 @@ def reconstruction_table(methods: Sequence[MethodResults]) -> Table:
         for method in methods:
             chosen = [row for row in method.rows if row["group"] == group and row.get("psnr_db") is not None]
             if chosen:
-                figures = {name: bootstrap_mean(chosen, name) for name in ("psnr_db", "ssim")}
-                rows.append({"method": method.name, "group": group, "n": len(chosen)} | figures)
+                metrics = {name: bootstrap_mean(chosen, name) for name in ("psnr_db", "ssim")}
+                rows.append({"method": method.name, "group": group, "n": len(chosen)} | metrics)
     return Table(
         "reconstruction",
         "Reconstruction of normal tissue",
@@ -191,13 +191,13 @@ def failure_table(methods: Sequence[MethodResults]) -> Table:
     return Table("failures", "Scans without a result", "They enter no other table.", columns, rows)
 
 
-def bootstrap_mean(rows: Sequence[Mapping[str, Any]], column: str) -> Figure | None:
+def bootstrap_mean(rows: Sequence[Mapping[str, Any]], column: str) -> Estimate | None:
     """Mean of a column's finite values, with a 95 % interval from resampling subjects; ``None`` without any."""
     pairs = [(row["subject"], float(row[column])) for row in rows if row.get(column) is not None]
     return paired_difference([pair for pair in pairs if math.isfinite(pair[1])])
 
 
-def paired_difference(pairs: Sequence[tuple[str, float]], *, seed: int = 0) -> Figure | None:
+def paired_difference(pairs: Sequence[tuple[str, float]], *, seed: int = 0) -> Estimate | None:
     """Mean of values that belong to subjects, with the percentile interval of a bootstrap over subjects.
 
     Args:
@@ -216,7 +216,7 @@ def paired_difference(pairs: Sequence[tuple[str, float]], *, seed: int = 0) -> F
         counts[subjects[subject]] += 1
     drawn = np.random.default_rng(seed).integers(len(subjects), size=(N_RESAMPLES, len(subjects)))
     low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (0.025, 0.975))
-    return Figure(float(sums.sum() / counts.sum()), float(low), float(high))
+    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))
 
 
 def _pairs(first: MethodResults, other: MethodResults, column: str) -> list[tuple[str, float]]:

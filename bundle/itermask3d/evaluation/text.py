@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from itermask3d.evaluation.discrimination import Figure
+from itermask3d.evaluation.discrimination import Estimate
 
 __all__ = ["Table", "markdown_rows", "markdown_table", "shown", "to_csv", "to_markdown"]
 
@@ -23,7 +23,7 @@ class Table:
         title: for a reader.
         note: how to read it.
         columns: headings by key.
-        rows: values by key: text, number, :class:`itermask3d.evaluation.discrimination.Figure` or ``None``.
+        rows: values by key: text, number, :class:`itermask3d.evaluation.discrimination.Estimate` or ``None``.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Table:
 
 def to_csv(table: Table) -> str:
     """Comma-separated, with the keys as header; the ends of an interval have columns of their own."""
-    intervals = {key for row in table.rows for key, value in row.items() if isinstance(value, Figure)}
+    intervals = {key for row in table.rows for key, value in row.items() if isinstance(value, Estimate)}
     header = [
         part for key in table.columns for part in ([key, f"{key}_low", f"{key}_high"] if key in intervals else [key])
     ]
@@ -46,7 +46,7 @@ def to_csv(table: Table) -> str:
         plain: dict[str, Any] = {}
         for key in table.columns:
             value = row.get(key)
-            if isinstance(value, Figure):
+            if isinstance(value, Estimate):
                 plain |= {key: value.value, f"{key}_low": value.low, f"{key}_high": value.high}
             else:
                 plain[key] = value
@@ -74,7 +74,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def shown(value: Any) -> str:
     """One cell as text: three decimals, an interval in brackets, a dash for nothing."""
-    if isinstance(value, Figure):
+    if isinstance(value, Estimate):
         return f"{shown(value.value)} [{shown(value.low)}, {shown(value.high)}]"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"

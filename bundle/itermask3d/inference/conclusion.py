@@ -32,7 +32,7 @@ def conclude(prediction: Prediction, prepared: PreparedScan, model: Model) -> Sc
         ValueError: if the model's domain or calibration file is none.
     """
     used = model.variant(prediction.choice.name)
-    domain = used.check_domain(prepared.figures)
+    domain = used.check_domain(prepared.features)
     outside = domain is not None and not domain.in_distribution
     comparable = prediction.findings.outcome is not Outcome.FIT_FAILED and not outside and not used.caveats
     calibration = used.applying_calibration() if comparable else None

@@ -1,4 +1,4 @@
-"""Whether a scan is of the kind that the weights were trained on, figure by figure, with the range that was expected.
+"""Whether a scan is of the kind that the weights were trained on, feature by feature, with the range that was expected.
 
 The ranges are fitted on normal training scans by ``scripts/fit_domain.py``. They say that a scan is unusual, not that
 it is ill: outside them, a score has nothing to be compared with.
@@ -21,11 +21,11 @@ __all__ = ["FEATURES", "Deviation", "Domain", "DomainCheck", "Feature", "Range",
 
 @dataclass(frozen=True)
 class Feature:
-    """One figure of :mod:`itermask3d.preprocessing.scan_features` in words.
+    """One feature of :mod:`itermask3d.preprocessing.scan_features` in words.
 
     Attributes:
         group: what about the scan it tells of.
-        what: the figure in words, with a verb's subject in the singular.
+        what: the feature in words, with a verb's subject in the singular.
         tolerance: smallest scale that is fitted, so that no spread of a homogeneous training set is taken for a law,
             and no lesion of a tenth of the brain for another contrast.
         unit: printed behind values.
@@ -124,16 +124,16 @@ FEATURES: Mapping[str, Feature] = MappingProxyType({
         high_means="a brain that is cut off",
     ),
 })  # fmt: skip
-"""Every figure that is checked, by name, in the order in which deviations are told."""
+"""Every feature that is checked, by name, in the order in which deviations are told."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """What is expected of one figure; ``None`` is an open side.
+    """What is expected of one feature; ``None`` is an open side.
 
     Attributes:
         low, high: limits.
-        centre: the figure's usual value; ``None`` takes the middle between two limits.
+        centre: the feature's usual value; ``None`` takes the middle between two limits.
     """
 
     low: float | None
@@ -166,7 +166,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Deviation:
-    """One figure outside its range."""
+    """One feature outside its range."""
 
     feature: str
     value: float
@@ -194,7 +194,7 @@ class DomainCheck:
     """What a check found about one scan.
 
     Attributes:
-        values: every figure that was measured and has a range.
+        values: every feature that was measured and has a range.
         ranges: expected, by the same names.
     """
 
@@ -203,7 +203,7 @@ class DomainCheck:
 
     @property
     def deviations(self) -> tuple[Deviation, ...]:
-        """The figures outside their range, in the order of :data:`FEATURES`."""
+        """The features outside their range, in the order of :data:`FEATURES`."""
         return tuple(
             Deviation(name, self.values[name], self.ranges[name])
             for name in FEATURES
@@ -212,12 +212,12 @@ class DomainCheck:
 
     @property
     def in_distribution(self) -> bool:
-        """Whether no figure is outside its range."""
+        """Whether no feature is outside its range."""
         return not self.deviations
 
     @property
     def distance(self) -> float:
-        """How far the worst figure lies from its usual value, in half-widths of its range; 0 without a figure.
+        """How far the worst feature lies from its usual value, in half-widths of its range; 0 without a feature.
 
         Above 1 the scan is outside. A score for artefacts: it needs no weights and no mask, and knows no place.
         """
@@ -229,7 +229,7 @@ class DomainCheck:
         return tuple(dict.fromkeys(FEATURES[deviation.feature].group for deviation in self.deviations))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Plain values: a row a figure."""
+        """Plain values: a row a feature."""
         return [
             {
                 "feature": name,
@@ -245,7 +245,7 @@ class DomainCheck:
 
     @classmethod
     def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> DomainCheck:
-        """Inverse of :meth:`to_json`, to six digits; figures that are unknown here are left out."""
+        """Inverse of :meth:`to_json`, to six digits; features that are unknown here are left out."""
         known = [row for row in rows if row["feature"] in FEATURES]
         values = {row["feature"]: math.nan if row["value"] is None else float(row["value"]) for row in known}
         return cls(values, {row["feature"]: Range(row["low"], row["high"]) for row in known})
@@ -256,7 +256,7 @@ class Domain:
     """The ranges of the training scans, and the preprocessing under which they mean something.
 
     Attributes:
-        ranges: by name of the figure.
+        ranges: by name of the feature.
         settings: ``spacing_mm`` and ``bias_correction`` (``"n4"`` or ``"none"``) of the network's grid.
     """
 
@@ -268,7 +268,7 @@ class Domain:
         """Read what ``scripts/fit_domain.py`` wrote.
 
         Raises:
-            ValueError: if the file is no domain, or has a figure that is unknown here.
+            ValueError: if the file is no domain, or has a feature that is unknown here.
         """
         try:
             data = json.loads(Path(path).read_text())
@@ -281,28 +281,28 @@ class Domain:
             raise ValueError(f"domain file {path} has unknown features {sorted(unknown)}; fit it anew")
         return cls(ranges, settings)
 
-    def check(self, figures: Mapping[str, float]) -> DomainCheck:
-        """Compare the figures of a scan; those without a range are left aside."""
-        values = {name: float(figures[name]) for name in FEATURES if name in figures and name in self.ranges}
+    def check(self, features: Mapping[str, float]) -> DomainCheck:
+        """Compare the features of a scan; those without a range are left aside."""
+        values = {name: float(features[name]) for name in FEATURES if name in features and name in self.ranges}
         return DomainCheck(values, {name: self.ranges[name] for name in values})
 
 
 def fit_domain(
     train: Sequence[Mapping[str, float]], held_out: Sequence[Mapping[str, float]], *, pass_share: float = 0.99
 ) -> tuple[dict[str, dict[str, float | None]], float]:
-    r"""Fit a range for every figure on training scans, as wide as held-out scans need.
+    r"""Fit a range for every feature on training scans, as wide as held-out scans need.
 
     .. math:: [\,c - k\,s_-,\; c + k\,s_+\,],\quad s_- = \max\left(\frac{c - q_{5}}{1.645},\ \text{tolerance}\right)
 
     with the median :math:`c` and the 5th and 95th percentile of the training scans: for a normal distribution
-    :math:`s` is its standard deviation. One :math:`k` serves all figures: the smallest with which all held-out scans
-    pass every figure, or the given share of the training scans where that needs more. A few held-out scans cannot
+    :math:`s` is its standard deviation. One :math:`k` serves all features: the smallest with which all held-out scans
+    pass every feature, or the given share of the training scans where that needs more. A few held-out scans cannot
     prove a share of 99 %: what came out is to be measured on further scans.
 
     Args:
-        train: figures of each training scan. One that half of them lack, as stripped scans lack what lies beside the
+        train: features of each training scan. One that half of them lack, as stripped scans lack what lies beside the
             brain mask, has no range.
-        held_out: figures of scans that no weight was fitted to.
+        held_out: features of scans that no weight was fitted to.
         pass_share: of training scans that lie within all ranges at once.
 
     Returns:
@@ -316,11 +316,11 @@ def fit_domain(
             f"expected two training scans, a held-out one and a share of at most 1, got {len(train)}, {len(held_out)} "
             f"and {pass_share}"
         )
-    measured = {name: [figures[name] for figures in train if name in figures] for name in FEATURES}
+    measured = {name: [features[name] for features in train if name in features] for name in FEATURES}
     names = [name for name, values in measured.items() if 2 * len(values) >= len(train)]
     spreads = {name: _spread(name, measured[name]) for name in names}
-    furthest = [max(_distance(figures, name, spreads[name]) for name in names) for figures in train]
-    needed = max(max(_distance(figures, name, spreads[name]) for name in names) for figures in held_out)
+    furthest = [max(_distance(features, name, spreads[name]) for name in names) for features in train]
+    needed = max(max(_distance(features, name, spreads[name]) for name in names) for features in held_out)
     width = _up(max(float(np.quantile(furthest, pass_share, method="higher")), needed))
     rows = {}
     for name, (centre, low, high) in spreads.items():
@@ -341,9 +341,9 @@ def _spread(name: str, values: Sequence[float]) -> tuple[float, float, float]:
     return float(centre), max(float(centre - low) / 1.645, least), max(float(high - centre) / 1.645, least)
 
 
-def _distance(figures: Mapping[str, float], name: str, spread: tuple[float, float, float]) -> float:
+def _distance(features: Mapping[str, float], name: str, spread: tuple[float, float, float]) -> float:
     centre, low, high = spread
-    away = figures.get(name, centre) - centre
+    away = features.get(name, centre) - centre
     if away < 0:
         return 0.0 if FEATURES[name].low_means is None else -away / low
     return 0.0 if FEATURES[name].high_means is None else away / high

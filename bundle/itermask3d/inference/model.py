@@ -27,7 +27,7 @@ from itermask3d.method.inferer import IterMaskInferer
 from itermask3d.method.refinement import IterationCallback, Thresholding
 from itermask3d.method.settings import RefinementSettings
 from itermask3d.method.shrink import Constraints
-from itermask3d.preprocessing.measure import ScanFigures
+from itermask3d.preprocessing.measure import ScanFeatures
 from itermask3d.preprocessing.pipeline import Preprocessing
 
 __all__ = ["Model", "Prediction", "Variant", "load_model"]
@@ -51,9 +51,9 @@ class Prediction:
 
     Attributes:
         choice: which network was used, and why.
-        findings: outcome, score, and the figures behind them.
+        findings: outcome, score, and the statistics behind them.
         mask: 0 or 1, float ``(1, *grid)``.
-        anomaly_map: same shape, in squared normalised intensity or relative to the expected error.
+        anomaly_map: same shape, in squared normalised intensity or relative to the predicted variance.
         reconstruction: same shape, normalised intensity.
     """
 
@@ -124,7 +124,7 @@ class Variant:
         calibration = Calibration.read(self.calibration)
         return calibration if _decisive(calibration.settings) == _decisive(self.settings) else None
 
-    def check_domain(self, figures: ScanFigures) -> DomainCheck | None:
+    def check_domain(self, features: ScanFeatures) -> DomainCheck | None:
         """Compare a scan with the training scans.
 
         Returns:
@@ -137,10 +137,10 @@ class Variant:
             logger.info("no domain file '%s': no scan is compared with the training scans", self.domain)
             return None
         domain = Domain.read(self.domain)
-        if any(domain.settings[key] != figures.grid[key] for key in domain.settings):
+        if any(domain.settings[key] != features.grid[key] for key in domain.settings):
             logger.warning("not compared with the training scans: %s is for %s", self.domain, dict(domain.settings))
             return None
-        return domain.check(figures.values)
+        return domain.check(features.values)
 
 
 class Model:
@@ -268,7 +268,7 @@ class Model:
             return Choice.of_weights()
         if not self.chooses:
             return self.models.named(self.requested)
-        choice = self.models.choose(prepared.figures.values, prepared.figures.grid)
+        choice = self.models.choose(prepared.features.values, prepared.features.grid)
         self._network(choice.name)
         logger.info("%s: model %s. %s", prepared.case, choice.name, choice.reason)
         return choice

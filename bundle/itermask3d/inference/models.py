@@ -216,11 +216,11 @@ class ModelTable:
             return Choice(model.name, AUTO, f"There is no other model than {model.name}.")
         return Choice(model.name, requested, f"The model {model.name} was set; no scan was asked.")
 
-    def choose(self, figures: Mapping[str, float], preprocessing: Mapping[str, Any]) -> Choice:
+    def choose(self, features: Mapping[str, float], preprocessing: Mapping[str, Any]) -> Choice:
         """Pick the first model in whose domain a scan lies, the last where it lies in none.
 
         Args:
-            figures: from :mod:`itermask3d.preprocessing.scan_features`, all that the domains look at.
+            features: from :mod:`itermask3d.preprocessing.scan_features`, all that the domains look at.
             preprocessing: ``spacing_mm`` and ``bias_correction`` of the grid that they were measured on.
 
         Raises:
@@ -228,7 +228,7 @@ class ModelTable:
         """
         told: list[str] = []
         for model in self.known:
-            obstacle = _obstacle(model, figures, preprocessing)
+            obstacle = _obstacle(model, features, preprocessing)
             told.append(obstacle or f"in-distribution for {model.name}")
             if obstacle is None:
                 break
@@ -246,14 +246,14 @@ def domain_digests(models: Iterable[ModelFiles]) -> dict[str, str]:
 _KINDS = ("model.pt", "domain.json", "calibration.json")
 
 
-def _obstacle(model: ModelFiles, figures: Mapping[str, float], preprocessing: Mapping[str, Any]) -> str | None:
+def _obstacle(model: ModelFiles, features: Mapping[str, float], preprocessing: Mapping[str, Any]) -> str | None:
     """Why a model is not simply taken; ``None`` where the scan lies in its domain."""
     if not model.domain.is_file():
         return f"{model.name} has no measured domain"
     domain = Domain.read(model.domain)
     if any(domain.settings[key] != preprocessing[key] for key in domain.settings):
         return f"the domain of {model.name} is for another preprocessing"
-    check = domain.check(figures)
+    check = domain.check(features)
     return None if check.in_distribution else f"out-of-distribution for {model.name} ({', '.join(check.groups)})"
 
 

@@ -17,7 +17,7 @@ from itermask3d.files.scans import bare_scan_errors
 from itermask3d.files.volume import Placement
 from itermask3d.preprocessing.brain_extraction import BrainMaskd
 from itermask3d.preprocessing.load import LoadScand
-from itermask3d.preprocessing.measure import ScanFigures, measure_scan, on_own_grid
+from itermask3d.preprocessing.measure import ScanFeatures, measure_scan, on_own_grid
 from itermask3d.preprocessing.pipeline import Preprocessing
 
 __all__ = ["PreparedScan", "Progress", "Timings", "prepare", "silent", "to_network_grid"]
@@ -52,7 +52,7 @@ class PreparedScan:
         placement, known_sides: see :class:`itermask3d.inference.results.ScanResult`.
         native_brain: boolean, same grid: the brain mask, brought back.
         affine: of that grid, voxel to RAS millimetres ``(4, 4)``.
-        figures: what tells its kind.
+        features: what tells its kind.
         normalisation: ``median`` and ``scale`` of the brain, in native intensities.
         brain_extraction: how the brain was found.
         inputs: the files that were read, with their size, times of change and digest.
@@ -70,7 +70,7 @@ class PreparedScan:
     known_sides: bool
     native_brain: np.ndarray
     affine: np.ndarray
-    figures: ScanFigures
+    features: ScanFeatures
     normalisation: Mapping[str, float]
     brain_extraction: str
     inputs: Mapping[str, Any]
@@ -136,7 +136,7 @@ def _prepared(
         known_sides=native.meta["known_sides"],
         native_brain=brain,
         affine=affine,
-        figures=measure_scan(sample, brain, affine),
+        features=measure_scan(sample, brain, affine),
         normalisation={key: float(value) for key, value in sample["normalisation"].items()},
         brain_extraction=str(sample["brain_extraction"]),
         inputs={key: {**told, **loaded["read"].get(key, {})} for key, told in inputs.items()},

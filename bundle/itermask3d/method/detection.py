@@ -1,4 +1,4 @@
-"""From a refinement to what is said about one scan: an outcome, a score, and the figures behind them."""
+"""From a refinement to what is said about one scan: an outcome, a score, and the statistics behind them."""
 
 from __future__ import annotations
 

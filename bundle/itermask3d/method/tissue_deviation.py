@@ -67,7 +67,7 @@ SIDES = {
     ContrastKind.T1: Side.BOTH,
     ContrastKind.OTHER: Side.BOTH,
 }
-"""The declared prior: most lesions are bright on T2 and FLAIR; on T1 they are dark, or bright with agent or blood."""
+"""The declared prior: most lesions are bright on T2 and FLAIR; on T1 they are dark, bright with contrast or blood."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from monai.transforms import EnsureTyped, Invertd, MapTransform
 
 from itermask3d.preprocessing.scan_features import measure_acquisition, measure_left_out, measure_prepared
 
-__all__ = ["MeasureLeftOutd", "ScanFigures", "measure_scan", "measured_figures", "on_own_grid"]
+__all__ = ["MeasureLeftOutd", "ScanFeatures", "measure_scan", "measured_features", "on_own_grid"]
 
 
 class MeasureLeftOutd(MapTransform):
@@ -44,11 +44,11 @@ class MeasureLeftOutd(MapTransform):
 
 
 @dataclass(frozen=True)
-class ScanFigures:
+class ScanFeatures:
     """What tells a scan's kind, and the grid on which it was measured.
 
     Attributes:
-        values: figures by name, those of :mod:`itermask3d.preprocessing.scan_features`.
+        values: features by name, those of :mod:`itermask3d.preprocessing.scan_features`.
         spacing_mm: edge of a voxel of the network's grid.
         bias_correction: ``n4`` or ``none``.
     """
@@ -59,11 +59,11 @@ class ScanFigures:
 
     @property
     def grid(self) -> dict[str, Any]:
-        """The preprocessing under which the figures mean something."""
+        """The preprocessing under which the features mean something."""
         return {"spacing_mm": self.spacing_mm, "bias_correction": self.bias_correction}
 
 
-def measure_scan(sample: Mapping[Any, Any], brain: np.ndarray, affine: np.ndarray) -> ScanFigures:
+def measure_scan(sample: Mapping[Any, Any], brain: np.ndarray, affine: np.ndarray) -> ScanFeatures:
     """Measure what tells a scan's kind.
 
     Args:
@@ -79,7 +79,7 @@ def measure_scan(sample: Mapping[Any, Any], brain: np.ndarray, affine: np.ndarra
     values = measure_prepared(image, mask > 0.5, spacing_mm=spacing_mm, bias_log_sd=log_sd)
     left_out = {name: float(value) for name, value in sample.get("left_out", {}).items()}
     values |= {name: value for name, value in left_out.items() if not math.isnan(value)}
-    return ScanFigures(values | measure_acquisition(brain, affine), spacing_mm, "none" if bias is None else "n4")
+    return ScanFeatures(values | measure_acquisition(brain, affine), spacing_mm, "none" if bias is None else "n4")
 
 
 def on_own_grid(sample: Mapping[Any, Any], preprocessing: Any, **volumes: torch.Tensor) -> dict[str, MetaTensor]:
@@ -102,8 +102,8 @@ def on_own_grid(sample: Mapping[Any, Any], preprocessing: Any, **volumes: torch.
     return {key: moved[key] for key in keys}
 
 
-def measured_figures(sample: Mapping[Any, Any], preprocessing: Any) -> ScanFigures:
-    """All figures of a prepared scan, those of its own grid included, as a run measures them.
+def measured_features(sample: Mapping[Any, Any], preprocessing: Any) -> ScanFeatures:
+    """All features of a prepared scan, those of its own grid included, as a run measures them.
 
     Args:
         sample: what ``preprocessing`` made of a scan.

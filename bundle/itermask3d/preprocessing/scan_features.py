@@ -1,6 +1,6 @@
-"""Plain figures of a prepared scan that tell of its contrast, resolution, coverage, noise and brain mask.
+"""Plain features of a prepared scan that tell of its contrast, resolution, coverage, noise and brain mask.
 
-Pure functions of arrays, without any random draw. What figures are usual is the matter of
+Pure functions of arrays, without any random draw. What features are usual is the matter of
 :mod:`itermask3d.inference.domain`.
 """
 
@@ -34,7 +34,7 @@ BRAIN_LIKE = (10, 95)
 def measure_prepared(
     image: np.ndarray, brain_mask: np.ndarray, *, spacing_mm: float, bias_log_sd: float | None = None
 ) -> dict[str, float]:
-    """Figures of a scan on the network's grid.
+    """Features of a scan on the network's grid.
 
     Args:
         image: normalised intensities ``(D, H, W)``; axes run right, front and up; zero outside the brain.
@@ -43,7 +43,7 @@ def measure_prepared(
         bias_log_sd: strength of the bias field that was divided out, see :mod:`itermask3d.preprocessing.bias`.
 
     Returns:
-        Value by name, in the order of :data:`itermask3d.inference.domain.FEATURES`; a figure that cannot be measured,
+        Value by name, in the order of :data:`itermask3d.inference.domain.FEATURES`; a feature that cannot be measured,
         such as the depth contrast of a brain too thin to have a depth, is left out.
 
     Raises:
@@ -54,17 +54,17 @@ def measure_prepared(
     box = ndimage.find_objects(brain_mask.astype(np.uint8))[0]
     image, brain = np.pad(image[box].astype(np.float64), 2), np.pad(brain_mask[box], 2)
     depth = ndimage.distance_transform_edt(brain, sampling=spacing_mm)
-    figures = {
+    features = {
         **_contrast(image, brain, depth),
         **_texture(image, brain & (depth >= INNER_MM)),
         **_slices(image, brain, depth),
         **_shape(brain, spacing_mm),
     }
-    return figures if bias_log_sd is None else figures | {"bias_log_sd": float(bias_log_sd)}
+    return features if bias_log_sd is None else features | {"bias_log_sd": float(bias_log_sd)}
 
 
 def measure_acquisition(brain_mask: np.ndarray, affine: np.ndarray) -> dict[str, float]:
-    """Figures of the scan's own grid.
+    """Features of the scan's own grid.
 
     Args:
         brain_mask: boolean ``(D, H, W)`` on that grid.
@@ -118,15 +118,15 @@ def measure_left_out(image: np.ndarray, brain_mask: np.ndarray, *, spacing_mm: f
 
 def _contrast(image: np.ndarray, brain: np.ndarray, depth: np.ndarray) -> dict[str, float]:
     low, first, middle, third, high = np.percentile(image[brain], (2, 25, 50, 75, 98))
-    figures = {
+    features = {
         "dark_tail": float(low),
         "bright_tail": float(high),
         "quartile_skewness": float((third + first - 2 * middle) / max(third - first, 1e-6)),
     }
     rim, deep = (brain & (depth >= near) & (depth <= far) for near, far in (RIM_MM, DEEP_MM))
     if rim.any() and deep.any():
-        figures["depth_contrast"] = _most_frequent(image[deep]) - float(np.median(image[rim]))
-    return figures
+        features["depth_contrast"] = _most_frequent(image[deep]) - float(np.median(image[rim]))
+    return features
 
 
 def _most_frequent(values: np.ndarray) -> float:

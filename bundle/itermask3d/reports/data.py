@@ -196,7 +196,7 @@ def _read_volume(folder: Path, case: str, name: str) -> nib.Nifti1Image:
 
 
 def _places(result: ScanResult, alignment: Alignment | None) -> list[dict[str, Any]]:
-    """Regions of the mask with their places; figures as of :func:`itermask3d.inference.results.components`."""
+    """Regions of the mask with their places; measured as by :func:`itermask3d.inference.results.components`."""
     groups = _regions(result.mask)
     sampled = [group[:: -(-len(group) // _SAMPLED_VOXELS)] for group in groups]
     names: list[str] = []

@@ -54,7 +54,7 @@ OUTCOMES = {
     "no_anomaly": Code("NO_ANOMALY", OWN, "Nothing is marked"),
     "fit_failed": Code("FIT_FAILED", OWN, "No statement: the error curve could not be used"),
 }
-FIGURES = {
+MEASUREMENTS = {
     "score": (Code("SCORE", OWN, "Anomaly score"), NO_UNIT),
     "percentile_among_normals": (Code("PERCENTILE", OWN, "Percentile of the score among normal scans"), PERCENT),
     "p_value": (Code("P_VALUE", OWN, "Conformal p-value of the score"), NO_UNIT),
@@ -136,7 +136,7 @@ def _report(data: dict[str, Any], source: Sequence[Dataset], segmentation: Datas
             finding_type=BRAIN,
             algorithm_id=algorithm,
             finding_sites=[hd.sr.FindingSite(BRAIN)],
-            measurements=_figures(data),
+            measurements=_measurements(data),
             qualitative_evaluations=[hd.sr.QualitativeEvaluation(OUTCOME, OUTCOMES[data["outcome"]])],
         )
     ]
@@ -162,11 +162,11 @@ def _report(data: dict[str, Any], source: Sequence[Dataset], segmentation: Datas
     return document
 
 
-def _figures(data: dict[str, Any]) -> list[Any]:
+def _measurements(data: dict[str, Any]) -> list[Any]:
     import highdicom as hd
 
     volumes = [hd.sr.Measurement(name=VOLUME, value=_plain(data["volumes_ml"]["brain"]), unit=MILLILITRE)]
-    found = [(name, unit, data[key]) for key, (name, unit) in FIGURES.items()]
+    found = [(name, unit, data[key]) for key, (name, unit) in MEASUREMENTS.items()]
     return volumes + [
         hd.sr.Measurement(name=name, value=_plain(value), unit=unit)
         for name, unit, value in found

@@ -77,7 +77,7 @@ VIRTUAL_SCANNERS: Mapping[str, VirtualScanner] = MappingProxyType({
         MaskChange(unevenness_mm=2.0),
     ),
 })  # fmt: skip
-"""Five fixed sites by name: figures of one are comparable from version to version."""
+"""Five fixed sites by name: metrics of one are comparable from version to version."""
 
 
 def show_with(

@@ -99,7 +99,7 @@ class Evaluated:
         report: the page; tables and ``metrics.json`` lie beside it.
         scans, methods: how many scans, and the names of the methods.
         written: files that ``docs`` changed.
-        differences: a sentence for every figure of ``compare_with`` that did not come back; ``None`` if not compared.
+        differences: a sentence for every metric of ``compare_with`` that did not come back; ``None`` if not compared.
     """
 
     report: Path
@@ -224,10 +224,10 @@ def share_to_flag(output: Path, arguments: Options) -> float:
     if arguments.share is not None:
         return float(arguments.share)
     path = output / "methods" / MAIN / "calibration.json"
-    figures = json.loads(path.read_text())["figures"] if path.exists() else {}
-    if not figures:
+    metrics = json.loads(path.read_text())["metrics"] if path.exists() else {}
+    if not metrics:
         raise ScanError(f"baselines flag the share that '{MAIN}' flags: run it as well, or name a --share")
-    return sum(one["flagged_share"] for one in figures.values()) / len(figures)
+    return sum(one["flagged_share"] for one in metrics.values()) / len(metrics)
 
 
 def baseline(
@@ -263,7 +263,7 @@ def atlas_scans(parts: BundleParts, scans: Sequence[dict]) -> Iterator[tuple[tor
 
 
 def report(items: Sequence[dict], names: Sequence[str], output: Path, arguments: Options) -> list[str]:
-    """All tables, figures and the page, anew from what lies on disk; what ``docs`` changed."""
+    """All tables, metrics and the page, anew from what lies on disk; what ``docs`` changed."""
     ranges = Path(arguments.bundle) / "models" / "domain.json"
     methods = collect_all(items, output, names, domain=Domain.read(ranges) if ranges.exists() else None)
     if not any(method.rows for method in methods):

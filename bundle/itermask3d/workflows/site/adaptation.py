@@ -26,7 +26,7 @@ from itermask3d.workflows.site.checks import ScanChecks
 from itermask3d.workflows.site.crossfit import GUARANTEE, folds_of, score_scan
 from itermask3d.workflows.site.data_check import Finding, Level, MeasuredScan, related
 from itermask3d.workflows.site.fine_tuning import fine_tune
-from itermask3d.workflows.site.normal_scans import ScanScore, flagged_figures
+from itermask3d.workflows.site.normal_scans import ScanScore, flagged_statistics
 from itermask3d.workflows.site.options import Tell
 from itermask3d.workflows.site.stages import Stages
 
@@ -200,7 +200,7 @@ class Adaptation:
             self.bundle,
             self.base,
             weights,
-            domain=widened_domain(self.base, {scan.case: scan.figures for scan in scans}, plan.folds),
+            domain=widened_domain(self.base, {scan.case: scan.features for scan in scans}, plan.folds),
             scores=after,
             brain_extraction="hd_bet" if later == "auto" and "hd_bet" in methods else later,
             told=f"weights {self.base.digest}, adapted with {len(plan.cases)} normal scans of a site",
@@ -225,11 +225,13 @@ class Adaptation:
             "not measured for this run",
             "Made with": f"itermask3d {__version__}",
         }
-        figures = {state: flagged_figures(scores.values()) for state, scores in (("before", before), ("after", after))}
-        content = {"note": RESEARCH_USE, **figures, "facts": facts}
+        statistics = {
+            state: flagged_statistics(scores.values()) for state, scores in (("before", before), ("after", after))
+        }
+        content = {"note": RESEARCH_USE, **statistics, "facts": facts}
         write_atomically(json.dumps(content, indent=1) + "\n", self.output / "adaptation.json")
         card = "".join(f"- {name}: {value}\n" for name, value in facts.items())
-        told = "\n".join(f"- {state}: {json.dumps(row)}" for state, row in figures.items())
+        told = "\n".join(f"- {state}: {json.dumps(row)}" for state, row in statistics.items())
         text = f"# IterMask3D, adapted to a site\n\n**{RESEARCH_USE}**\n\n{card}\nNormal scans of the site:\n\n{told}\n"
         write_atomically(text, self.bundle / "docs" / "README.md")
         write_atomically(

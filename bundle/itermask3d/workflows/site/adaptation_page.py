@@ -19,7 +19,7 @@ ABOUT = (
     "Written by `scripts/measure_adaptation.py`. Virtual scanners show IXI subjects: those of the calibration and "
     "validation subsets are adapted with, test subjects are reported. Real sites likewise by the bundle's split. No "
     "reported scan took part in training, adaptation or any choice. Lesions are simulated. A seed draws the local "
-    "scans and the training; with few scans and seeds the figures are coarse."
+    "scans and the training; with few scans and seeds the statistics are coarse."
 )
 
 
@@ -46,7 +46,7 @@ def _volumes(scores: Mapping[str, Mapping[str, float]]) -> np.ndarray:
     return np.array([one["flagged_ml"] for one in scores.values()])
 
 
-def _figures(name: str, scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def _statistics(name: str, scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     volumes = _volumes(scores)
     return {
         f"median_{name}": f"{np.median(volumes):.2f}",
@@ -60,8 +60,8 @@ def _normals(rows: Sequence[Mapping[str, Any]]) -> Table:
         {
             **_place(row),
             "scans": len(row["after"]),
-            **_figures("before", row["before"]),
-            **_figures("after", row["after"]),
+            **_statistics("before", row["before"]),
+            **_statistics("after", row["after"]),
         }
         for row in rows
         if "after" in row
@@ -120,7 +120,7 @@ def _lesions(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _home(rows: Sequence[Mapping[str, Any]]) -> Table:
     shown = [
-        {**_place(row), **_figures("before", row["home_before"]), **_figures("after", row["home_after"])}
+        {**_place(row), **_statistics("before", row["home_before"]), **_statistics("after", row["home_after"])}
         for row in rows
         if "home_after" in row
     ]

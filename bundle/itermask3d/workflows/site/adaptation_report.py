@@ -1,4 +1,4 @@
-"""What an adaptation came to, on one page: every scan before and after it, and what the figures promise."""
+"""What an adaptation came to, on one page: every scan before and after it, and what the statistics promise."""
 
 from __future__ import annotations
 

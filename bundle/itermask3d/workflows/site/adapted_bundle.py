@@ -86,7 +86,7 @@ def cross_fitted_calibration(
 
 
 def widened_domain(
-    base: BaseModel, figures: Mapping[str, Mapping[str, float]], folds: Sequence[Sequence[str]]
+    base: BaseModel, measured: Mapping[str, Mapping[str, float]], folds: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
     """The base's ranges, each as wide as the site's scans need.
 
@@ -95,14 +95,14 @@ def widened_domain(
 
     Args:
         base: whose ranges are kept; without any those of the site are all.
-        figures: of every scan.
+        measured: of every scan.
         folds: cases, see :func:`itermask3d.workflows.site.crossfit.folds_of`.
     """
     widths = [
-        fit_domain([figures[case] for case in figures if case not in fold], [figures[case] for case in fold])[1]
+        fit_domain([measured[case] for case in measured if case not in fold], [measured[case] for case in fold])[1]
         for fold in folds
     ]
-    rows, least = fit_domain(list(figures.values()), list(figures.values()))
+    rows, least = fit_domain(list(measured.values()), list(measured.values()))
     width = max(least, *widths)
     for row in rows.values():
         for end, sign, scale in (("low", -1, "scale_low"), ("high", 1, "scale_high")):
@@ -114,15 +114,15 @@ def widened_domain(
     features |= {name: row for name, row in rows.items() if name not in shipped}
     return {
         **content,
-        "note": f"{content['note']} Widened to the {len(figures)} scans of a site.",
-        "site": {"n_scans": len(figures), "width": width},
+        "note": f"{content['note']} Widened to the {len(measured)} scans of a site.",
+        "site": {"n_scans": len(measured), "width": width},
         "features": features,
     }
 
 
 def _empty_domain(base: BaseModel) -> dict[str, Any]:
     settings = {name: base.value(name) for name in ("spacing_mm", "bias_correction")}
-    note = "Ranges of plain figures of normal scans; outside them a score is compared with nothing."
+    note = "Ranges of plain features of normal scans; outside them a score is compared with nothing."
     return {"schema_version": "1.0", "note": note, "settings": settings, "features": {}}
 
 

@@ -45,7 +45,7 @@ DATA_LICENCE = """Data behind the weights in models/
 ================================
 
 To be filled in by whoever shares this bundle: where the scans come from, under which terms, and whom to credit.
-No scan or part of one is contained in this bundle. models/calibration.json and models/domain.json hold figures of
+No scan or part of one is contained in this bundle. models/calibration.json and models/domain.json hold statistics of
 them (scores, ranges) and the names of cases; configs/split.json lists the cases of each subset.
 """
 
@@ -157,7 +157,7 @@ def write_card(folder: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
     Args:
         folder: of the bundle.
         recipe: of its training.
-        facts: sentences or figures by name, in their order.
+        facts: sentences or statistics by name, in their order.
     """
     size = "×".join(map(str, recipe.spatial_size))
     rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
@@ -183,7 +183,7 @@ Marks where a {recipe.contrast} brain MR scan differs from what a network, train
 ## To be filled in
 - Where the scans come from: scanner, field strength, protocol, age and sex of the people, who called them normal.
 - Terms of the data, in `data_license.txt`.
-- Figures on scans that took no part in any choice (`itermask3d evaluate`). Until then nothing is known of what these
+- Metrics on scans that took no part in any choice (`itermask3d evaluate`). Until then nothing is known of what these
   weights find; what is above says only how much they flag where there should be nothing.
 - Intended use, and what they fail on.
 """

@@ -134,15 +134,15 @@ class CohortReference:
     ) -> FoldBundle:
         """The bundle of a fold: ranges of the reference, scores of the scans outside the fold."""
         fold = plan.folds[number - 1]
-        figures = {scan.case: scan.figures for scan in scans if scan.case in kept}
-        folds = [[case for case in other if case in figures] for other in plan.folds]
+        features = {scan.case: scan.features for scan in scans if scan.case in kept}
+        folds = [[case for case in other if case in features] for other in plan.folds]
         base = self.adaptation.base
         folder = self.adaptation.output / f"bundle-{number}"
         write_adapted_bundle(
             folder,
             base,
             networks[number - 1],
-            domain=widened_domain(base, figures, [other for other in folds if other]),
+            domain=widened_domain(base, features, [other for other in folds if other]),
             scores={case: score for case, score in scores.items() if case not in fold},
             brain_extraction=self.adaptation.options.brain_extraction,
             told=f"weights {base.digest}, adapted with scans of a cohort outside fold {number}",

@@ -1,4 +1,4 @@
-"""From somebody's raw scans to what a training needs to know of them: brain masks, figures, thumbnails, a split."""
+"""From somebody's raw scans to what a training needs to know of them: brain masks, features, thumbnails, a split."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from itermask3d.files.writing import replaced, save_nifti
 from itermask3d.preprocessing.brain_extraction import BrainMaskd, is_skull_stripped
 from itermask3d.preprocessing.grid import CheckBrainFitsd
 from itermask3d.preprocessing.load import LoadScand
-from itermask3d.preprocessing.measure import measured_figures
+from itermask3d.preprocessing.measure import measured_features
 from itermask3d.preprocessing.pipeline import inference_transforms
 from itermask3d.workflows.site.data_check import Finding, Level, MeasuredScan
 
@@ -35,7 +35,7 @@ __all__ = [
     "Measurement",
     "brain_extraction_for",
     "derived_spacing",
-    "figures_of",
+    "features_of",
     "keep_brain_mask",
     "split_by_subject",
     "subject_of",
@@ -110,7 +110,7 @@ class Measurement:
 
     def measure_all(self, scans: Sequence[FoundScan], workers: int = 1) -> list[MeasuredScan | Finding]:
         """:meth:`measure` for many, in so many processes, with a bar that tells the time left."""
-        bar = {"total": len(scans), "unit": "scan", "desc": "brain masks and figures"}
+        bar = {"total": len(scans), "unit": "scan", "desc": "brain masks and features"}
         if workers <= 1 or len(scans) < 2:
             return [self.measure(scan) for scan in tqdm(scans, **bar)]
         threads = max(1, (os.cpu_count() or 1) // workers)
@@ -156,7 +156,7 @@ class Measurement:
             method = brain_extraction_for(self.contrast, raw)
         if not mask.exists():
             keep_brain_mask(scan.item, method, mask)
-        sample, figures = figures_of(self.item(scan), self.prepare)
+        sample, features = features_of(self.item(scan), self.prepare)
         volumes = self._on_network(sample)
         brain = np.argwhere(np.asarray(sample["brain_mask"][0]) > 0.5)
         spans = (np.ptp(brain, axis=0) + 1) * self.settings["spacing_mm"]
@@ -164,7 +164,7 @@ class Measurement:
             "inputs": self._inputs(scan),
             "file_sha256": _digest_of_files(source_files(source_of(item))),
             "voxel_sha256": _digest_of_voxels(raw),
-            "figures": figures,
+            "features": features,
             "spans_mm": spans.tolist(),
             "oriented": oriented,
             "extra": {"voxels_mm": raw.pixdim.tolist(), "shape": list(raw.shape[1:]), "brain_extraction": method},
@@ -220,18 +220,18 @@ def keep_brain_mask(item: Mapping[Any, Any], method: str, target: Path) -> None:
     save_nifti(np.asarray(mask[0] > 0.5).astype(np.uint8), np.asarray(mask.affine, dtype=float), target)
 
 
-def figures_of(item: Mapping[str, Any], prepare: Compose) -> tuple[dict[Hashable, Any], dict[str, float]]:
-    """A scan on the network's grid, and all its figures as a run measures them.
+def features_of(item: Mapping[str, Any], prepare: Compose) -> tuple[dict[Hashable, Any], dict[str, float]]:
+    """A scan on the network's grid, and all its features as a run measures them.
 
     Args:
         item: with paths.
         prepare: of :func:`itermask3d.preprocessing.pipeline.inference_transforms`.
 
     Returns:
-        The prepared sample, and the figures of :mod:`itermask3d.preprocessing.scan_features` by name.
+        The prepared sample, and the features of :mod:`itermask3d.preprocessing.scan_features` by name.
     """
     sample = prepare({**item})
-    return sample, dict(measured_figures(sample, prepare).values)
+    return sample, dict(measured_features(sample, prepare).values)
 
 
 def derived_spacing(voxels_mm: Sequence[Sequence[float]]) -> float:

@@ -91,7 +91,7 @@ class MeasuredScan:
         subject: whose it is.
         file_sha256: of the file, or of all files of a series.
         voxel_sha256: of the voxels in canonical axes, whatever the file's format.
-        figures: of :mod:`itermask3d.preprocessing.scan_features`.
+        features: of :mod:`itermask3d.preprocessing.scan_features`.
         thumbnail: normalised brain, ``(D, H, W)`` in right-anterior-superior axes, zero outside, its box in the middle.
         spans_mm: of the brain, left-right, back-front, down-up.
         oriented: whether the file's header says how it lies in the scanner.
@@ -101,7 +101,7 @@ class MeasuredScan:
     subject: str
     file_sha256: str
     voxel_sha256: str
-    figures: Mapping[str, float]
+    features: Mapping[str, float]
     thumbnail: np.ndarray
     spans_mm: tuple[float, float, float]
     oriented: bool = True
@@ -326,10 +326,10 @@ def _other_contrast(scans: Sequence[MeasuredScan], turned: set[str]) -> list[Fin
 
 
 def _outliers(scans: Sequence[MeasuredScan]) -> list[Finding]:
-    """Figures far from those of the set, the furthest of each scan in words."""
+    """Features far from those of the set, the furthest of each scan in words."""
     far: dict[str, list[tuple[float, str]]] = {}
     for name, about in FEATURES.items():
-        values = {scan.case: scan.figures[name] for scan in scans if name in scan.figures}
+        values = {scan.case: scan.features[name] for scan in scans if name in scan.features}
         if len(values) < MIN_FOR_COMPARISON:
             continue
         centre = float(np.median(list(values.values())))

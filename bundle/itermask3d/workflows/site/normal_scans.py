@@ -1,4 +1,4 @@
-"""How much of normal scans is flagged: a scan's figures, and the one table of groups of scans."""
+"""How much of normal scans is flagged: a scan's statistics, and the one table of groups of scans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from itermask3d.evaluation.text import Table
 from itermask3d.method.detection import Outcome
 
-__all__ = ["ScanScore", "flagged_figures", "flagged_table"]
+__all__ = ["ScanScore", "flagged_statistics", "flagged_table"]
 
 NOTE = "All scans here are meant to be normal, so less is better; it says nothing of what is found on ill ones."
 
@@ -31,7 +31,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class ScanScore:
-    """What a network says about one scan, in few figures.
+    """What a network says about one scan, in few statistics.
 
     Attributes:
         score: see :class:`itermask3d.method.detection.Findings`.
@@ -63,8 +63,8 @@ class ScanScore:
         return asdict(self)
 
 
-def flagged_figures(scores: Iterable[ScanScore]) -> dict[str, float | int]:
-    """How much of some normal scans is flagged, in few figures.
+def flagged_statistics(scores: Iterable[ScanScore]) -> dict[str, float | int]:
+    """How much of some normal scans is flagged, in few statistics.
 
     Args:
         scores: of at least one scan.
@@ -94,5 +94,5 @@ def flagged_table(groups: Mapping[str, Iterable[ScanScore]], *, title: str, note
         note: how the scans were chosen and scored.
     """
     found = {name: list(scores) for name, scores in groups.items()}
-    rows = [{"group": name, **flagged_figures(scores)} for name, scores in found.items() if scores]
+    rows = [{"group": name, **flagged_statistics(scores)} for name, scores in found.items() if scores]
     return Table("flagged", title, f"{NOTE} {note}", COLUMNS, rows)

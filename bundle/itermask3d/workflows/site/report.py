@@ -102,7 +102,7 @@ def _scans_table(scans: Sequence[MeasuredScan], findings: Sequence[Finding]) -> 
                 "case": scan.case,
                 "subject": scan.subject,
                 "voxels": " × ".join(f"{edge:.2g}" for edge in scan.extra.get("voxels_mm", ())),
-                "brain": f"{scan.figures.get('brain_ml', float('nan')):.0f}",
+                "brain": f"{scan.features.get('brain_ml', float('nan')):.0f}",
                 "mask": scan.extra.get("brain_extraction"),
                 "found": ", ".join(kinds) or "nothing",
             }

@@ -21,7 +21,7 @@ from itermask3d.workflows.site.bundle import Recipe, derived_epochs, derived_siz
 from itermask3d.workflows.site.checks import ScanChecks
 from itermask3d.workflows.site.commands import StageError, execute, run_script, run_workflow
 from itermask3d.workflows.site.data_check import Finding, MeasuredScan
-from itermask3d.workflows.site.normal_scans import ScanScore, flagged_figures
+from itermask3d.workflows.site.normal_scans import ScanScore, flagged_statistics
 from itermask3d.workflows.site.options import Options, Tell
 from itermask3d.workflows.site.report import read_results, site_page
 from itermask3d.workflows.site.stages import Stages
@@ -164,13 +164,13 @@ class Run:
         self._stage("tuning", made_from, action, [folder / "summary.json"])
 
     def _fit_domain(self, recipe: Recipe, scans: Sequence[MeasuredScan]) -> None:
-        """Ranges of the training scans' figures, as wide as the validation scans need."""
+        """Ranges of the training scans' features, as wide as the validation scans need."""
         target = self.bundle / "models" / "domain.json"
-        cache = self.output / "check" / "figures.json"
-        write_atomically(json.dumps({scan.case: scan.figures for scan in scans}, indent=1) + "\n", cache)
+        cache = self.output / "check" / "features.json"
+        write_atomically(json.dumps({scan.case: scan.features for scan in scans}, indent=1) + "\n", cache)
         self._stage(
             "training domain",
-            {"figures": file_digest(cache)},
+            {"features": file_digest(cache)},
             lambda: self._script(
                 "fit_domain", self.output / "scans.json", "--split-file", self.bundle / "configs" / "split.json",
                 "--output", target, "--spacing-mm", recipe.spacing_mm, "--spatial-size", *recipe.spatial_size,
@@ -233,7 +233,7 @@ class Run:
         }
         for subset, found in results.items():
             if found:
-                row = flagged_figures(map(ScanScore.of, found))
+                row = flagged_statistics(map(ScanScore.of, found))
                 told = f"median {row['median_percent']:.3g} % of the brain, largest {row['largest_percent']:.3g} %"
                 facts[f"Flagged on the {len(found)} {subset} scans"] = (
                     f"{told}; nothing on {row['scans'] - row['flagged']}"
