@@ -119,7 +119,7 @@ def measure(overlays: tuple[str, ...], arguments: argparse.Namespace, output: Pa
         cached(dataset, index)
     network.train()
     seconds: dict[str, list[float]] = {part: [] for part in PARTS}
-    clipping = float(parser.get_parsed_content("max_gradient_norm"))
+    clipping = parser.get_parsed_content("max_gradient_norm")
     for step in tqdm(range(arguments.steps + 2), unit="step", desc=overlays[-1] if overlays else "train.json"):
         clock = Clock(device)
         indices = [(step * size + index) % used for index in range(size)]
@@ -129,7 +129,8 @@ def measure(overlays: tuple[str, ...], arguments: argparse.Namespace, output: Pa
 
         def backward(prediction: torch.Tensor = prediction, target: torch.Tensor = target) -> None:
             loss(prediction, target).backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), clipping)
+            if clipping is not None:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), clipping)
 
         clock("backward", backward)
         clock("optimiser", lambda: (optimizer.step(), optimizer.zero_grad(set_to_none=True)))
