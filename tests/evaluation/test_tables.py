@@ -195,8 +195,8 @@ def test_a_picture_stands_under_its_table_and_every_evidence_has_a_panel(tmp_pat
     assert all(f">{evidence}<" in svg_text(artefact_map.path) for evidence in ("own score", "domain distance", "both"))
     page = evaluation_page("E", tables, [artefact_map], facts={})
     assert page.index('id="artefact_matrix"') < page.index(artefact_map.alt) < page.index('id="artefacts"')
-    assert 'id="metrics"' not in page
-    assert 'id="metrics"' in evaluation_page("E", tables[:1], [artefact_map], facts={}), "its table is not there"
+    assert 'id="figures"' not in page
+    assert 'id="figures"' in evaluation_page("E", tables[:1], [artefact_map], facts={}), "its table is not there"
 
 
 def svg_text(path: Path) -> str:
