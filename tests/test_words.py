@@ -16,7 +16,7 @@ OLD = {
     "artefact": r"(?i)simulate_faults|faulted|fault_of|FaultRecord|fault_table|fault_matrix",
     "in_distribution": r"in_domain|(?i:outside the (training )?domain)",
     "agnostic": r"model_any\b|any_contrast|domain_any\b|calibration_any\b|\"--model\", \"any\"",
-    "prepared scans, device-side batches": r"(?i)\b(un)?pack(ed|s|ing)?\b|\bpack_|_pack(ed)?\b|drawn[ _]?batches",
+    "prepared scans, device-side batches": r"(?i)\b(un)?pack(ed|s|ing)?\b|\bpack_|_pack(ed)?(_|\b)|drawn[ _]?batches",
     "clamp": r"settings\.hold\(",
     "ablation": r"configs/studies|study_table|study_recipe",
     "masked, reconstructed": r"(?i)paint(ed)?[-_ ]?back|hidden_brain|n_hidden|voxels_are_hidden",

@@ -281,7 +281,7 @@ def inflated(text: str, shape: list[int]) -> np.ndarray:
     return np.cumsum(flat, dtype=np.uint8).reshape(shape, order="F")
 
 
-def test_packed_volumes_come_back(phantom: Phantom, tmp_path: Path) -> None:
+def test_embedded_volumes_come_back(phantom: Phantom, tmp_path: Path) -> None:
     result = read_finished(finished_scan(phantom, tmp_path)).result
     viewer, shown = embedded(result), show(result)
     for name, volume in shown.volumes.items():

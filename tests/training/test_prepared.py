@@ -68,14 +68,14 @@ def batches(folder, **options) -> DeviceBatches:
 # Files
 
 
-def test_packed_scan_comes_back_within_half_a_step(folder):
+def test_prepared_scan_comes_back_within_half_a_step(folder):
     found, sent = load_prepared(folder / "scans" / "case0.npz"), prepared(0)
     assert (found["image"] - sent["image"]).abs().max() <= 0.5 / 64 + 1e-6
     assert torch.equal(found["brain_mask"], sent["brain_mask"])
     assert found["image"].dtype == torch.float32
 
 
-def test_packed_tissues_keep_their_classes_and_nearly_their_shares(folder):
+def test_prepared_tissues_keep_their_classes_and_nearly_their_shares(folder):
     found, sent = load_prepared(folder / "maps" / "case1.npz")["tissues"], tissues(1)["tissues"]
     assert torch.equal(found[:2], sent[:2])
     assert (found[2] - sent[2]).abs().max() <= 0.5 / 64 + 1e-6
@@ -278,7 +278,7 @@ def training(folder, split_file, out, overlays=("prepared",), **options) -> Conf
 
 
 @pytest.mark.usefixtures("kept_global_state")
-def test_training_on_packed_scans_resumes_to_the_same_weights(folder, split_file, tmp_path):
+def test_training_on_prepared_scans_resumes_to_the_same_weights(folder, split_file, tmp_path):
     whole = {"epochs": 3, "repeats": 2, "device": "cpu", "lr_scheduler::T_max": 3, "frozen_norm_after": 1.0}
     training(folder, split_file, tmp_path / "whole", **whole)
     training(folder, split_file, tmp_path / "parts", **{**whole, "epochs": 2})
@@ -289,7 +289,7 @@ def test_training_on_packed_scans_resumes_to_the_same_weights(folder, split_file
 
 
 @pytest.mark.usefixtures("kept_global_state")
-def test_training_on_packed_label_maps_runs_from_nothing_to_a_checkpoint(folder, split_file, tmp_path):
+def test_training_on_prepared_label_maps_runs_from_nothing_to_a_checkpoint(folder, split_file, tmp_path):
     overlays = ("prepared", "agnostic", "prepared_agnostic")
     options = {"label_map_dir": str(folder / "maps"), "epochs": 1, "device": "cpu", "initial_weights": None}
     (tmp_path / "maps.json").write_text(json.dumps({"train": ["case0", "case1"], "validation": ["case2"]}))
@@ -297,7 +297,7 @@ def test_training_on_packed_label_maps_runs_from_nothing_to_a_checkpoint(folder,
     assert (tmp_path / "out" / "best.pt").is_file()
 
 
-def test_two_processes_train_on_packed_scans_together(folder, split_file, tmp_path):
+def test_two_processes_train_on_prepared_scans_together(folder, split_file, tmp_path):
     done = command(
         f"{BUNDLE_ROOT}/configs/train.json",
         f"{BUNDLE_ROOT}/configs/multi_gpu_train.json",
@@ -317,7 +317,7 @@ def test_two_processes_train_on_packed_scans_together(folder, split_file, tmp_pa
 
 
 @pytest.mark.usefixtures("kept_global_state")
-def test_further_label_maps_cannot_be_used_packed_and_are_refused(folder, split_file, tmp_path):
+def test_further_label_maps_cannot_be_used_prepared_and_are_refused(folder, split_file, tmp_path):
     overlays = ("prepared", "agnostic", "prepared_agnostic")
     options = {"label_map_dir": str(folder / "maps"), "extra_label_map_dir": "further", "epochs": 1, "device": "cpu"}
     with pytest.raises(SystemExit, match="extra_label_map_dir = 'further' cannot be used with prepared label maps"):
@@ -340,7 +340,7 @@ def test_the_published_recipe_is_neither_augmented_nor_trained_on_scans_of_anoth
         parser.get_parsed_content("train::dataset").prepared(0)
 
 
-def test_folder_without_packed_scans_stops_the_training_in_one_sentence(split_file, tmp_path, kept_global_state):
+def test_folder_without_prepared_scans_stops_the_training_in_one_sentence(split_file, tmp_path, kept_global_state):
     (tmp_path / "scans").mkdir()
     with pytest.raises(SystemExit, match="holds no prepared scan"):
         training(tmp_path, split_file, tmp_path / "out", epochs=1, device="cpu")

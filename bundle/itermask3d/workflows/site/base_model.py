@@ -99,8 +99,8 @@ class BaseModel:
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Loss, noise, clipping and precision of the training."""
-        names = ("loss", "noise", "max_gradient_norm", "mixed_precision")
+        """Loss, noise, clipping, frozen norms and precision of the training."""
+        names = ("loss", "noise", "max_gradient_norm", "frozen_norm_after", "mixed_precision")
         return {name: self._training.get_parsed_content(name) for name in names}
 
     def _parser(self, kind: str) -> ConfigParser:

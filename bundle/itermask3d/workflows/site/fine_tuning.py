@@ -88,7 +88,7 @@ def fine_tune(
         loss_function=recipe["loss"],
         inferer=AutocastInferer(bool(recipe["mixed_precision"])),
         prepare_batch=PrepareReconstruction(noise=float(recipe["noise"])),
-        train_handlers=_handlers(batches, network, optimizer, folder, tuning, recipe["max_gradient_norm"]),
+        train_handlers=_handlers(batches, network, optimizer, folder, tuning, recipe),
         optim_set_to_none=True,
     )
     _tell_samples(trainer, batches.batch_size, drawn)
@@ -104,7 +104,7 @@ def _handlers(
     optimizer: torch.optim.Optimizer,
     folder: Path,
     tuning: FineTuning,
-    max_norm: float | None,
+    recipe: Mapping[str, Any],
 ) -> list[Any]:
     """As in ``train.json``: seeds, rate, checkpoint, norms frozen towards the end, clipped gradients."""
     schedule: Any = CosineAnnealingLR(optimizer, T_max=tuning.epochs)
@@ -112,8 +112,8 @@ def _handlers(
         EpochSeed(tuning.seed, batches),
         LrScheduleHandler(schedule, print_lr=False),
         Checkpoints(folder, network, optimizer, schedule),
-        FrozenNorm(network, 1 + 7 * tuning.epochs // 10),
-        GradientClipping(network, max_norm),
+        FrozenNorm(network, recipe["frozen_norm_after"]),
+        GradientClipping(network, recipe["max_gradient_norm"]),
     ]
 
 
