@@ -13,32 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from itermask3d import BUNDLE_ROOT
-from itermask3d.evaluation.baselines import SinglePass
 from itermask3d.evaluation.text import markdown_table
-from itermask3d.files.scans import ScanError, list_scans
+from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
 from itermask3d.files.writing import write_atomically
-from itermask3d.inference.models import ModelTable, shipped_settings
-from itermask3d.inference.networks import load_weights
+from itermask3d.inference.model import load_model
 from itermask3d.inference.results import RESEARCH_USE
-from itermask3d.method.inferer import IterMaskInferer
-from itermask3d.method.network import ReconstructionUNet
-from itermask3d.method.tissue_deviation import (
-    Side,
-    TissueSettings,
-    contrast_kind,
-    fused,
-    suspicion,
-    tissue_deviation,
-)
-from itermask3d.method.tissue_network import prior_shares
+from itermask3d.method.tissue_deviation import Side, suspicion
 from itermask3d.preprocessing.pipeline import inference_transforms
-from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 VOXEL_ML = 0.008
@@ -47,15 +34,12 @@ VOXEL_ML = 0.008
 BRIGHT = ("FLAIR", "T2")
 """Contrasts of a list's items on which bright is suspicious; on others both sides are."""
 
-SETTINGS = TissueSettings(trust=2.0, smooth_mm=1.0)
-"""Chosen on generated scans with and without synthetic lesions."""
-
 
 def main() -> None:
     arguments = parse()
     try:
         normals, cases = (list_scans(path) for path in (arguments.normals, arguments.cases))
-        measure = Evidence(arguments.model, single_pass=arguments.single_pass)
+        measure = Measure(arguments.model)
         found = compare(measure, normals, cases, arguments.normal_ml)
         arguments.output.mkdir(parents=True, exist_ok=True)
         write_atomically(json.dumps(found, indent=1) + "\n", arguments.output / "evidence.json")
@@ -73,71 +57,76 @@ def parse() -> argparse.Namespace:
     parser.add_argument("cases", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--normal-ml", type=float, default=3.0, help="flagged in a normal scan (default: 3)")
-    parser.add_argument("--model", default="agnostic", help="t1 or agnostic (default: any)")
-    parser.add_argument("--single-pass", action="store_true", help="the error of one pass instead of the whole loop")
+    parser.add_argument("--model", default="agnostic", help="t1 or agnostic (default: agnostic)")
     return parser.parse_args()
 
 
-class Evidence:
-    """All maps of a scan, on the brain's voxels of the network's grid.
+class Measure:
+    """All maps of a scan, on the brain's voxels of the network's grid, and the mask of the model as it is shipped.
 
     Args:
         model: of the shipped bundle.
-        single_pass: leave refinement out.
     """
 
-    def __init__(self, model: str, *, single_pass: bool = False) -> None:
-        config = ConfigParser(ConfigParser.load_config_file(f"{BUNDLE_ROOT}/configs/inference.json"))
-        table = ModelTable(Path(BUNDLE_ROOT, "models"), model, settings=config["models"]["settings"])
-        self.network = ReconstructionUNet(out_channels=2, channels=config["network_def"]["channels"], dropout=0.0)
-        load_weights(self.network, table[model].weights)
-        inferer = IterMaskInferer(
-            table.adapted(shipped_settings(), model), radius_cycles_per_mm=config["radius_cycles_per_mm"]
-        )
-        single = SinglePass(inferer, self.network.eval())
-        self.error = (
-            (lambda image, brain: single(image, brain).anomaly_map)
-            if single_pass
-            else (lambda image, brain: inferer(image, self.network, brain)["anomaly_map"])
-        )
-        self.prior = torch.from_numpy(np.load(Path(BUNDLE_ROOT, "models/tissue_prior.npy"))).float()
-        self.grid = {"spacing_mm": config["spacing_mm"], "spatial_size": config["spatial_size"]}
-        self.bias_correction = config["bias_correction"]
+    def __init__(self, model: str) -> None:
+        self.model = load_model(BUNDLE_ROOT, model, overrides={"progress": False})
+        self.inferer = self.model.variant(model).inferer
+        self.network = self.model.networks[model]
+        if self.inferer.evidence is None:
+            raise ValueError(f"the model '{model}' has no evidence of tissues to compare")
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Maps by rule, ``label`` where there is one, and the ``kind`` of contrast that was told from the scan."""
-        prepare = inference_transforms(**self.grid, bias_correction=self.bias_correction, with_label="label" in item)
-        sample = prepare(item)
+        """Maps by rule, ``own``, ``label`` where there is one, and the ``kind`` of contrast that was told."""
+        sample = self._prepared(item)
         image, brain = (sample[key].as_tensor()[None] for key in ("image", "brain_mask"))
-        inside = brain[0] > 0.5
-        shares = prior_shares(self.prior, brain)[0]
-        deviation = tissue_deviation(image[0], brain[0], shares, SETTINGS)
-        error = self.error(image, brain)[0]
-        signed = suspicion(deviation.z, Side.BRIGHT if item.get("contrast") in BRIGHT else Side.BOTH)
+        inside = brain[0, 0] > 0.5
+        found = self.inferer(image, self.network, brain)
+        (evidence,) = found["evidence"]
+        side = Side.BRIGHT if item.get("contrast") in BRIGHT else Side.BOTH
+        values, z, error = image[0, 0][inside], evidence.deviation.z[0][inside], found["error"][0, 0][inside]
         maps = {
-            "bright": image[0].clamp(min=0),
-            "zscore": image[0].abs(),
-            "reconstruction": error.sqrt(),
-            "tissues": signed,
-            "tissues, no sign": deviation.z.abs(),
-            "fused": fused(signed, error),
-            "fused, no sign": fused(deviation.z.abs(), error),
+            "bright": values.clamp(min=0),
+            "zscore": values.abs(),
+            "error": error,
+            "tissues, no sign": z.abs(),
+            "tissues": suspicion(z, side),
+            "fused": found["anomaly_map"][0, 0][inside],
         }
-        label = sample["label"].as_tensor()[inside].numpy() > 0.5 if "label" in item else None
+        label = sample["label"].as_tensor()[0][inside].numpy() > 0.5 if "label" in item else None
         return {
-            "maps": {name: volume[inside].numpy() for name, volume in maps.items()},
+            "maps": {name: volume.numpy() for name, volume in maps.items()},
+            "own": found["mask"][0, 0][inside].numpy() > 0.5,
             "label": label,
-            "kind": str(contrast_kind(deviation.means)),
+            "kind": str(evidence.kind),
         }
+
+    def _prepared(self, item: dict[str, Any]) -> dict[str, Any]:
+        described = self.model.preprocessing.described
+        prepare = inference_transforms(
+            spacing_mm=described["spacing_mm"],
+            spatial_size=described["spatial_size"],
+            bias_correction=described["bias_correction"],
+            with_label="label" in item,
+        )
+        with bare_scan_errors():
+            return dict(prepare(item))
 
 
 def compare(
-    measure: Evidence, normals: list[dict[str, Any]], cases: list[dict[str, Any]], normal_ml: float
+    measure: Callable[[dict[str, Any]], dict[str, Any]],
+    normals: list[dict[str, Any]],
+    cases: list[dict[str, Any]],
+    normal_ml: float,
 ) -> dict[str, Any]:
-    """Thresholds by contrast, and the Dice coefficient of every rule in every case."""
+    """Thresholds by contrast, the Dice coefficient of every rule in every case, and what the model itself marks."""
     pools: dict[str, list[dict[str, np.ndarray]]] = {}
+    flagged = []
     for item in tqdm(normals, unit="normal scan"):
-        pools.setdefault(str(item.get("contrast")), []).append(measure(item)["maps"])
+        found = measure(item)
+        contrast = str(item.get("contrast"))
+        pools.setdefault(contrast, []).append(found["maps"])
+        own = VOXEL_ML * int(found["own"].sum())
+        flagged.append({"case": item["case"], "contrast": contrast, "told": found["kind"], "own_ml": own})
     thresholds = {
         contrast: {rule: threshold_for_ml([maps[rule] for maps in pool], normal_ml) for rule in pool[0]}
         for contrast, pool in pools.items()
@@ -154,10 +143,25 @@ def compare(
         dices = {
             rule: dice(values > thresholds[contrast][rule], found["label"]) for rule, values in found["maps"].items()
         }
-        rows.append({"case": item["case"], "contrast": contrast, "told": found["kind"], "dice": dices})
+        own, label = found["own"], found["label"]
+        bright = found["maps"]["bright"]
+        best = max(
+            dice(bright > threshold, label) for threshold in np.quantile(bright, 1 - np.geomspace(3e-4, 0.2, 50))
+        )
+        rows.append(
+            {
+                "case": item["case"],
+                "contrast": contrast,
+                "told": found["kind"],
+                "label_ml": VOXEL_ML * int(label.sum()),
+                "dice": dices | {"own": dice(own, label), "bright, best": best},
+                "false_ml": VOXEL_ML * int((own & ~label).sum()),
+            }
+        )
     return {
         "normal_ml": normal_ml,
         "normals": {contrast: len(pool) for contrast, pool in pools.items()},
+        "flagged": flagged,
         "thresholds": thresholds,
         "cases": rows,
     }
@@ -180,15 +184,22 @@ def dice(mask: np.ndarray, label: np.ndarray) -> float:
 
 
 def page(found: dict[str, Any]) -> str:
-    """A table of the Dice coefficients, in Markdown."""
-    rules = list(next(iter(found["thresholds"].values()), {}))
+    """Tables of the Dice coefficients, and of what is flagged of the normal scans, in Markdown."""
+    rules = list(found["cases"][0]["dice"]) if found["cases"] else []
     normals = ", ".join(f"{count} of {contrast}" for contrast, count in found["normals"].items())
-    told = f"Dice at thresholds that flag {found['normal_ml']:g} ml of a normal scan in the mean ({normals})."
+    told = (
+        f"Dice at thresholds that flag {found['normal_ml']:g} ml of a normal scan in the mean ({normals}); *own* is "
+        "the model as it is shipped, *bright, best* the bright rule at the best threshold for the case itself."
+    )
     rows = [
-        [row["case"], row["contrast"], row["told"], *(f"{row['dice'][rule]:.2f}" for rule in rules)]
+        [row["case"], row["contrast"], row["told"], f"{row['label_ml']:.1f}"]
+        + [f"{row['dice'][rule]:.2f}" for rule in rules]
+        + [f"{row['false_ml']:.1f}"]
         for row in found["cases"]
     ]
-    return f"{told}\n\n{markdown_table(['case', 'contrast', 'told', *rules], rows)}"
+    cases = markdown_table(["case", "contrast", "told", "lesion, ml", *rules, "own, false ml"], rows)
+    healthy = [[row["case"], row["contrast"], row["told"], f"{row['own_ml']:.1f}"] for row in found["flagged"]]
+    return f"{told}\n\n{cases}\n\n{markdown_table(['normal scan', 'contrast', 'told', 'own, ml'], healthy)}"
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python scripts/prepare_scans.py SCANS prepared_maps --brain-masks masks --label-maps LABELS
     python scripts/train_tissues.py prepared_maps [more folders …] out/tissue
 
-Writes <output>/tissue_prior.npy at once, the mean shares of the training's people, which bundle/models holds too. Then
-<output>/checkpoint.pt every few minutes, which a repeated call goes on from, and at the end <output>/model_tissue.pt,
-the weights, and <output>/tissue.json, how they were trained. A map whose case is in the split file's other subsets is
-left out; those of people whom the split does not know are used. Values are those of configs/tissue.json.
+Writes <output>/checkpoint.pt every few minutes, which a repeated call goes on from, and at the end
+<output>/model_tissue.pt, the weights, and <output>/tissue.json, how they were trained. A map whose case is in the split
+file's other subsets is left out; those of people whom the split does not know are used. Values are those of
+configs/tissue.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from itermask3d import BUNDLE_ROOT
 from itermask3d.files.scans import ScanError
@@ -44,7 +43,6 @@ def main() -> None:
         if checkpoint.is_file():
             training.resume(checkpoint)
         arguments.output.mkdir(parents=True, exist_ok=True)
-        np.save(arguments.output / "tissue_prior.npy", training.network.prior.half().cpu().numpy())
         run(training, checkpoint)
     except (ScanError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")

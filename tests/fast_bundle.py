@@ -53,7 +53,7 @@ def write_fast_bundle(root: Path) -> Path:
     config["network"] = "$@network_def.to(@device)"
     config["spacing_mm"], config["spatial_size"] = 4.0, [48, 56, 48]
     config["settings"] |= {"n_steps": 20, **PUBLISHED}
-    config["models"]["settings"] = {}
+    config["models"]["settings"], config["evidence"] = {}, {}
     path.write_text(json.dumps(config))
     taps = np.exp(-(np.arange(-2, 3) ** 2) / 8.0)
     weight = np.zeros((1, 2, 5, 5, 5), dtype=np.float32)

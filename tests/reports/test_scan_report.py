@@ -22,7 +22,7 @@ from itermask3d.reports.data import read_finished
 from itermask3d.reports.images import embedded, focus, show
 from itermask3d.reports.scan_report import report_schema, write_scan_report
 from markupsafe import escape
-from report_helpers import finished_scan
+from report_helpers import EVIDENCE, finished_scan
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_BYTES = 8_000_000
@@ -154,6 +154,17 @@ def test_scan_unlike_the_training_is_told_first(phantom: Phantom, tmp_path: Path
     assert data["verdict"].startswith("Out-of-distribution")
     assert "<dt>Percentile among normals</dt><dd>not comparable</dd>" in text
     assert "<dt>Kind of scan</dt><dd>unlike the training</dd>" in text
+
+
+def test_what_the_tissues_say_is_told_and_no_threshold_of_the_curve_is_drawn(phantom: Phantom, tmp_path: Path) -> None:
+    plain, data = report_of(finished_scan(phantom, tmp_path))
+    assert data["evidence"] is None
+    assert '<line class="threshold"' in plain
+    text, data = report_of(finished_scan(phantom, tmp_path, evidence=EVIDENCE))
+    assert data["evidence"]["told"] == "contrast: FLAIR; what is brighter than its tissue counts"
+    assert "Contrast: FLAIR; what is brighter than its tissue counts." in text
+    assert "the tissues (share 80 %)" in text
+    assert '<line class="threshold"' not in text
 
 
 def test_what_the_p_value_promises_is_said(phantom: Phantom, tmp_path: Path) -> None:

@@ -20,9 +20,14 @@ def measured(item: dict) -> dict:
     """A normal brain of 0 to 999, or a lesion of 100 voxels that only the fused map sees."""
     values = np.arange(1000.0)
     if "label" not in item:
-        return {"maps": dict.fromkeys(RULES, values), "label": None, "kind": "flair"}
+        return {"maps": dict.fromkeys(RULES, values), "own": values > 989, "label": None, "kind": "flair"}
     label = values < 100
-    return {"maps": {"bright": values, "fused": np.where(label, 5000.0, 0.0)}, "label": label, "kind": "flair"}
+    return {
+        "maps": {"bright": values, "fused": np.where(label, 5000.0, 0.0)},
+        "own": label,
+        "label": label,
+        "kind": "flair",
+    }
 
 
 def test_thresholds_come_from_normal_scans_of_the_contrast_alone(script):
@@ -31,8 +36,11 @@ def test_thresholds_come_from_normal_scans_of_the_contrast_alone(script):
     found = script.compare(measured, normals, cases, 0.8)
     assert found["thresholds"] == {"FLAIR": {"bright": 899.0, "fused": 899.0}}
     assert [row["case"] for row in found["cases"]] == ["FLAIR"]
-    assert found["cases"][0]["dice"] == {"bright": 0.0, "fused": 1.0}
-    assert "| FLAIR | FLAIR | flair | 0.00 | 1.00 |" in script.page(found)
+    told = found["cases"][0]
+    assert {rule: told["dice"][rule] for rule in (*RULES, "own")} == {"bright": 0.0, "fused": 1.0, "own": 1.0}
+    assert (told["label_ml"], told["false_ml"]) == (pytest.approx(0.8), 0)
+    assert found["flagged"] == [{"case": "n", "contrast": "FLAIR", "told": "flair", "own_ml": pytest.approx(0.08)}]
+    assert "| FLAIR | FLAIR | flair | 0.8 | 0.00 | 1.00 | 1.00 |" in script.page(found)
     json.dumps(found)
 
 

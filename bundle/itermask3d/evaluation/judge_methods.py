@@ -70,6 +70,7 @@ class JudgedModel:
         return {
             "weights_sha256": self.weights_sha256,
             "settings": asdict(self.inferer.settings),
+            "evidence": None if self.inferer.evidence is None else self.inferer.evidence.described(),
             "spacing_mm": self.inferer.spacing_mm[0],
             "radius_cycles_per_mm": self.inferer.radius_cycles_per_mm,
             "min_volume_ml": self.inferer.min_volume_ml,

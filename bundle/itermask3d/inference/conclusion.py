@@ -10,7 +10,7 @@ import numpy as np
 from itermask3d.inference.domain import DomainCheck
 from itermask3d.inference.model import Model, Prediction
 from itermask3d.inference.preparation import PreparedScan
-from itermask3d.inference.results import OUTPUTS, ScanResult
+from itermask3d.inference.results import OUTPUTS, RECONSTRUCTION_ERROR, TISSUE_DEVIATION, ScanResult
 from itermask3d.method.detection import Findings, Outcome
 from itermask3d.preprocessing.measure import on_own_grid
 
@@ -59,6 +59,8 @@ def conclude(prediction: Prediction, prepared: PreparedScan, model: Model) -> Sc
         model=prediction.choice.to_json(),
         placement=prepared.placement,
         known_sides=prepared.known_sides,
+        evidence=None if prediction.evidence is None else prediction.evidence.to_json(),
+        evidence_maps=_evidence_maps(prediction, prepared, model),
         **voxels,
     )
 
@@ -75,6 +77,16 @@ def _voxels(prediction: Prediction, prepared: PreparedScan, model: Model) -> dic
         "anomaly_map": np.where(brain, voxels["anomaly_map"], 0).astype(np.float32),
         "reconstruction": np.where(brain, intensity, 0).astype(np.float32),
     }
+
+
+def _evidence_maps(prediction: Prediction, prepared: PreparedScan, model: Model) -> dict[str, np.ndarray]:
+    """Each kind of evidence apart, on the scan's own grid; none where the error alone decided."""
+    if prediction.evidence is None or prediction.error is None:
+        return {}
+    volumes = {TISSUE_DEVIATION: prediction.evidence.deviation.z, RECONSTRUCTION_ERROR: prediction.error}
+    moved = on_own_grid({"image": prepared.image}, model.preprocessing, **volumes)
+    brain = prepared.native_brain
+    return {name: np.where(brain, moved[name][0].numpy(force=True), 0).astype(np.float32) for name in volumes}
 
 
 def _warnings(

@@ -23,6 +23,7 @@ from itermask3d.inference.models import Choice, ModelTable
 from itermask3d.inference.networks import Networks, network_shape_of
 from itermask3d.inference.preparation import PreparedScan
 from itermask3d.method.detection import Findings
+from itermask3d.method.evidence import Evidence, TissueEvidence
 from itermask3d.method.inferer import IterMaskInferer
 from itermask3d.method.refinement import IterationCallback, Thresholding
 from itermask3d.method.settings import RefinementSettings
@@ -55,6 +56,8 @@ class Prediction:
         mask: 0 or 1, float ``(1, *grid)``.
         anomaly_map: same shape, in squared normalised intensity or relative to the predicted variance.
         reconstruction: same shape, normalised intensity.
+        evidence: of the scan's tissues; ``None`` for a model that does not look at them.
+        error: with evidence of tissues the map of the loop alone, same shape.
     """
 
     choice: Choice
@@ -62,6 +65,8 @@ class Prediction:
     mask: torch.Tensor
     anomaly_map: torch.Tensor
     reconstruction: torch.Tensor
+    evidence: Evidence | None = None
+    error: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,10 @@ class Variant:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What a result depends on beside the scan."""
+        tissues = self.inferer.evidence
+        evidence = {} if tissues is None else tissues.described() | {"weights_sha256": file_digest(tissues.weights)}
         return {
+            **({"evidence": evidence} if evidence else {}),
             **asdict(self.inferer.settings),
             **self.described,
             "min_volume_ml": self.inferer.min_volume_ml,
@@ -155,6 +163,8 @@ class Model:
         weights: a state dict; ``None`` where the network is chosen scan by scan.
         calibration: what ``itermask3d calibrate`` wrote; ``None`` or an absent file leaves percentile and p-value out.
         domain: what ``scripts/fit_domain.py`` wrote; ``None`` or an absent file leaves scans unchecked.
+        evidence: of tissues, by the model that it is for; models that are not named go by the error alone. Named
+            weights get that of the model that the table would have used.
         device: where the network runs.
 
     Raises:
@@ -172,6 +182,7 @@ class Model:
         weights: str | Path | None,
         calibration: str | Path | None = None,
         domain: str | Path | None = None,
+        evidence: Mapping[str, TissueEvidence] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         if weights is None and (calibration is not None or domain is not None):
@@ -187,6 +198,8 @@ class Model:
         self._settings = settings
         self._files = {"weights": weights, "calibration": calibration, "domain": domain}
         only = models.only
+        self._evidence = dict(evidence or {})
+        self._configured = "" if only is None else only.name
         named = weights is not None and (only is None or str(only.weights) != str(weights))
         self.requested = None if named else models.requested
         self._own_name = None if named or only is None else only.name
@@ -250,7 +263,9 @@ class Model:
         files: Any = self._files if own or table is None else {kind: getattr(table, kind) for kind in self._files}
         return Variant(
             name=name,
-            inferer=self.inferer.with_settings(replace(base, **self._changes)),
+            inferer=_inferer(
+                self.inferer, replace(base, **self._changes), self._evidence.get(name or self._configured)
+            ),
             described=self.preprocessing.described,
             preferred=table is None or table.preferred,
             weights_sha256=self.networks.digests.get(name),
@@ -318,6 +333,8 @@ class Model:
                 f"weights '{used.weights}' predict no variance (one output channel); expected two channels, or the "
                 "published settings of configs/reference_inference.yaml"
             )
+        if used.inferer.evidence is not None:
+            _load_tissues(used.inferer.evidence, self.device)
         return network
 
     def _run(self, scans: Sequence[PreparedScan], choices: Sequence[Choice], **given: Any) -> list[Prediction]:
@@ -328,9 +345,9 @@ class Model:
             for key in ("image", "brain_mask")
         )
         out = self.variant(name).inferer(image, network, brain, **given)
+        names = ("findings", "mask", "anomaly_map", "reconstruction", "evidence", "error")
         return [
-            Prediction(choice, out["findings"][i], out["mask"][i], out["anomaly_map"][i], out["reconstruction"][i])
-            for i, choice in enumerate(choices)
+            Prediction(choice, **{key: out[key][i] for key in names if key in out}) for i, choice in enumerate(choices)
         ]
 
 
@@ -360,6 +377,23 @@ def load_model(
         parser[key] = value
     model: Model = parser.get_parsed_content("trained_model")
     return model if lazy else model.load()
+
+
+def _inferer(
+    inferer: IterMaskInferer, settings: RefinementSettings, evidence: TissueEvidence | None
+) -> IterMaskInferer:
+    """With the settings, and with the evidence where the error has the unit that it needs."""
+    fused = evidence if settings.relative_error else None
+    return inferer.with_evidence(None).with_settings(settings).with_evidence(fused)
+
+
+def _load_tissues(evidence: TissueEvidence, device: torch.device) -> None:
+    try:
+        evidence.network(device)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ScanError(
+            f"weights '{evidence.weights}' of the tissue network cannot be used; expected those of the bundle's models"
+        ) from error
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:

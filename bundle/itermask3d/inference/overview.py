@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +18,7 @@ from itermask3d.inference.results import ScanResult
 from itermask3d.method.detection import Findings, Outcome
 from itermask3d.preprocessing.anatomy import align, describe, place_names
 
-__all__ = ["draw_overview", "headline", "save_overview", "verdict"]
+__all__ = ["draw_overview", "evidence_told", "headline", "of_the_loop", "save_overview", "verdict"]
 
 PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 COLUMNS = ("scan", "expected by the network", "difference (anomaly map)", "flagged region")
@@ -70,6 +72,18 @@ def headline(result: ScanResult) -> str:
     return said
 
 
+def of_the_loop(result: ScanResult) -> Findings:
+    """The findings as the curve of the error shows them: a threshold of the fused map is none of the curve."""
+    return result.findings if result.evidence is None else replace(result.findings, threshold=None)
+
+
+def evidence_told(evidence: Mapping[str, Any]) -> str:
+    """What the tissues said of a scan, such as "contrast: FLAIR; what is brighter than its tissue counts"."""
+    name = {"other": "neither T1, T2 nor FLAIR"}.get(evidence["contrast"], str(evidence["contrast"]).upper())
+    counted = {"bright": "what is brighter than its tissue counts", "dark": "what is darker than its tissue counts"}
+    return f"contrast: {name}; {counted.get(evidence['side'], 'both brighter and darker than the tissue count')}"
+
+
 def save_overview(result: ScanResult, path: Path | IO[bytes]) -> None:
     """Write :func:`draw_overview` as a PNG of 1650 x 1430 pixels without time stamps."""
     draw_overview(result).savefig(path, dpi=110, facecolor=PAPER, metadata={"Software": None})
@@ -104,7 +118,7 @@ def draw_overview(result: ScanResult) -> Figure:
                 doubt = "" if result.known_sides else "?"
                 axes.text(0.02, 0.5, f"R{doubt}", color=INK, transform=axes.transAxes, va="center")
                 axes.text(0.98, 0.5, f"L{doubt}", color=INK, transform=axes.transAxes, va="center", ha="right")
-    _draw_curve(figure.add_subplot(grid[3, :2]), result.findings)
+    _draw_curve(figure.add_subplot(grid[3, :2]), of_the_loop(result))
     _draw_facts(figure.add_subplot(grid[3, 2:]), result)
     _draw_title(figure, result)
     return figure
@@ -224,6 +238,7 @@ def _draw_facts(axes: Axes, result: ScanResult) -> None:
         f"brain: {float(result.brain_mask.sum()) * result.voxel_ml:.0f} ml",
         f"brain mask: {result.preprocessing.get('brain_extraction', '')}",
         f"slope from: {findings.estimate.slope_source.value}",
+        *([] if result.evidence is None else [evidence_told(result.evidence)]),
         *([] if result.domain is None or result.in_distribution else [f"! out-of-distribution: {_groups(result)}"]),
         *(f"! {warning}" for warning in result.warnings if warning not in told),
     ]

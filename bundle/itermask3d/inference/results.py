@@ -31,6 +31,9 @@ SCHEMA_VERSION = "2.0"
 VOLUMES = {"mask": np.uint8, "brain_mask": np.uint8, "anomaly_map": np.float32, "reconstruction": np.float32}
 """Volumes of a result, by name and type of voxel."""
 
+TISSUE_DEVIATION, RECONSTRUCTION_ERROR = "tissue_deviation", "reconstruction_error"
+"""Volumes of a result whose model looks at the scan's tissues: each kind of evidence apart, float32."""
+
 _CONNECTIVITY = np.ones((3, 3, 3))
 
 
@@ -77,6 +80,10 @@ class ScanResult:
             unknown.
         placement: sform and qform of a NIfTI scan, which its outputs get too; ``None`` for other formats.
         known_sides: whether the scan's file tells left from right.
+        evidence: of the scan's tissues, see :meth:`itermask3d.method.evidence.Evidence.to_json`; ``None`` where the
+            error alone decided.
+        evidence_maps: with it :data:`TISSUE_DEVIATION`, signed, in the tissue's robust SD, and
+            :data:`RECONSTRUCTION_ERROR`, relative to the expected one; zero outside the brain.
     """
 
     case: str
@@ -98,6 +105,8 @@ class ScanResult:
     model: Mapping[str, Any] | None = None
     placement: Placement | None = None
     known_sides: bool = True
+    evidence: Mapping[str, Any] | None = None
+    evidence_maps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def voxel_ml(self) -> float:
@@ -148,6 +157,7 @@ class ScanResult:
             },
             "preprocessing": dict(self.preprocessing),
             "model": None if self.model is None else dict(self.model),
+            "evidence": None if self.evidence is None else dict(self.evidence),
             "settings": dict(self.settings),
             "inputs": dict(self.inputs),
             "versions": versions(),
@@ -181,15 +191,15 @@ def write_result(result: ScanResult, folder: Path, *, draw: Callable[[ScanResult
     """Write all files of one scan into ``folder``, which appears complete or not at all.
 
     Files: ``<case>_mask.nii.gz`` (uint8), ``<case>_anomaly_map.nii.gz``, ``<case>_reconstruction.nii.gz``,
-    ``<case>_brain_mask.nii.gz`` on the scan's grid and affine, ``result.json`` and, where ``draw`` is given,
-    ``overview.png``.
+    ``<case>_brain_mask.nii.gz`` and the maps of evidence that there are, on the scan's grid and affine,
+    ``result.json`` and, where ``draw`` is given, ``overview.png``.
 
     Returns:
         ``folder``.
     """
     with replaced_folder(folder) as partial:
-        for name, dtype in VOLUMES.items():
-            voxels = np.asarray(getattr(result, name), dtype=dtype)
+        volumes = {name: np.asarray(getattr(result, name), dtype=dtype) for name, dtype in VOLUMES.items()}
+        for name, voxels in (volumes | dict(result.evidence_maps)).items():
             save_nifti(voxels, result.affine, partial / f"{result.case}_{name}.nii.gz", result.placement)
         (partial / "result.json").write_text(json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
         if draw is not None:
@@ -215,7 +225,8 @@ REPORT_FILES = ("report.html", "report.json")
 
 def foreign_files(folder: Path, case: str) -> list[str]:
     """Names in a folder that no result of this case would have written; empty where there is no folder."""
-    own = {f"{case}_{name}.nii.gz" for name in VOLUMES} | {"result.json", "overview.png", *REPORT_FILES, "dicom"}
+    volumes = (*VOLUMES, TISSUE_DEVIATION, RECONSTRUCTION_ERROR)
+    own = {f"{case}_{name}.nii.gz" for name in volumes} | {"result.json", "overview.png", *REPORT_FILES, "dicom"}
     return sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
 
 

@@ -36,6 +36,8 @@ class RefinementTask:
         noise: its standard deviation.
         relative_error, predicted_variance_floor, error_saturation, error_window, error_level,
             residual_bias_order: see :class:`RefinementSettings`.
+        signs: ``(B,)``, of the differences that count in each scan: 1 only what is brighter than its reconstruction,
+            -1 only what is darker, 0 both. Without it, both.
 
     Raises:
         ValueError: if the shapes differ, a brain mask is empty, or ``relative_error`` is asked of a reconstructor that
@@ -57,9 +59,11 @@ class RefinementTask:
         error_window: int = 1,
         error_level: float | None = None,
         residual_bias_order: int | None = None,
+        signs: torch.Tensor | None = None,
     ) -> None:
         _check_shapes(image, brain_mask, high_frequency)
         self.image = image
+        self.signs: torch.Tensor | None = None  # the scan's own measure comes from all differences
         self.brain = brain_mask > 0.5
         self.high_frequency = high_frequency
         self.reconstructor = reconstructor
@@ -81,6 +85,7 @@ class RefinementTask:
         if self._expected is not None and error_level is not None:
             self.levels = (self._median_error() / error_level).clamp_(min=1)
             self._expected = self._expected * as_voxels(self.levels)
+        self.signs = None if signs is None or not signs.any() else as_voxels(signs.to(image))
         self.residual_bias = torch.zeros_like(image)
         if residual_bias_order is not None:
             residual = image - self._from_nothing
@@ -95,6 +100,7 @@ class RefinementTask:
         high_frequency: torch.Tensor,
         reconstructor: Reconstructor,
         settings: RefinementSettings,
+        signs: torch.Tensor | None = None,
     ) -> RefinementTask:
         """The task that the settings ask for."""
         return cls(
@@ -110,6 +116,7 @@ class RefinementTask:
             error_window=settings.error_window,
             error_level=settings.error_level,
             residual_bias_order=settings.residual_bias_order,
+            signs=signs,
         )
 
     def _median_error(self) -> torch.Tensor:
@@ -148,7 +155,10 @@ class RefinementTask:
         return mean.div_((1 - mean / self.error_saturation).clamp_(min=_LEAST_SHARE))
 
     def _voxel_error(self, reconstruction: torch.Tensor, where: Any) -> torch.Tensor:
-        error = (self.image[where] - reconstruction[where]).square_()
+        residual = self.image[where] - reconstruction[where]
+        if self.signs is not None:
+            residual = residual.masked_fill_(residual * self.signs < 0, 0)
+        error = residual.square_()
         return error if self._expected is None else error.div_(self._expected[where])
 
 

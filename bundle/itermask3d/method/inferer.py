@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from itermask3d.method.acceleration.network import InferenceUNet
 from itermask3d.method.detection import find, remove_small_components, remove_weak_components
-from itermask3d.method.error import Reconstructor
+from itermask3d.method.error import Reconstructor, as_voxels
+from itermask3d.method.evidence import Evidence, TissueEvidence, fused_map
 from itermask3d.method.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, high_frequency
 from itermask3d.method.network import ReconstructionUNet
 from itermask3d.method.refinement import IterationCallback, Refinement, Thresholding, refine
@@ -38,6 +39,8 @@ class IterMaskInferer(Inferer):
         accelerate: compute a :class:`itermask3d.method.network.ReconstructionUNet` in evaluation mode through
             :class:`itermask3d.method.acceleration.network.InferenceUNet`, which equals it to rounding. Other networks
             run as they are.
+        evidence: of the scan's tissues, fused with the error of the loop; needs ``relative_error``. Without it the
+            error alone decides, as published.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class IterMaskInferer(Inferer):
         mixed_precision: bool = False,
         progress: bool = False,
         accelerate: bool = True,
+        evidence: TissueEvidence | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings or RefinementSettings()
@@ -59,11 +63,24 @@ class IterMaskInferer(Inferer):
         self.mixed_precision = mixed_precision
         self.progress = progress
         self.accelerate = accelerate
+        self.evidence = evidence
 
     def with_settings(self, settings: RefinementSettings) -> IterMaskInferer:
         """The same with other settings of the loop."""
         changed = copy.copy(self)
         changed.settings = settings
+        return changed.with_evidence(self.evidence)
+
+    def with_evidence(self, evidence: TissueEvidence | None) -> IterMaskInferer:
+        """The same with the evidence of tissues, or without.
+
+        Raises:
+            ValueError: if there is evidence, and the error is not relative.
+        """
+        if evidence is not None and not self.settings.relative_error:
+            raise ValueError("evidence of tissues needs relative_error, so that both kinds have one unit")
+        changed = copy.copy(self)
+        changed.evidence = evidence
         return changed
 
     @torch.no_grad()
@@ -90,46 +107,71 @@ class IterMaskInferer(Inferer):
         Returns:
             ``mask`` (float, 0 or 1), ``anomaly_map`` and ``reconstruction``, each ``(B, 1, D, H, W)``, and
             ``findings``, a list of one :class:`itermask3d.method.detection.Findings` per scan. MONAI's engines cannot
-            take those apart: give them ``decollate=False``.
+            take those apart: give them ``decollate=False``. With tissues also ``evidence``, an :class:`Evidence` per
+            scan, and ``error``, the loop's own map; ``anomaly_map`` is then the fused one.
         """
         image = _as_plain(inputs)
         brain = image != 0 if brain_mask is None else _as_plain(brain_mask).to(image.device) > 0.5
         guide = high_frequency(image, spacing_mm=self.spacing_mm, radius_cycles_per_mm=self.radius_cycles_per_mm)
-        reconstruct = self.reconstructor(network, brain)
+        evidence = None if self.evidence is None else self.evidence.read(image, brain, spacing_mm=self.spacing_mm[0])
         with _Bar(self.progress, self.settings.n_steps, iter_callback) as bar:
             refinement = refine(
                 image,
                 brain,
                 guide,
-                reconstruct,
+                self.reconstructor(network, brain),
                 settings=self.settings,
                 iter_callback=bar.update,
                 constraints=constraints,
                 thresholding=thresholding,
+                signs=None if evidence is None else torch.tensor([one.sign for one in evidence]),
             )
-        mask = self._regions(refinement)
-        if constraints is not None and constraints.always is not None:
-            mask |= constraints.always & refinement.mask
-        refinement = replace(refinement, mask=mask)
-        return {
-            "mask": mask.float(),
+        found = {} if evidence is None else {"evidence": evidence, "error": refinement.anomaly_map}
+        refinement = self._decided(refinement, evidence, brain, constraints)
+        return found | {
+            "mask": refinement.mask.float(),
             "anomaly_map": refinement.anomaly_map,
             "reconstruction": refinement.reconstruction * brain,
             "findings": find(refinement, brain, score_quantile=self.settings.score_quantile),
         }
 
-    def _regions(self, refinement: Refinement) -> torch.Tensor:
+    def _decided(
+        self,
+        refinement: Refinement,
+        evidence: Sequence[Evidence] | None,
+        brain: torch.Tensor,
+        constraints: Constraints | None,
+    ) -> Refinement:
+        """The refinement with what is marked in the end, and with the fused map where there are tissues."""
+        if evidence is not None:
+            refinement = _decided_by(evidence, refinement, brain, constraints)
+        mask = self._regions(refinement, evidence)
+        if constraints is not None and constraints.always is not None:
+            mask |= constraints.always & refinement.mask
+        return replace(refinement, mask=mask)
+
+    def _regions(self, refinement: Refinement, evidence: Sequence[Evidence] | None) -> torch.Tensor:
         """The mask without what is too small, or too weak, to be a finding."""
-        if self.settings.peak_threshold is None:
+        if evidence is not None:
+            peaks = [one.used.peak_threshold for one in evidence]
+        elif self.settings.peak_threshold is not None:
+            peaks = [self.settings.peak_threshold] * len(refinement.mask)
+        else:
             return remove_small_components(
                 refinement.mask, min_volume_ml=self.min_volume_ml, spacing_mm=self.spacing_mm
             )
-        return remove_weak_components(
-            refinement.mask,
-            refinement.anomaly_map,
-            peak_threshold=self.settings.peak_threshold,
-            min_volume_ml=self.min_volume_ml,
-            spacing_mm=self.spacing_mm,
+        scans = zip(refinement.mask, refinement.anomaly_map, peaks, strict=True)
+        return torch.cat(
+            [
+                remove_weak_components(
+                    mask[None],
+                    anomaly_map[None],
+                    peak_threshold=peak,
+                    min_volume_ml=self.min_volume_ml,
+                    spacing_mm=self.spacing_mm,
+                )
+                for mask, anomaly_map, peak in scans
+            ]
         )
 
     def reconstructor(self, network: Callable[..., Any], brain_mask: torch.Tensor) -> Reconstructor:
@@ -149,6 +191,18 @@ class IterMaskInferer(Inferer):
                 return reconstruction.float()
 
         return reconstruct
+
+
+def _decided_by(
+    evidence: Sequence[Evidence], refinement: Refinement, brain: torch.Tensor, constraints: Constraints | None
+) -> Refinement:
+    """The refinement with the fused map, and with what exceeds the threshold of each scan's kind as its mask."""
+    anomaly_map = torch.stack([fused_map(*pair) for pair in zip(evidence, refinement.anomaly_map, strict=True)])
+    thresholds = tuple(one.used.threshold for one in evidence)
+    mask = brain & (anomaly_map > as_voxels(torch.tensor(thresholds).to(anomaly_map)))
+    if constraints is not None:
+        mask = constraints.apply(mask, brain)
+    return replace(refinement, mask=mask, anomaly_map=anomaly_map, thresholds=thresholds)
 
 
 class _Accelerated:

@@ -78,6 +78,7 @@ def refine(
     iter_callback: IterationCallback | None = None,
     constraints: Constraints | None = None,
     thresholding: Thresholding | None = None,
+    signs: torch.Tensor | None = None,
 ) -> Refinement:
     """Segment what the reconstructor cannot reproduce, for each scan of a batch on its own.
 
@@ -90,6 +91,7 @@ def refine(
         iter_callback: called after every iteration.
         constraints: what a person knows beforehand; for the shrink only, so the threshold does not depend on it.
         thresholding: of an earlier run on the same scans; saves the sweep.
+        signs: of the differences that count in each scan, see :class:`itermask3d.method.error.RefinementTask`.
 
     Returns:
         See :class:`Refinement`. A scan without a threshold, which a ceiling would give it, gets an empty mask and the
@@ -101,7 +103,7 @@ def refine(
     Source: Liang et al. 2026 (arXiv 2504.04911), iterative mask refinement and subject-specific thresholding.
     """
     settings = settings or RefinementSettings()
-    task = RefinementTask.from_settings(image, brain_mask, high_frequency, reconstructor, settings)
+    task = RefinementTask.from_settings(image, brain_mask, high_frequency, reconstructor, settings, signs)
     thresholding = thresholding or find_thresholds(task, settings, iter_callback)
     shrink = run_to_end(Shrink.from_settings(task, thresholding.thresholds, settings, constraints), iter_callback)
     return Refinement(

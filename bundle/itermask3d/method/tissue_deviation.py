@@ -32,13 +32,15 @@ __all__ = [
     "TissueDeviation",
     "TissueSettings",
     "contrast_kind",
-    "fused",
     "side_of",
     "suspicion",
     "tissue_deviation",
 ]
 
 MAD_TO_SD = 1.4826
+T1_CONTRAST = 0.2
+"""Contrast of white matter to cortex, in that of cortex to fluid, above which a scan with dark fluid is T1."""
+
 _LEAST_WEIGHT = 20.0
 """Voxels that a tissue must fill to have an intensity of its own."""
 
@@ -165,18 +167,19 @@ def tissue_deviation(
 
 
 def contrast_kind(means: torch.Tensor) -> ContrastKind:
-    """Tell the kind of a scan from its tissues' intensities: T1 where white matter is brightest and fluid darkest, T2
-    where fluid is brightest and white matter darkest, FLAIR where fluid is darkest and white matter below the cortex.
+    """Tell the kind of a scan from its tissues' intensities.
+
+    Where fluid is darkest it is T1 or FLAIR. On T1 white matter stands out from the cortex by a good part of what the
+    cortex stands out from fluid; on FLAIR the two are close, or the cortex is brighter. Where fluid is brightest it is
+    T2. Fluid between the two, or a tissue that is not there, makes it another kind.
 
     Args:
         means: of :class:`TissueDeviation`.
     """
     fluid, white, cortex = (float(means[CLASSES.index(name)]) for name in ("fluid", "white", "cortex"))
-    if fluid < cortex < white:
-        return ContrastKind.T1
-    if fluid < white < cortex:
-        return ContrastKind.FLAIR
-    return ContrastKind.T2 if white < cortex < fluid else ContrastKind.OTHER
+    if fluid < min(white, cortex):
+        return ContrastKind.T1 if (white - cortex) / (cortex - fluid) > T1_CONTRAST else ContrastKind.FLAIR
+    return ContrastKind.T2 if fluid > max(white, cortex) else ContrastKind.OTHER
 
 
 def side_of(kind: ContrastKind) -> Side:
@@ -193,21 +196,6 @@ def suspicion(z: torch.Tensor, side: Side) -> torch.Tensor:
     if side is Side.BRIGHT:
         return z.clamp(min=0)
     return (-z).clamp(min=0) if side is Side.DARK else z.abs()
-
-
-def fused(suspicious: torch.Tensor, relative_error: torch.Tensor) -> torch.Tensor:
-    """Both kinds of evidence in one: the geometric mean of a deviation and of the root of the relative error.
-
-    High only where both are, so that neither the bright cortex nor a fold that is badly reconstructed is enough.
-
-    Args:
-        suspicious: of :func:`suspicion`, any shape, in robust SD.
-        relative_error: squared error relative to the predicted variance, same shape.
-
-    >>> fused(torch.tensor([4.0, 4.0, 0.0]), torch.tensor([16.0, 0.0, 16.0])).tolist()
-    [4.0, 0.0, 0.0]
-    """
-    return (suspicious.clamp(min=0) * relative_error.clamp(min=0).sqrt()).sqrt()
 
 
 def _intensities(values: torch.Tensor, shares: torch.Tensor, least_sd: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate, pixel_uns
 
 from itermask3d.method.network import check_input
 
-__all__ = ["CLASSES", "PRIOR_SIZE", "TissueUNet", "in_box", "prior_shares", "tissue_shares"]
+__all__ = ["CLASSES", "PRIOR_SIZE", "TissueUNet", "in_box", "tissue_shares"]
 
 CLASSES = (
     "fluid",
@@ -89,26 +89,6 @@ class TissueUNet(nn.Module):
         """Logarithm of the prior at each voxel, by its place in the box of the brain; the border's value around it."""
         parts = [_sampled(self.prior, brain[0] > 0.5) for brain in brain_mask]
         return torch.log(torch.cat(parts) + _LEAST_SHARE)
-
-
-def prior_shares(prior: torch.Tensor, brain_mask: torch.Tensor) -> torch.Tensor:
-    """What the prior alone says of each scan: an untrained network's answer, at no cost.
-
-    Args:
-        prior: ``(len(CLASSES), *PRIOR_SIZE)``, see :func:`in_box`.
-        brain_mask: ``(B, 1, D, H, W)``.
-
-    Returns:
-        ``(B, len(CLASSES), D, H, W)``, zero outside the brain.
-
-    Raises:
-        ValueError: if the prior has another shape or a brain mask is empty.
-    """
-    if tuple(prior.shape) != (len(CLASSES), *PRIOR_SIZE):
-        raise ValueError(f"prior must be {(len(CLASSES), *PRIOR_SIZE)}, got {tuple(prior.shape)}")
-    brain = brain_mask > 0.5
-    found = torch.cat([_sampled(prior, scan[0]) for scan in brain]) + _LEAST_SHARE
-    return found / found.sum(dim=1, keepdim=True) * brain
 
 
 def in_box(volumes: torch.Tensor, brain_mask: torch.Tensor, size: Sequence[int] = PRIOR_SIZE) -> torch.Tensor:

@@ -21,7 +21,7 @@ from itermask3d.files.identity import require_recorded, series_source, source_fi
 from itermask3d.files.read import Source
 from itermask3d.files.scans import ScanError, require_same_grid
 from itermask3d.inference.domain import DomainCheck
-from itermask3d.inference.overview import verdict
+from itermask3d.inference.overview import evidence_told, verdict
 from itermask3d.inference.results import RESEARCH_USE, VOLUMES, ScanResult
 from itermask3d.method.detection import Findings
 from itermask3d.preprocessing.anatomy import Alignment, align, describe, place_names
@@ -111,6 +111,7 @@ def read_finished(folder: str | Path, *, scan: str | Path | None = None) -> Fini
         p_value_note=record.get("p_value_note"),
         domain=None if record.get("domain") is None else DomainCheck.from_json(record["domain"]),
         model=record.get("model"),
+        evidence=record.get("evidence"),
         placement=image.meta["placement"],
         known_sides=image.meta["known_sides"],
     )
@@ -162,6 +163,7 @@ def report_data(finished: FinishedScan) -> dict[str, Any]:
             "slope_source": estimate["slope_source"],
             "fit": dict(estimate["fit"]),
         },
+        "evidence": None if result.evidence is None else {**result.evidence, "told": evidence_told(result.evidence)},
         "components": _places(result, alignment),
         "places": {
             "method": alignment.coarseness if alignment else "Places cannot be named without a brain mask.",

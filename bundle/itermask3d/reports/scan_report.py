@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.files.writing import write_atomically
+from itermask3d.inference.overview import of_the_loop
 from itermask3d.inference.results import REPORT_FILES, ScanResult
 from itermask3d.reports.data import FinishedScan, finished_now, read_finished, report_data
 from itermask3d.reports.images import comparison, embedded, focus, mosaic, show
@@ -69,7 +70,7 @@ def render_report(finished: FinishedScan, data: dict[str, Any]) -> str:
             first_rows=FIRST_ROWS,
             mosaic=mosaic(still),
             planes=comparison(still, focus(still)),
-            curve=curve_drawing(finished.result.findings),
+            curve=curve_drawing(of_the_loop(finished.result)),
             scores=score_drawing(data["score"], normal),
             viewer=viewer | {"case": data["case"], "rating_key": _rating_key(data), "components": data["components"]},
             style=Markup(_text("report.css")),

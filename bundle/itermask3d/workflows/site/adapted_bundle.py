@@ -55,7 +55,7 @@ def write_adapted_bundle(
         write_atomically(json.dumps(dict(domain), indent=1) + "\n", models / "domain.json")
         values = {f"settings::{name}": value for name, value in base.settings.items()}
         values |= {"model": MODEL, "models::names": [MODEL], "models::settings": {}}
-        values |= {"brain_extraction": brain_extraction}
+        values |= {"brain_extraction": brain_extraction, "evidence": base.evidence_under(MODEL)}
         set_values(partial / "configs" / "inference.json", values)
         set_values(partial / "configs" / "metadata.json", _metadata(told))
         write_atomically(DATA_LICENCE, partial / "docs" / "data_license.txt")

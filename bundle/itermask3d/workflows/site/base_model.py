@@ -53,6 +53,11 @@ class BaseModel:
         """A plain value of the inference config, such as ``spacing_mm``."""
         return self._inference.get_parsed_content(name)
 
+    def evidence_under(self, name: str) -> dict[str, Any]:
+        """What the config says of the evidence of tissues for this model, under another name; empty without."""
+        described = self._inference.get("evidence", {}).get(self.name)
+        return {} if described is None else {name: described}
+
     @property
     def spatial_size(self) -> tuple[int, int, int]:
         """Of the network's grid."""

@@ -38,6 +38,7 @@ TRAINING_STEPS = 4000
 """About as many as the shipped weights have seen."""
 
 EPOCHS = (20, 300)
+TISSUES = "model_tissue.pt"
 NOT_COPIED = ("__pycache__", "*.egg-info", "models", "docs", "split_*.json")
 """Of the shipped bundle: what belongs to its own scans."""
 
@@ -91,6 +92,7 @@ class Recipe:
             "model": "own",
             "models::names": ["own"],
             "models::settings": {},
+            "evidence": {},
         }
 
 
@@ -133,13 +135,16 @@ def write_bundle(folder: Path, recipe: Recipe, splits: Mapping[str, Sequence[str
 
 
 def copy_bundle(source: str | Path, folder: Path) -> None:
-    """Copy a bundle with its code into a folder that exists, without what belongs to its own scans; ``models`` and
-    ``docs`` are left empty."""
+    """Copy a bundle with its code into a folder that exists, without what belongs to its own scans: of ``models`` only
+    the tissue network comes along, which is not trained at a site, and ``docs`` is left empty."""
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*NOT_COPIED), dirs_exist_ok=True)
     if not (folder / PACKAGE.name).is_dir():  # a wheel's bundle lies inside its package
         shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "_bundle"))
     for name in ("models", "docs"):
         (folder / name).mkdir()
+    tissues = Path(source, "models", TISSUES)
+    if tissues.is_file():
+        shutil.copyfile(tissues, folder / "models" / TISSUES)
 
 
 _OF_LOOP = {field.name for field in fields(RefinementSettings)}

@@ -1,0 +1,173 @@
+"""Both kinds of evidence together: the fused map, the side that is suspicious, and what is marked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import itermask3d
+import numpy as np
+import pytest
+import torch
+from itermask3d.method.evidence import KindSettings, TissueEvidence, fused
+from itermask3d.method.inferer import IterMaskInferer
+from itermask3d.method.settings import RefinementSettings
+from itermask3d.method.shrink import Constraints
+from itermask3d.method.tissue_deviation import ContrastKind, Side, TissueSettings
+from itermask3d.method.tissue_network import CLASSES
+from itermask3d.preprocessing.normalise import robust_normalised
+from itermask3d.simulation.generator.label_maps import template_mixture
+from itermask3d.simulation.generator.synthesis import Ingredients, draw_recipe, render
+from torch import nn
+
+GRID = (32, 32, 32)
+FLUID, WHITE, CORTEX = (CLASSES.index(name) for name in ("fluid", "white", "cortex"))
+BRIGHT_LESION, DARK_LESION = (slice(8, 12),) * 3, (slice(8, 12), slice(20, 24), slice(20, 24))
+WEIGHTS = Path(itermask3d.BUNDLE_ROOT, "models/model_tissue.pt")
+KINDS = {"flair": KindSettings(0.5, 4.0, 9.0), "other": KindSettings(0.5, 1e6, 1e6)}
+LOOP = RefinementSettings(
+    noise=0.0, relative_error=True, nested=True, schedule="fast", threshold_floor=4.0, threshold_ceiling=9.0
+)
+
+
+class Expected(nn.Module):
+    """A reconstruction network that knows the normal scan, and expects the error of its noise."""
+
+    def __init__(self, normal: torch.Tensor) -> None:
+        super().__init__()
+        self.normal = normal
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        normal = self.normal.expand(len(inputs), 1, *GRID)
+        return torch.cat((normal, torch.full_like(normal, float(np.log(0.01)))), dim=1)
+
+
+class KnownTissues(nn.Module):
+    """A tissue network that knows the tissues of :func:`flair`: fluid below, white matter, cortex on top."""
+
+    def forward(self, image: torch.Tensor, brain_mask: torch.Tensor) -> torch.Tensor:
+        logits = torch.full((len(image), len(CLASSES), *GRID), -8.0)
+        for index, part in ((FLUID, slice(0, 6)), (WHITE, slice(6, 20)), (CORTEX, slice(20, 32))):
+            logits[:, index, part] = 0
+        return logits
+
+
+def brain() -> torch.Tensor:
+    mask = torch.zeros((1, 1, *GRID), dtype=torch.bool)
+    mask[..., 2:-2, 2:-2, 2:-2] = True
+    return mask
+
+
+def flair(*, lesions: bool = True) -> torch.Tensor:
+    image = torch.zeros((1, 1, *GRID))
+    image[..., :6, :, :], image[..., 6:20, :, :], image[..., 20:, :, :] = -3.0, 0.0, 0.4
+    image = image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(3))
+    if lesions:
+        image[(..., *BRIGHT_LESION)] += 1.5
+        image[(..., *DARK_LESION)] -= 1.5
+    return image * brain()
+
+
+def tissues(side: str = "auto", **kinds: KindSettings) -> TissueEvidence:
+    evidence = TissueEvidence("nowhere.pt", KINDS | kinds, side=side, tissues=TissueSettings())
+    evidence._network = KnownTissues()  # type: ignore[assignment]
+    return evidence
+
+
+def run(evidence: TissueEvidence | None, constraints: Constraints | None = None) -> dict:
+    inferer = IterMaskInferer(LOOP, evidence=evidence, min_volume_ml=0.05)
+    return inferer(flair(), Expected(flair(lesions=False)), brain().float(), constraints=constraints)
+
+
+@pytest.mark.parametrize(
+    ("side", "bright", "dark"),
+    [("auto", True, False), ("bright", True, False), ("dark", False, True), ("both", True, True), ("none", True, True)],
+)
+def test_the_side_says_which_lesion_is_marked(side, bright, dark):
+    out = run(tissues(side))
+    mask = out["mask"][0, 0] > 0
+    assert mask[BRIGHT_LESION].float().mean() == float(bright)
+    assert mask[DARK_LESION].float().mean() == float(dark)
+    assert mask.sum() == 64 * (bright + dark)
+    (told,) = out["evidence"]
+    assert told.kind is ContrastKind.FLAIR
+    assert told.to_json()["side"] == (side if side != "auto" else "bright")
+    assert told.to_json()["tissue_intensities"]["fluid"] == pytest.approx(-2.9, abs=0.2)
+
+
+def test_without_tissues_nothing_changes_and_nothing_is_told():
+    out = run(None)
+    assert set(out) == {"mask", "anomaly_map", "reconstruction", "findings"}
+    assert (out["mask"][0, 0][DARK_LESION] > 0).all()
+
+
+def test_the_map_is_high_only_where_both_kinds_are_and_each_is_kept_apart():
+    out = run(tissues("bright"))
+    z, error = out["evidence"][0].deviation.z[0], out["error"][0, 0]
+    assert z[BRIGHT_LESION].min() > 5
+    assert z[DARK_LESION].max() < -5
+    assert not error[DARK_LESION].any(), "darker than expected is no error where bright is suspicious"
+    assert torch.allclose(out["anomaly_map"][0, 0], fused(z, error, 0.5))
+    assert out["findings"][0].threshold == 4.0
+
+
+def test_the_share_of_the_tissues_leads_from_one_kind_of_evidence_to_the_other():
+    suspicious, error = torch.tensor([3.0, 0.0, 2.0]), torch.tensor([4.0, 4.0, 0.0])
+    assert torch.equal(fused(suspicious, error, 0.0), error)
+    assert torch.equal(fused(suspicious, error, 1.0), suspicious**2)
+
+
+def test_a_region_is_kept_by_its_peak_and_a_kind_without_settings_takes_those_of_other():
+    assert not run(tissues(flair=KindSettings(0.5, 4.0, 1e6)))["mask"].any()
+    evidence = TissueEvidence("nowhere.pt", {"other": KINDS["flair"]})
+    evidence._network = KnownTissues()  # type: ignore[assignment]
+    assert run(evidence)["mask"].any()
+
+
+def test_what_a_person_excludes_stays_out_and_what_is_included_stays_in():
+    never, always = torch.zeros_like(brain()), torch.zeros_like(brain())
+    never[(..., *BRIGHT_LESION)] = True
+    always[(..., *DARK_LESION)] = True
+    mask = run(tissues(), Constraints(never=never, always=always))["mask"][0, 0] > 0
+    assert not mask[BRIGHT_LESION].any()
+    assert mask[DARK_LESION].all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: KindSettings(1.5, 1.0, 1.0),
+        lambda: KindSettings(0.5, 2.0, 1.0),
+        lambda: TissueEvidence("x.pt", {"flair": KINDS["flair"]}),
+        lambda: TissueEvidence("x.pt", KINDS | {"ct": KINDS["flair"]}),
+        lambda: TissueEvidence("x.pt", KINDS, side="left"),
+        lambda: IterMaskInferer().with_evidence(tissues()),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(make):
+    with pytest.raises(ValueError, match=r"expected|needs"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("contrast", "kind", "side"),
+    [
+        ("flair", ContrastKind.FLAIR, Side.BRIGHT),
+        ("t2", ContrastKind.T2, Side.BRIGHT),
+        ("t1", ContrastKind.T1, Side.BOTH),
+    ],
+)
+def test_the_shipped_network_tells_the_contrast_of_generated_scans_of_the_template(contrast, kind, side):
+    mixture, mask = template_mixture(2.0)
+    grid = [(before, 96 - size - before) for size in mixture.shape[1:] for before in [(96 - size) // 2]]
+    pads = [one for pair in reversed(grid) for one in pair]
+    mixture, mask = (nn.functional.pad(part.as_tensor(), pads) for part in (mixture, mask))
+    recipe = draw_recipe(Ingredients(contrasts={contrast: 1.0}), np.random.RandomState(4))
+    made = render(mixture, mask, recipe, spacing_mm=2.0)
+    inside = made.brain_mask > 0.5
+    image = robust_normalised(made.image, inside) if False else made.image
+    image = torch.where(inside, (image - image[inside].median()) / image[inside].std(), 0.0)
+    evidence = TissueEvidence(
+        Path(itermask3d.BUNDLE_ROOT, "models/model_tissue.pt"), {"other": KindSettings(0.5, 2, 2)}
+    )
+    (found,) = evidence.read(image[None].float(), made.brain_mask[None], spacing_mm=2.0)
+    assert (found.kind, found.side) == (kind, side)
