@@ -25,6 +25,7 @@ from itermask3d.inference.results import RESEARCH_USE, versions
 from itermask3d.preprocessing.load import load_volume
 from lib.adapting import Adapter
 from lib.datastores import DicomStore, FolderStore, patient
+from lib.drafts import Drafts
 from lib.errors import RequestError
 from lib.intake import private_scratch
 from lib.keeping import require_space
@@ -77,6 +78,7 @@ class IterMask3DApp(MONAILabelApp):
         store = super().init_datastore() if self.studies.startswith(("http://", "https://")) else self._folder()
         default = Path(store.directory) / ".itermask3d"  # hidden: MONAI Label lists the folder's volumes
         self.results = Results(self.conf.get("results") or default)
+        self.drafts = Drafts(self.results.directory / "drafts")
         self.monitor = Monitor(shared=self.results.directory / ".turn")
         shipped = self.conf.get("weights")
         self.workbench = Workbench(

@@ -188,9 +188,9 @@ class Results:
         params = self.params(image) or {}
         return banded(volumes[0] > 0, volumes[1], params.get("threshold"))
 
-    def anomaly_map(self, image: str) -> np.ndarray | None:
-        """The anomaly map of the newest result, in the scan's array order; ``None`` where there is none."""
-        path = self.file(image, "anomaly_map")
+    def volume(self, image: str, name: str) -> np.ndarray | None:
+        """A volume of the newest result, such as ``anomaly_map``, in the scan's array order; ``None`` without one."""
+        path = self.file(image, name)
         return np.asarray(nib.load(path).dataobj) if path.is_file() else None
 
     def brain(self, image: str) -> np.ndarray:

@@ -33,10 +33,12 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.utils.others.generic import remove_file
 from starlette.middleware import Middleware
 
+from lib.drafts import add_draft_routes
 from lib.errors import RequestError
 from lib.guard import HANDLED, LoopbackGuard, NameCheck, answer_error
 from lib.intake import Intake
 from lib.ohif import app_config, ohif_file
+from lib.overlays import add_overlay_route
 from lib.page import draw_curve, render_report
 from lib.proxy import PacsProxy
 from lib.uploads import Params, Scratch, on_grid, parse_options, safe_name, safe_person, safe_tag, store_upload
@@ -104,6 +106,8 @@ class Routes:
         router.add_api_route("/datastore/label", self.put_label, methods=["PUT"])
         router.add_api_route("/itermask3d/refine", self.refine, methods=["POST"], dependencies=[USER])
         router.add_api_route("/itermask3d/save", self.save, methods=["POST"])
+        add_draft_routes(router, self.instance.drafts, [USER])
+        add_overlay_route(router, self.instance.results, [USER])
         for name in ("status", "result", "mask", "series", "report"):
             router.add_api_route(f"/itermask3d/{name}", getattr(self, name), dependencies=[USER], response_model=None)
         for name in ("curve", "overview"):
@@ -166,6 +170,7 @@ class Routes:
         with Scratch() as scratch:
             mask = self._label(label, image, scratch)
             saved = self.instance.save_correction(image, mask, user=user, comment=comment)
+        self.instance.drafts.drop(image)
         logger.info("saved the final label of image '%s', series %s", image, saved.get("seg_series_uid"))
         return saved
 

@@ -197,7 +197,7 @@ class Workbench:
         except ValueError as error:
             raise RequestError(422, str(error)) from error
         if zone is not None:
-            result = with_map_of(result, self.results.anomaly_map(image), zone)
+            result = with_map_of(result, self.results.volume(image, "anomaly_map"), zone)
         return self._keep(image, result, timings.seconds, prompted=True, options=options)
 
     def _is_done(self, image: str, path: str, values: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,16 @@ VIEWER = """
     cache: {getImage: id => ({referencedImageId: id.split('-')[1] + '0'}), 
       getVolume: id => id === 'scan' ? {loadStatus: {loaded: true}} : null,
     },
-    eventTarget: {}, triggerEvent: (target, name, detail) => fake.events.push(detail.segmentationId), utilities: {},
+    eventTarget: new EventTarget(),
+    triggerEvent: (target, name, detail) => {
+      fake.events.push(detail.segmentationId);
+      target.dispatchEvent(new Event(name));
+    },
+    utilities: {},
+  };
+  window.fake.stroke = values => { // what a brush leaves
+    fake.voxels = Uint8Array.from(values);
+    window.cornerstone.eventTarget.dispatchEvent(new Event('modified'));
   };
   window.cornerstoneTools = {
     Enums: {SegmentationRepresentations: {Labelmap: 'Labelmap'}, Events: {SEGMENTATION_DATA_MODIFIED: 'modified'}},
@@ -132,6 +142,8 @@ class Backend:
         self.saved = {"seg_series_uid": "1.2.3", "empty": False}
         self.mask = bytes([0, 1, 2, 3, 0, 0, 0, 0])
         self.posted: list[tuple[str, dict[str, list[str]], bytes]] = []
+        self.draft: bytes | None = None
+        self.drafted: list[bytes] = []
         self.outside: list[str] = []
 
     def answer(self, route: Route, request: Request) -> None:
@@ -152,7 +164,9 @@ class Backend:
     def _data(self, route: Route, request: Request, path: str) -> None:
         if request.method == "POST":
             self.posted.append((path, parse_qs(urlsplit(request.url).query), request.post_data_buffer or b""))
-        if path == "/itermask3d/result" and self.result is None:
+        if path == "/itermask3d/draft":
+            self._draft(route, request)
+        elif path == "/itermask3d/result" and self.result is None:
             route.fulfill(status=204)
         elif path == "/itermask3d/mask":
             route.fulfill(body=self.mask, content_type="application/octet-stream")
@@ -164,6 +178,18 @@ class Backend:
         else:
             known = {"/itermask3d/status": self.status, "/itermask3d/result": self.result, "/info/": INFO}
             route.fulfill(json=known.get(path, RESULT))
+
+    def _draft(self, route: Route, request: Request) -> None:
+        if request.method == "GET" and self.draft is not None:
+            route.fulfill(body=self.draft, headers={"X-Kept": "2026-01-02T03:04:05+00:00"})
+            return
+        if request.method == "PUT":
+            sent = request.post_data_buffer or b""
+            start = sent.index(b"\x1f\x8b")
+            self.drafted.append(zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(sent[start:]))
+        if request.method == "DELETE":
+            self.draft = None
+        route.fulfill(status=204)
 
 
 @pytest.fixture(scope="module")
@@ -431,3 +457,80 @@ def test_brush_is_switched_on_and_off(page: Page) -> None:
     assert page.evaluate("fake.tool") == "SphereBrush"
     press(page, "Brush")
     expect(page.get_by_role("button", name="Brush")).to_have_attribute("aria-pressed", "false")
+
+
+def find_and_draw(page: Page) -> None:
+    """A run, then a stroke beside it: segment 1 is what a person draws."""
+    open_viewer(page)
+    press(page, "Find anomalies")
+    expect(status(page)).to_have_text("Done: the mask is shown.")
+    page.evaluate("fake.stroke([1, 2, 3, 4, 0, 0, 0, 0])")
+    expect(page.get_by_role("button", name="Undo")).to_be_enabled()
+
+
+def test_strokes_are_undone_and_redone_by_keyboard_and_keep_their_segment(page: Page, backend: Backend) -> None:
+    find_and_draw(page)
+    wanted = bytes([4, 1, 2, 3, 4, 0, 0, 0])
+    with page.expect_response(lambda answer: answer.request.method == "PUT" and backend.drafted[-1] == wanted):
+        page.evaluate("fake.stroke([1, 2, 3, 4, 1, 0, 0, 0])")
+    for keys, voxels in (
+        ("Control+z", [1, 2, 3, 4, 0, 0, 0, 0]),
+        ("Control+z", [0, 2, 3, 4, 0, 0, 0, 0]),
+        ("Control+Shift+Z", [1, 2, 3, 4, 0, 0, 0, 0]),
+    ):
+        page.keyboard.press(keys)
+        page.wait_for_function("wanted => [...fake.voxels].join() === wanted.join()", arg=voxels)
+
+
+def test_a_refinement_is_undone_with_what_the_panel_said(page: Page, backend: Backend) -> None:
+    find_and_draw(page)
+    backend.mask = bytes([3, 3, 3, 3, 3, 0, 0, 0])
+    with page.expect_response("**/itermask3d/refine?*"):
+        press(page, "Refine from my edit")
+    expect(status(page)).to_have_text("Refined from your edit.")
+    assert page.evaluate("[...fake.voxels]") == [4, 4, 4, 4, 4, 0, 0, 0]
+    press(page, "Undo")
+    page.wait_for_function("[...fake.voxels].join() === '1,2,3,4,0,0,0,0'")
+    expect(page.locator(".itermask3d-verdict")).to_have_text(RESULT["headline"])
+
+
+def test_strokes_become_a_draft_on_the_server_and_saving_ends_the_question(page: Page, backend: Backend) -> None:
+    find_and_draw(page)
+    wanted = bytes([4, 1, 2, 3, 4, 0, 0, 0])  # the server's bands, and 4 for what was drawn
+    with page.expect_response(lambda answer: answer.request.method == "PUT" and backend.drafted[-1] == wanted):
+        page.evaluate("fake.stroke([1, 2, 3, 4, 1, 0, 0, 0])")
+    assert page.evaluate("!dispatchEvent(new Event('beforeunload', {cancelable: true}))")
+    press(page, "Save to PACS")
+    expect(status(page)).to_contain_text("Mask saved")
+    assert page.evaluate("dispatchEvent(new Event('beforeunload', {cancelable: true}))")
+
+
+def test_a_draft_is_offered_after_a_reload_and_comes_back_with_its_colours(page: Page, backend: Backend) -> None:
+    backend.result, backend.draft = RESULT, bytes([4, 4, 2, 3, 0, 0, 0, 0])
+    open_viewer(page)
+    expect(page.locator(".itermask3d-question")).to_contain_text("was not saved")
+    press(page, "Restore it")
+    expect(status(page)).to_contain_text("Your drawing is back")
+    assert page.evaluate("[...fake.voxels]") == [1, 1, 3, 4, 0, 0, 0, 0]
+    assert page.evaluate("!dispatchEvent(new Event('beforeunload', {cancelable: true}))")
+
+
+def test_a_draft_that_is_not_wanted_is_gone(page: Page, backend: Backend) -> None:
+    backend.draft = bytes(8)
+    open_viewer(page)
+    with page.expect_request(lambda request: request.method == "DELETE"):
+        press(page, "Discard it")
+    expect(page.locator(".itermask3d-question")).to_be_hidden()
+    assert backend.draft is None
+
+
+def test_nothing_unsaved_is_replaced_without_a_question(page: Page, backend: Backend) -> None:
+    find_and_draw(page)
+    runs = len(backend.posted)
+    press(page, "Find anomalies")
+    press(page, "Keep it")
+    assert len(backend.posted) == runs
+    assert page.evaluate("[...fake.voxels]") == [1, 2, 3, 4, 0, 0, 0, 0]
+    press(page, "Find anomalies")
+    press(page, "Replace it")
+    page.wait_for_function("[...fake.voxels].join() === '0,2,3,4,0,0,0,0'")

@@ -74,6 +74,8 @@ class StandIn:
             folder=lambda image: folder / "results",
             mask=lambda image: self.mask,
         )
+        self.dropped_drafts: list[str] = []
+        self.drafts = SimpleNamespace(drop=self.dropped_drafts.append)
         self.obstacle: Exception | None = None
         self.entered, self.release = threading.Event(), threading.Event()
         self.release.set()
@@ -418,6 +420,7 @@ def test_save_keeps_the_mask_with_the_name_of_who_drew_it(client: TestClient, in
     assert answer.json()["empty"] is empty
     assert instance.saved[0]["user"] == "Reader One"
     np.testing.assert_array_equal(instance.saved[0]["mask"], drawn)
+    assert instance.dropped_drafts == ["scan"]
 
 
 @pytest.mark.parametrize("user", ["x" * 65, "a\nb", "a\\b"])
@@ -425,6 +428,7 @@ def test_save_refuses_a_name_that_dicom_cannot_hold(client: TestClient, instance
     answer = client.post("/itermask3d/save", params={"image": "scan", "user": user}, files=raw(np.zeros(SHAPE)))
     assert answer.status_code == 422
     assert instance.saved == []
+    assert instance.dropped_drafts == []
 
 
 @pytest.mark.parametrize("path", ["/itermask3d/save", "/itermask3d/refine"])

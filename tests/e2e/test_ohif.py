@@ -52,6 +52,18 @@ STORED = """async uid => {
 }"""
 """How OHIF reads a SEG of the PACS."""
 
+OVERLAID = """([name, places]) => {
+  const volumes = window.cornerstone.cache.getVolumes().filter(one => one.volumeId.startsWith(`itermask3d-${name}`));
+  const values = volumes[0].voxelManager.getCompleteScalarDataArray();
+  return { count: volumes.length, length: values.length, values: places.map(place => values[place]) };
+}"""
+"""What lies over the scan, at some places."""
+
+DRAFTED = """([image, count]) => fetch(`/itermask3d/draft?image=${image}`)
+  .then(answer => answer.arrayBuffer())
+  .then(bytes => new Uint8Array(bytes).filter(Boolean).length === count)"""
+"""Whether the server keeps a draft of so many voxels."""
+
 COLOURED = """() => {
   let count = 0;
   for (const canvas of document.querySelectorAll('.cornerstone-viewport-element canvas')) {
@@ -125,6 +137,14 @@ class Viewer:
         answer.or_(trouble).first.wait_for(timeout=timeout_ms)
         assert not trouble.count(), trouble.inner_text()
         return str(answer.inner_text())
+
+    def require_step(self, keys: str, wanted: np.ndarray) -> None:
+        """Press keys and wait until as many voxels are drawn as wanted, then compare each."""
+        self.page.keyboard.press(keys)
+        self.page.wait_for_function(
+            f"count => ({LABELMAP})().places.length / 2 === count", arg=int(wanted.sum()), polling=250
+        )
+        np.testing.assert_array_equal(self.labelmap() > 0, wanted)
 
     def labelmap(self) -> np.ndarray:
         """What is drawn, in the voxel order of the server's image."""
@@ -232,6 +252,46 @@ def paint(viewer: Viewer) -> None:
     mouse.up()
 
 
+def require_overlays(viewer: Viewer, places: np.ndarray) -> None:
+    """Map and expected scan lie over the scan in its own geometry, voxel by voxel, and go again."""
+    for label, name in (("anomaly map", "map"), ("expected scan", "expected")):
+        viewer.card.get_by_label(label).click()
+        viewer.page.wait_for_function(
+            "name => window.cornerstone.cache.getVolumes().some(one => one.volumeId.startsWith(`itermask3d-${name}`))",
+            arg=name,
+            polling=250,
+        )
+        viewer.card.locator(".itermask3d-bar").wait_for(state="hidden")
+        shown = viewer.page.evaluate(OVERLAID, [name, places.tolist()])
+        query = {"image": viewer.study.series.series_uid, "name": name}
+        answer = requests.get(f"{viewer.server.url}/itermask3d/overlay", params=query, timeout=60)
+        sent = np.frombuffer(answer.content, answer.headers["X-Voxels"])
+        assert shown["count"] == 1
+        assert shown["length"] == sent.size == viewer.study.voxels.size
+        np.testing.assert_array_equal(shown["values"], sent[places])
+        viewer.shoot(name)
+    viewer.card.get_by_label("scan", exact=True).click()
+    viewer.page.wait_for_function(
+        "() => !window.cornerstone.cache.getVolumes().some(one => one.volumeId.startsWith('itermask3d-'))", polling=250
+    )
+
+
+def reload_with_a_draft(viewer: Viewer, painted: np.ndarray) -> None:
+    """Leaving asks; after the reload the drawing is offered and comes back as it was."""
+    asked: list[str] = []
+    viewer.page.once("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    viewer.page.wait_for_function(
+        DRAFTED, arg=[viewer.study.series.series_uid, int(painted.sum())], polling=500, timeout=STEP_MS
+    )
+    viewer.page.reload()
+    assert asked == ["beforeunload"]
+    viewer.page.wait_for_function(LOADED, polling=250, timeout=RUN_MS)
+    viewer.card.get_by_role("button", name="Restore it").wait_for()
+    viewer.shoot("draft")
+    viewer.press("Restore it", until="Your drawing is back")
+    np.testing.assert_array_equal(viewer.labelmap() > 0, painted)
+
+
 def read_seg(orthanc: Any, series_uid: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """The SEG of a series, as another client gets it from the PACS."""
     query = {"Level": "Instance", "Query": {"SeriesInstanceUID": series_uid}}
@@ -268,6 +328,8 @@ def test_a_scan_is_run_corrected_refined_and_saved(viewer: Viewer, orthanc: Any,
     viewer.page.wait_for_function(f"before => ({COLOURED})() > before + 200", arg=before, polling=250)
     viewer.shoot("region")
 
+    require_overlays(viewer, places)
+
     viewer.card.get_by_role("button", name="Brush", exact=True).click()
     viewer.card.locator("button[aria-pressed='true']", has_text="Brush").wait_for()
     paint(viewer)
@@ -278,6 +340,9 @@ def test_a_scan_is_run_corrected_refined_and_saved(viewer: Viewer, orthanc: Any,
     assert painted[drawn > 0].all()
     assert painted.sum() > (drawn > 0).sum()
     viewer.shoot("painted")
+    for keys, wanted in (("Control+z", drawn > 0), ("Control+Shift+Z", painted)):
+        viewer.require_step(keys, wanted)
+    reload_with_a_draft(viewer, painted)
 
     viewer.press("Refine from my edit", until="Refined", timeout_ms=RUN_MS)
     refined = viewer.labelmap() > 0

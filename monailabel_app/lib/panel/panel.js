@@ -2,17 +2,19 @@
  * The panel in OHIF: what IterMask3D found in the series shown, progress, refinement and saving.
  */
 
-import { answerParts, centreOf, firstRegion, legend } from './answer.js';
-import { button, make, number, say } from './parts.js';
+import { answerParts, centreOf, firstRegion } from './answer.js';
+import { build, question } from './layout.js';
+import { showOverlay } from './overlay.js';
+import { make, number, say } from './parts.js';
 import { askBytes, askJson, form } from './server.js';
 import * as viewer from './viewer.js';
+import * as work from './work.js';
 
 const MODEL = 'itermask3d';
 const POLL_MS = { busy: 1000, idle: 3000 };
 const FOLLOW_MS = 400;
 const REPAINT_MS = 1500; // OHIF's MONAI Label panel colours its segments a moment after an answer
 const [BRUSH, ERASER, NO_BRUSH] = ['SphereBrush', 'SphereEraser', 'WindowLevel'];
-const SHORTCUT = 'Alt+P';
 const PHASES = {
   reading: 'Reading the scan',
   'brain extraction': 'Finding the brain',
@@ -24,13 +26,25 @@ const PHASES = {
 const state = {
   series: null, // what the active viewport shows
   result: null, // params of the last run on it
+  overlay: 'scan', // what lies over it
   opened: new Set(), // series whose result was shown once
   seenRun: null, // id of the last finished run that was taken note of
   working: '', // what this page is doing
   note: '', // how its last action ended
   running: null, // what the server runs
 };
-const ui = {};
+const ui = build({
+  find: () => replace('Looking for anomalies', find),
+  show: () => replace('Loading the mask', showMask),
+  brush: () => act('Preparing the brush', series => pick(series, BRUSH)),
+  eraser: () => act('Preparing the eraser', series => pick(series, ERASER)),
+  resize: radius_mm => viewer.setBrushRadius(radius_mm),
+  undo: () => act('Taking it back', series => step(series, 'undo')),
+  redo: () => act('Repeating it', series => step(series, 'redo')),
+  refine: () => act('Refining', refine),
+  save: () => act('Saving', save),
+  overlay: kind => act('Changing the view', series => look(series, kind)),
+});
 
 async function labels() {
   ui.labels = ui.labels || viewer.segmentLabels(await askJson('/info/'));
@@ -70,8 +84,70 @@ async function find(series) {
 async function showMask(series) {
   const mask = await askBytes('/itermask3d/mask', { image: series.uid });
   state.opened.add(series.uid);
+  await work.stroked(series, state.result); // what was drawn meanwhile can be brought back
   await viewer.showMask(series, mask, await labels());
+  await work.settled(series, state.result);
+  if (state.overlay !== 'scan') {
+    await look(series, state.overlay); // that of the new result
+  }
   return 'The mask is shown.';
+}
+
+/** Do what would replace a person's drawing, if nothing unsaved would be lost or the person does not mind. */
+async function replace(sentence, action) {
+  const { series, working } = state;
+  const replaced = 'Your drawing is not saved. Replace it?';
+  if (series && !working && (!work.isUnsaved(series) || (await question(ui, replaced, 'Replace it', 'Keep it')))) {
+    await act(sentence, action);
+  }
+}
+
+/** Take back or repeat a stroke, a refinement or a run, with what the panel said then. */
+async function step(series, direction) {
+  const answer = await work.step(series, direction, await labels());
+  if (answer !== undefined) {
+    take(series, answer);
+  }
+  return answer === undefined ? 'There is nothing more to take back.' : '';
+}
+
+function undoByKeyboard(event) {
+  const key = event.key.toLowerCase();
+  const direction = key === 'y' || (key === 'z' && event.shiftKey) ? 'redo' : key === 'z' ? 'undo' : '';
+  const writing = /^(input|textarea)$/i.test(event.target.tagName) && event.target.type !== 'range';
+  if (!direction || !(event.ctrlKey || event.metaKey) || event.altKey || !state.series || writing) {
+    return;
+  }
+  event.preventDefault();
+  event.stopPropagation();
+  act('Taking it back', series => step(series, direction));
+}
+
+async function edited() {
+  const { series, result } = state;
+  if (series && !state.working && (await work.stroked(series, result))) {
+    render();
+  }
+}
+
+/** Offer what was drawn on an earlier visit and not saved. */
+async function offerDraft(series) {
+  const draft = await work.findDraft(series);
+  if (!draft || !isShown(series)) {
+    return;
+  }
+  const time = draft.when.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
+  if (await question(ui, `A drawing of ${time} was not saved.`, 'Restore it', 'Discard it')) {
+    await act('Restoring the drawing', async () => {
+      if (!(await viewer.isLoaded(series))) {
+        throw new Error('The scan is not there yet; reload the page to restore the drawing.');
+      }
+      await work.restore(series, draft, await labels(), state.result);
+      return 'Your drawing is back; it is still not saved.';
+    });
+  } else {
+    await work.discard(series);
+  }
 }
 
 /** Show an earlier result as soon as the scan is there: its mask, at its most severe region. */
@@ -84,6 +160,22 @@ async function open(series) {
     await act('Loading the mask', showMask);
     go(firstRegion(state.result));
   }
+}
+
+/** Lay over the scan what the model expected, or how far that is from it. */
+async function look(series, kind) {
+  state.overlay = 'scan';
+  try {
+    const remark = await showOverlay(series, kind);
+    state.overlay = kind;
+    return remark;
+  } finally {
+    chooseOverlay(state.overlay);
+  }
+}
+
+function chooseOverlay(kind) {
+  ui.overlays.querySelectorAll('input').forEach(choice => (choice.checked = choice.value === kind));
 }
 
 async function refine(series) {
@@ -108,6 +200,7 @@ async function save(series) {
   const body = form(await viewer.drawnMask(series));
   const query = { image: series.uid, user: ui.user.value.trim() };
   const saved = await askJson('/itermask3d/save', query, { method: 'POST', body });
+  work.saved(series);
   const where = saved.seg_series_uid ? `in the PACS as series ${saved.seg_series_uid}` : 'in the datastore';
   const said = saved.empty ? `Empty mask saved: no finding, ${where}.` : `Mask saved ${where}.`;
   return [said, ...(saved.warnings || [])].join(' ');
@@ -136,78 +229,6 @@ function take(series, result) {
     renderResult();
     render();
   }
-}
-
-function build() {
-  ui.card = make('section', 'card');
-  ui.card.id = 'itermask3d-card';
-  ui.card.tabIndex = -1; // the shortcut leads here, the tabulator on to what it holds
-  ui.card.setAttribute('aria-label', 'IterMask3D');
-  ui.card.setAttribute('aria-keyshortcuts', SHORTCUT);
-  ui.card.addEventListener('keydown', event => {
-    event.stopPropagation(); // OHIF's hotkeys stay out of the panel
-    if (event.key === 'Escape') {
-      ui.before?.focus();
-    }
-  });
-  const head = make('p', 'head');
-  head.append(make('strong', '', 'IterMask3D'), make('span', 'quiet', 'research use only'), make('kbd', '', SHORTCUT));
-  ui.card.append(head, buildTexts(), buildActions());
-}
-
-function buildTexts() {
-  const scroll = make('div', 'scroll');
-  scroll.tabIndex = 0; // so that the keyboard can scroll it
-  scroll.setAttribute('role', 'group');
-  scroll.setAttribute('aria-label', 'Result');
-  for (const name of ['series', 'hint', 'status', 'error']) {
-    ui[name] = make('p', name);
-  }
-  ui.status.setAttribute('role', 'status');
-  ui.error.setAttribute('role', 'alert');
-  ui.bar = make('progress', 'bar');
-  ui.bar.setAttribute('aria-label', 'Progress of the run');
-  ui.result = make('div', 'result');
-  scroll.append(ui.series, ui.hint, ui.status, ui.bar, ui.error, ui.result);
-  return scroll;
-}
-
-function buildActions() {
-  const actions = make('div', 'actions');
-  ui.find = button('Find anomalies', () => act('Looking for anomalies', find), 'button primary');
-  ui.show = button('Show mask', () => act('Loading the mask', showMask));
-  ui.brush = button('Brush', () => act('Preparing the brush', series => pick(series, BRUSH)));
-  ui.eraser = button('Eraser', () => act('Preparing the eraser', series => pick(series, ERASER)));
-  ui.radius = make('input', 'radius');
-  Object.assign(ui.radius, { type: 'range', min: 2, max: 25, step: 1, value: 8, title: 'Size of the brush' });
-  ui.radius.setAttribute('aria-label', 'Radius of the brush in millimetres');
-  ui.radius.addEventListener('input', () => viewer.setBrushRadius(ui.radius.valueAsNumber));
-  ui.refine = button('Refine from my edit', () => act('Refining', refine));
-  ui.keep = make('input');
-  ui.keep.type = 'checkbox';
-  const keep = make('label', 'keep', 'Keep all that I drew');
-  keep.prepend(ui.keep);
-  ui.report = make('a', 'button', 'Open report');
-  ui.report.target = '_blank';
-  ui.report.rel = 'noopener';
-  ui.save = button('Save to PACS', () => act('Saving', save));
-  const rows = [[ui.find, ui.show], [ui.brush, ui.eraser, ui.radius], [keep], [ui.refine], [buildUser(), ui.save]];
-  for (const row of [...rows, [ui.report]]) {
-    const box = make('div', 'row');
-    box.append(...row);
-    actions.append(box);
-  }
-  actions.prepend(legend());
-  return actions;
-}
-
-function buildUser() {
-  ui.user = make('input', 'user');
-  Object.assign(ui.user, { type: 'text', maxLength: 64, placeholder: 'Your name', autocomplete: 'name' });
-  ui.user.setAttribute('aria-label', 'Your name, stored with the saved mask');
-  ui.user.value = localStorage.getItem('itermask3d.user') || '';
-  ui.user.addEventListener('change', () => localStorage.setItem('itermask3d.user', ui.user.value.trim()));
-  return ui.user;
 }
 
 /** Take the place that OHIF gives. */
@@ -242,13 +263,17 @@ function render() {
   say(ui.status, statusSentence(mine));
   ui.bar.hidden = !state.working && !mine;
   setProgress(mine);
-  for (const element of [ui.find, ui.show, ui.brush, ui.eraser, ui.refine, ui.save]) {
+  for (const element of [ui.find, ui.show, ui.brush, ui.eraser, ui.undo, ui.redo, ui.refine, ui.save]) {
     element.disabled = Boolean(state.working || mine);
   }
+  const { undo, redo } = work.steps(state.series);
+  ui.undo.disabled ||= !undo;
+  ui.redo.disabled ||= !redo;
   const tool = viewer.toolInUse(state.series);
   ui.brush.setAttribute('aria-pressed', String(tool === BRUSH));
   ui.eraser.setAttribute('aria-pressed', String(tool === ERASER));
-  ui.show.hidden = ui.report.hidden = !state.result;
+  ui.show.hidden = ui.report.hidden = ui.overlays.hidden = !state.result;
+  ui.overlays.disabled = Boolean(state.working || mine);
   ui.report.href = `/itermask3d/report?${new URLSearchParams({ image: state.series.uid })}`;
 }
 
@@ -280,10 +305,13 @@ function renderResult() {
 }
 
 function follow() {
+  ui.heard ||= viewer.onEdit(edited);
   const before = state.series?.uid;
   state.series = viewer.activeSeries();
   if (state.series?.uid !== before) {
-    Object.assign(state, { result: null, note: '' });
+    Object.assign(state, { result: null, note: '', overlay: 'scan' });
+    chooseOverlay('scan');
+    ui.question.hidden = true;
     say(ui.error, '');
     say(ui.hint, '');
     renderResult();
@@ -301,6 +329,9 @@ async function load(series) {
     take(series, result);
     if (result) {
       await open(series);
+    }
+    if (!work.isUnsaved(series)) {
+      await offerDraft(series);
     }
   } catch (error) {
     say(ui.error, error.message);
@@ -343,7 +374,12 @@ function noteFinished(finished) {
     const { series } = state;
     state.opened.add(series.uid); // whoever asked shows the mask
     load(series);
-    setTimeout(() => isShown(series) && viewer.paintBands(series), REPAINT_MS);
+    setTimeout(async () => {
+      if (isShown(series)) {
+        viewer.paintBands(series);
+        await work.settled(series, state.result);
+      }
+    }, REPAINT_MS);
   } else {
     say(ui.error, finished.message || 'The run failed; the log of the server says why.');
   }
@@ -355,10 +391,15 @@ function schedulePoll(delay) {
 }
 
 viewer.setServerCookie();
-build();
 settle();
 window.addEventListener('itermask3d-dock', settle);
 window.addEventListener('keydown', reach, { capture: true });
+window.addEventListener('keydown', undoByKeyboard, { capture: true });
+window.addEventListener('beforeunload', event => {
+  if (work.isAnythingUnsaved()) {
+    event.preventDefault(); // the browser asks
+  }
+});
 follow();
 setInterval(follow, FOLLOW_MS);
 schedulePoll(0);

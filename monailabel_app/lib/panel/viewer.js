@@ -9,8 +9,9 @@ const SHARED_SEGMENTATION = '1'; // the id that OHIF's MONAI Label panel uses, s
 const DRAWING_TYPES = ['deepgrow', 'deepedit', 'vista3d', 'segmentation']; // models whose labels that panel lists
 const BANDS = { 'anomaly 1 mild': 1, 'anomaly 2 moderate': 2, 'anomaly 3 severe': 3 };
 const COLOURS = { 1: [255, 210, 77, 255], 2: [255, 138, 51, 255], 3: [232, 45, 45, 255] };
-const DRAWN = { label: 'anomaly', colour: [90, 204, 230, 255] }; // what a person draws, before it is refined
+const DRAWN = { label: 'anomaly', band: 4, colour: [90, 204, 230, 255] }; // what a person draws, before it is refined
 const TOOL_GROUPS = ['default', 'mpr'];
+const QUIET_MS = 400;
 const LOAD_TRIES = 600;
 const LOAD_WAIT_MS = 200;
 const VOLUME_TRIES = 50;
@@ -56,7 +57,7 @@ export async function isLoaded(series) {
 /**
  * Put a mask into the segmentation of a series, which is made where there is none.
  *
- * mask: Uint8Array of bands, first axis fastest. labels: names of all segments, in OHIF's order.
+ * mask: Uint8Array of bands, as maskNow gives it, first axis fastest. labels: names of all segments, in OHIF's order.
  */
 export async function showMask(series, mask, labels) {
   const segmentation = segmentationOf(series) || (await createSegmentation(series, labels));
@@ -65,7 +66,7 @@ export async function showMask(series, mask, labels) {
   if (length !== mask.length) {
     throw new Error(`The mask has ${mask.length} voxels and the viewer ${length}; reload the page and try again.`);
   }
-  const toViewer = segmentNumbers(segmentation);
+  const toViewer = shownNumbers(segmentation);
   voxels.write(mask.map(band => toViewer[band] || 0));
   paintBands(series);
   const { triggerEvent, eventTarget } = window.cornerstone;
@@ -73,18 +74,48 @@ export async function showMask(series, mask, labels) {
   triggerEvent(eventTarget, event, { segmentationId: segmentation.segmentationId });
 }
 
-/** What is drawn on a series as bands; segments of other names count as mild. */
+/** What is drawn on a series as the server's bands; segments of other names count as mild. */
 export async function drawnMask(series) {
+  const mask = await maskNow(series);
+  if (!mask) {
+    throw new Error('Nothing is drawn on this series yet; press "Find anomalies" or "Brush" first.');
+  }
+  return mask.map(band => (band === DRAWN.band ? 1 : band));
+}
+
+/** All that is shown as bands, strokes of the brush told apart from them; null where there is no segmentation. */
+export async function maskNow(series) {
   const segmentation = segmentationOf(series);
   if (!segmentation) {
-    throw new Error('Nothing is drawn on this series yet; press "Find anomalies" or "Brush" first.');
+    return null;
   }
   const voxels = (await voxelsOf(segmentation, series)).read();
   const toServer = {};
-  for (const [band, index] of Object.entries(segmentNumbers(segmentation))) {
+  for (const [band, index] of Object.entries(shownNumbers(segmentation))) {
     toServer[index] = Number(band);
   }
   return Uint8Array.from(voxels, value => (value ? toServer[value] || 1 : 0));
+}
+
+/** Tell of every change of a segmentation once the mouse is released and all is quiet; false where OHIF is not there. */
+export function onEdit(told) {
+  const { eventTarget } = window.cornerstone || {};
+  const modified = window.cornerstoneTools?.Enums.Events.SEGMENTATION_DATA_MODIFIED;
+  if (!eventTarget || !modified) {
+    return false;
+  }
+  let timer = null;
+  let held = false;
+  const wait = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => (held ? wait() : told()), QUIET_MS);
+  };
+  window.addEventListener('pointerdown', () => (held = true), { capture: true });
+  for (const name of ['pointerup', 'pointercancel']) {
+    window.addEventListener(name, () => (held = false), { capture: true });
+  }
+  eventTarget.addEventListener(modified, wait);
+  return true;
 }
 
 /** Yellow, orange, red by severity, blue for what is drawn, in every viewport that shows the segmentation. */
@@ -95,13 +126,13 @@ export function paintBands(series) {
     return;
   }
   const numbers = segmentNumbers(segmentation);
-  const drawn = Object.values(segmentation.segments).find(one => one?.label === DRAWN.label);
+  const drawn = shownNumbers(segmentation)[DRAWN.band];
   for (const viewportId of service.getViewportIdsWithSegmentation(segmentation.segmentationId)) {
     for (const [band, index] of Object.entries(numbers)) {
       service.setSegmentColor(viewportId, segmentation.segmentationId, index, COLOURS[band]);
     }
     if (drawn) {
-      service.setSegmentColor(viewportId, segmentation.segmentationId, drawn.segmentIndex, DRAWN.colour);
+      service.setSegmentColor(viewportId, segmentation.segmentationId, drawn, DRAWN.colour);
     }
   }
 }
@@ -255,6 +286,13 @@ function sliceVoxels(segmentation) {
     },
     write: values => slices.forEach((slice, place) => slice.set(values.subarray(place * size, (place + 1) * size))),
   };
+}
+
+/** Which segment stands for which band, and which for what a person draws. */
+function shownNumbers(segmentation) {
+  const numbers = segmentNumbers(segmentation);
+  const drawn = Object.values(segmentation.segments).find(one => one?.label === DRAWN.label);
+  return drawn ? { ...numbers, [DRAWN.band]: drawn.segmentIndex } : numbers;
 }
 
 /** Which segment stands for which band; OHIF numbers segments in the order of their names. */
