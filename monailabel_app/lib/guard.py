@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lib.errors import RequestError
 from lib.keeping import NO_SPACE
 
-__all__ = ["HANDLED", "LoopbackGuard", "NameCheck", "answer_error"]
+__all__ = ["HANDLED", "LoopbackGuard", "NameCheck", "answer_error", "describe_error"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +102,19 @@ def _is_loopback(host: str | None) -> bool:
 
 def answer_error(request: Request, error: Exception) -> JSONResponse:
     """Turn an exception into one sentence for the person and a line in the log."""
-    status, sentence = _describe(error)
-    sentence = UPLOAD.sub("the upload", sentence)
+    status, sentence = describe_error(error)
     where = f"{request.method} {request.url.path}"
     if status >= 500 and not isinstance(error, RequestError):
         logger.error("%s failed", where, exc_info=error)
     else:
         logger.warning("%s: %d, %s", where, status, sentence)
     return JSONResponse({"detail": sentence}, status_code=status)
+
+
+def describe_error(error: Exception) -> tuple[int, str]:
+    """Status and sentence of an exception; names that only this server knows are left out."""
+    status, sentence = _describe(error)
+    return status, UPLOAD.sub("the upload", sentence)
 
 
 def _describe(error: Exception) -> tuple[int, str]:

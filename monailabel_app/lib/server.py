@@ -35,8 +35,9 @@ from starlette.middleware import Middleware
 
 from lib.drafts import add_draft_routes
 from lib.errors import RequestError
-from lib.guard import HANDLED, LoopbackGuard, NameCheck, answer_error
+from lib.guard import HANDLED, LoopbackGuard, NameCheck, answer_error, describe_error
 from lib.intake import Intake
+from lib.monitor import CANCELLED
 from lib.ohif import app_config, ohif_file
 from lib.overlays import add_overlay_route
 from lib.page import draw_curve, render_report
@@ -51,6 +52,9 @@ MODEL, REFINE = "itermask3d", "itermask3d_refine"
 OUTPUTS = ("", "none", "json", "image", "all", "dicom_seg")
 MAX_WAITING = 8
 """Runs that may wait at a time: each holds one of the server's about 40 worker threads, the others answer the rest."""
+
+KEPT_FAILURES = 100
+"""Images whose last failure is remembered."""
 
 PANEL = Path(__file__).parent / "panel"
 USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
@@ -94,6 +98,7 @@ class Routes:
     def __init__(self, instance: Any) -> None:
         self.instance = instance
         self._slots = threading.BoundedSemaphore(MAX_WAITING)
+        self._failures: dict[str, str] = {}
         studies = str(getattr(instance, "studies", ""))
         self._proxy = PacsProxy(studies if studies.startswith(("http://", "https://")) else "")
 
@@ -106,6 +111,7 @@ class Routes:
         router.add_api_route("/datastore/label", self.put_label, methods=["PUT"])
         router.add_api_route("/itermask3d/refine", self.refine, methods=["POST"], dependencies=[USER])
         router.add_api_route("/itermask3d/save", self.save, methods=["POST"])
+        router.add_api_route("/itermask3d/cancel", self.cancel, methods=["POST"], dependencies=[USER])
         add_draft_routes(router, self.instance.drafts, [USER])
         add_overlay_route(router, self.instance.results, [USER])
         for name in ("status", "result", "mask", "series", "report"):
@@ -199,9 +205,14 @@ class Routes:
         text = path.read_text(errors="replace").splitlines() if path.is_file() else []
         return PlainTextResponse("\n".join(text[-max(lines, 1) :]) + "\n")
 
-    def status(self) -> dict[str, Any]:
-        """What runs now, how many wait, and what finished last."""
-        return self.instance.monitor.status()
+    def status(self, image: str = "") -> dict[str, Any]:
+        """What runs now, how many wait, what finished last; of an image, why its last run failed, if it did."""
+        return {**self.instance.monitor.status(), "failure": self._failures.get(image)}
+
+    def cancel(self, image: str) -> dict[str, Any]:
+        """End the run on an image at its next step."""
+        self.instance.monitor.cancel(safe_name(image))
+        return {"image": image, "cancelled": True}
 
     def result(self, image: str) -> Response:
         """What the last run found; 204 without a body where the image has no result yet."""
@@ -279,10 +290,24 @@ class Routes:
 
     def _run(self, request: dict[str, Any]) -> dict[str, Any]:
         logger.info("'%s' on '%s' with the options %s", request["model"], request["image"], ", ".join(sorted(request)))
-        result = self.instance.infer(request)
-        if not result:
-            raise RequestError(500, f"model '{request['model']}' returned nothing")
+        image = str(request["image"])
+        self._failures.pop(image, None)
+        try:
+            result = self.instance.infer(request)
+            if not result:
+                raise RequestError(500, f"model '{request['model']}' returned nothing")
+        except Exception as error:
+            status, sentence = describe_error(error)
+            if status != CANCELLED:
+                self._note_failure(image, sentence)
+            raise
         return result
+
+    def _note_failure(self, image: str, message: str) -> None:
+        """Keep why a run failed, for a page that is loaded again; the newest of so many images."""
+        self._failures[image] = message
+        for oldest in list(self._failures)[:-KEPT_FAILURES]:
+            del self._failures[oldest]
 
     def _label(self, label: UploadFile, image: str, scratch: Scratch) -> Path:
         """Store an uploaded mask; the raw bytes of a viewer (``.bin``) become a NIfTI file on the image's grid."""

@@ -77,3 +77,70 @@ def test_patience_ends(monitor):
     with impatient.claim("m", "a"), pytest.raises(RequestError, match="busy"), impatient.claim("m", "b"):
         pass
     assert impatient.status()["waiting"] == 0
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_one_share_runs_through_all_phases_and_never_back():
+    from lib.monitor import Run
+
+    clock = Clock()
+    run = Run("m", "a", {"reading": 10, "sweep": 20, "writing": 10}, clock)
+    shares = []
+    for now, phase, done, total in (
+        (0, "reading", 0, 1), (5, "reading", 0, 1), (30, "reading", 0, 1), (31, "sweep", 1, 2), (32, "sweep", 0, 2),
+        (40, "writing", 0, 1), (99, "writing", 0, 1),
+    ):  # fmt: skip
+        clock.now = now
+        run.report(phase, done, total)
+        shares.append(run.status()["share"])
+    assert shares == pytest.approx([0, 0.125, 0.2425, 0.5, 0.5, 0.75, 0.9925], abs=1e-3)
+
+
+def test_the_time_left_is_told_once_there_is_something_to_go_by():
+    from lib.monitor import Run
+
+    clock = Clock()
+    run = Run("m", "a", {"reading": 10, "writing": 10}, clock)
+    assert run.status()["seconds_left"] is None
+    clock.now = 5
+    assert run.status()["seconds_left"] == 15
+
+
+def test_a_whole_run_tells_how_long_the_next_one_takes(monitor):
+    with monitor.claim("m", "a") as run:
+        run.report("sweep", 0, 2)
+        run.report("writing", 0, 1)
+    with monitor.claim("m", "b") as run:
+        run.report("shrink", 0, 2)
+        assert run.took_s.keys() == {"reading"}
+    with monitor.claim("m", "c"):
+        pass
+    assert monitor._took_s["m"].keys() == {"reading", "brain extraction", "sweep", "shrink", "writing"}
+    assert monitor._took_s["m"]["shrink"] == 0.0
+
+
+def test_a_cancelled_run_ends_at_its_next_step_and_frees_the_turn(monitor):
+    from lib.errors import RequestError
+
+    def cancelled_run() -> None:
+        with monitor.claim("m", "a") as run:
+            monitor.cancel("a")
+            assert monitor.status()["running"]["cancelled"]
+            run.report("shrink", 1, 2)
+
+    with pytest.raises(RequestError, match="cancelled") as told:
+        cancelled_run()
+    assert told.value.status == 409
+    with pytest.raises(RequestError, match="no run on image 'a' is on"):
+        monitor.cancel("a")
+    with monitor.claim("m", "a", wait=False):
+        pass

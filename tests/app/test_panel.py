@@ -285,12 +285,28 @@ def test_server_address_is_set_for_the_panel_of_monai_label(page: Page) -> None:
 
 
 def test_progress_of_a_run_is_shown_and_nothing_else_can_start(page: Page, backend: Backend) -> None:
-    run = {"model": "itermask3d", "image": "1.1", "phase": "sweep", "done": 40, "total": 100, "seconds": 3}
+    run = {"model": "itermask3d", "image": "1.1", "phase": "sweep", "share": 0.4, "seconds_left": 23}
     backend.status = {"running": run, "waiting": 0, "finished": None}
     open_viewer(page)
     expect(status(page)).to_have_text("Sweeping the mask")  # a screen reader says each phase once, and no figures
-    expect(page.locator(".itermask3d-bar")).to_have_js_property("value", 40)
+    expect(page.locator(".itermask3d-bar")).to_have_js_property("value", 0.4)
+    expect(page.locator("#itermask3d-card")).to_contain_text("about 25 s left")
     expect(page.get_by_role("button", name="Find anomalies")).to_be_disabled()
+
+
+def test_a_run_is_cancelled_by_a_button(page: Page, backend: Backend) -> None:
+    backend.status = {"running": {"image": "1.1", "phase": "shrink", "share": 0.8}, "waiting": 0, "finished": None}
+    open_viewer(page)
+    with page.expect_request("**/itermask3d/cancel?image=1.1"):
+        press(page, "Cancel")
+    backend.status = {"running": None, "waiting": 0, "finished": None}
+    expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
+
+
+def test_why_the_last_run_failed_is_still_told_after_a_reload(page: Page, backend: Backend) -> None:
+    backend.status = {**backend.status, "failure": "the scan holds no brain"}
+    open_viewer(page)
+    expect(page.get_by_role("alert")).to_have_text("The last run failed: the scan holds no brain")
 
 
 def test_an_earlier_result_opens_on_its_most_severe_region_as_text_and_never_as_html(
@@ -439,7 +455,7 @@ def test_a_second_series_gets_a_segmentation_of_its_own(page: Page) -> None:
 
 
 def test_a_run_that_somebody_else_asked_for_is_shown_when_it_ends(page: Page, backend: Backend) -> None:
-    with page.expect_response("**/itermask3d/status"):
+    with page.expect_response("**/itermask3d/status?*"):
         open_viewer(page)
     expect(page.locator(".itermask3d-empty")).to_be_visible()
     backend.result = RESULT

@@ -597,3 +597,28 @@ def test_an_unexpected_failure_anywhere_is_a_sentence(client: TestClient) -> Non
 
 def _unzipped(content: bytes) -> bytes:
     return gzip.decompress(content)
+
+
+def test_why_a_run_failed_is_kept_until_the_next_one_and_cancelling_is_no_failure(
+    client: TestClient, instance: StandIn
+) -> None:
+    def failure() -> Any:
+        return client.get("/itermask3d/status?image=scan").json()["failure"]
+
+    for status, message, kept in ((422, "no brain", "no brain"), (409, "cancelled", None)):
+        instance.obstacle = instance.request_error(status, message)
+        assert client.post("/infer/itermask3d?image=scan&output=json").status_code == status
+        assert failure() == kept
+    instance.obstacle = instance.request_error(422, "no brain")
+    client.post("/infer/itermask3d?image=scan&output=json")
+    instance.obstacle = None
+    assert client.post("/infer/itermask3d?image=scan&output=json").status_code == 200
+    assert failure() is None
+
+
+def test_a_run_is_cancelled_by_its_image(client: TestClient, instance: StandIn) -> None:
+    cancelled: list[str] = []
+    instance.monitor.cancel = cancelled.append
+    assert client.post("/itermask3d/cancel?image=scan").json() == {"image": "scan", "cancelled": True}
+    assert cancelled == ["scan"]
+    assert client.post("/itermask3d/cancel?image=../x").status_code == 404

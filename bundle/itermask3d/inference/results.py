@@ -176,10 +176,13 @@ def components(mask: np.ndarray, anomaly_map: np.ndarray, affine: np.ndarray) ->
     labels, count = ndimage.label(mask, structure=_CONNECTIVITY)
     if count == 0:
         return []
-    indices = np.arange(1, count + 1)
-    volumes = np.bincount(labels.ravel())[1:] * voxel_volume_ml(affine)
-    centres = nib.affines.apply_affine(affine, np.asarray(ndimage.center_of_mass(mask, labels, indices)))
-    peaks = np.asarray(ndimage.maximum(anomaly_map, labels, indices))
+    voxels = np.argwhere(labels)  # a few of millions: everything else is measured on them alone
+    owners = labels[tuple(voxels.T)]
+    sizes = np.bincount(owners)[1:]
+    volumes = sizes * voxel_volume_ml(affine)
+    middles = np.stack([np.bincount(owners, weights=axis)[1:] / sizes for axis in voxels.T], axis=1)
+    centres = nib.affines.apply_affine(affine, middles)
+    peaks = np.asarray(ndimage.maximum(anomaly_map[tuple(voxels.T)], owners, np.arange(1, count + 1)))
     order = np.argsort(-volumes, kind="stable")
     return [
         Component(rank, float(volumes[i]), tuple(round(float(v), 2) for v in centres[i]), float(peaks[i]))  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ export function build(does) {
   });
   const head = make('p', 'head');
   head.append(make('strong', '', 'IterMask3D'), make('span', 'quiet', 'research use only'), make('kbd', '', SHORTCUT));
-  ui.card.append(head, buildTexts(ui), buildActions(ui, does));
+  ui.card.append(head, buildTexts(ui, does), buildActions(ui, does));
   return ui;
 }
 
@@ -43,7 +43,7 @@ export function question(ui, text, yes, no) {
   });
 }
 
-function buildTexts(ui) {
+function buildTexts(ui, does) {
   const scroll = make('div', 'scroll');
   scroll.tabIndex = 0; // so that the keyboard can scroll it
   scroll.setAttribute('role', 'group');
@@ -55,8 +55,12 @@ function buildTexts(ui) {
   ui.error.setAttribute('role', 'alert');
   ui.bar = make('progress', 'bar');
   ui.bar.setAttribute('aria-label', 'Progress of the run');
+  ui.cancel = button('Cancel', does.cancel);
+  ui.left = make('p', 'quiet');
+  ui.progress = make('div', 'row progress');
+  ui.progress.append(ui.bar, ui.cancel);
   ui.result = make('div', 'result');
-  scroll.append(ui.series, ui.hint, ui.status, ui.bar, ui.error, ui.result);
+  scroll.append(ui.series, ui.hint, ui.status, ui.progress, ui.left, ui.error, ui.result);
   return scroll;
 }
 

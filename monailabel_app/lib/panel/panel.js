@@ -6,7 +6,7 @@ import { answerParts, centreOf, firstRegion } from './answer.js';
 import { build, question } from './layout.js';
 import { showOverlay } from './overlay.js';
 import { make, number, say } from './parts.js';
-import { askBytes, askJson, form } from './server.js';
+import { CANCELLED, askBytes, askJson, form } from './server.js';
 import * as viewer from './viewer.js';
 import * as work from './work.js';
 
@@ -42,6 +42,7 @@ const ui = build({
   undo: () => act('Taking it back', series => step(series, 'undo')),
   redo: () => act('Repeating it', series => step(series, 'redo')),
   refine: () => act('Refining', refine),
+  cancel: () => cancel(),
   save: () => act('Saving', save),
   overlay: kind => act('Changing the view', series => look(series, kind)),
 });
@@ -65,7 +66,11 @@ async function act(sentence, action) {
     const note = await action(series);
     state.note = isShown(series) ? note : '';
   } catch (error) {
-    say(ui.error, error.message);
+    if (error.status === CANCELLED) {
+      state.note = 'Cancelled; nothing was changed.';
+    } else {
+      say(ui.error, error.message);
+    }
   } finally {
     state.working = '';
     render();
@@ -186,6 +191,13 @@ async function refine(series) {
   return changeSentence(result.change);
 }
 
+/** End the run on the series shown; whoever asked for it is told. */
+async function cancel() {
+  ui.cancel.disabled = true;
+  const image = state.series.uid;
+  await askJson('/itermask3d/cancel', { image }, { method: 'POST' }).catch(error => say(ui.error, error.message));
+}
+
 /** What a refinement made of the mask before and of what was drawn. */
 function changeSentence(change) {
   if (!change) {
@@ -261,7 +273,7 @@ function render() {
   const mine = state.running?.image === state.series.uid ? state.running : null;
   say(ui.series, `Series: ${state.series.description}`);
   say(ui.status, statusSentence(mine));
-  ui.bar.hidden = !state.working && !mine;
+  ui.progress.hidden = !state.working && !mine;
   setProgress(mine);
   for (const element of [ui.find, ui.show, ui.brush, ui.eraser, ui.undo, ui.redo, ui.refine, ui.save]) {
     element.disabled = Boolean(state.working || mine);
@@ -288,14 +300,20 @@ function statusSentence(mine) {
   return state.note;
 }
 
+/** One bar for the whole run; what is not a run of the server has no measure. */
 function setProgress(run) {
-  if (run?.total > 1) {
-    Object.assign(ui.bar, { max: run.total, value: run.done });
-    ui.bar.title = `${run.done} of ${run.total}`;
+  if (run) {
+    Object.assign(ui.bar, { max: 1, value: run.share ?? 0 });
   } else {
     ui.bar.removeAttribute('value');
-    ui.bar.title = '';
   }
+  say(ui.left, Number.isFinite(run?.seconds_left) ? `about ${timeLeft(run.seconds_left)} left` : '');
+  ui.cancel.hidden = !run;
+  ui.cancel.disabled = Boolean(run?.cancelled);
+}
+
+function timeLeft(seconds) {
+  return seconds < 90 ? `${Math.ceil(seconds / 5) * 5} s` : `${Math.ceil(seconds / 60)} min`;
 }
 
 function renderResult() {
@@ -327,6 +345,10 @@ async function load(series) {
   try {
     const result = await askJson('/itermask3d/result', { image: series.uid });
     take(series, result);
+    const status = await askJson('/itermask3d/status', { image: series.uid });
+    if (status.failure && isShown(series)) {
+      say(ui.error, `The last run failed: ${status.failure}`); // also after the page was loaded again
+    }
     if (result) {
       await open(series);
     }
@@ -352,7 +374,8 @@ async function advise(series) {
 
 async function poll() {
   if (state.series && !document.hidden) {
-    const status = await askJson('/itermask3d/status').catch(() => null); // an action says what is wrong, not a poll
+    const { uid } = state.series;
+    const status = await askJson('/itermask3d/status', { image: uid }).catch(() => null); // an action says what is wrong, not a poll
     state.running = status?.running || null;
     if (status) {
       noteFinished(status.finished);

@@ -2,6 +2,8 @@
  * Questions to the server; what goes wrong becomes one sentence.
  */
 
+export const CANCELLED = 409; // status of a run that a person has ended
+
 export async function ask(path, query, options) {
   const url = query ? `${path}?${new URLSearchParams(query)}` : path;
   const response = await fetch(url, options).catch(() => {
@@ -9,7 +11,8 @@ export async function ask(path, query, options) {
   });
   if (!response.ok) {
     const { detail } = await response.json().catch(() => ({}));
-    throw new Error(typeof detail === 'string' ? detail : `The server answered ${response.status}.`);
+    const sentence = typeof detail === 'string' ? detail : `The server answered ${response.status}.`;
+    throw Object.assign(new Error(sentence), { status: response.status });
   }
   return response;
 }
