@@ -63,8 +63,12 @@ VIEWER = """
     activeViewportId: 'v', viewports: new Map([['v', {displaySetInstanceUIDs: [fake.shown]}]]),
   });
   window.services = {
-    viewportGridService: {getState: grid},
-    displaySetService: {getDisplaySetByUID: id => displaySets[id]},
+    viewportGridService: {getState: grid, setDisplaySetsForViewports: ([{id}]) => { fake.shown = id; }},
+    displaySetService: {
+      getDisplaySetByUID: id => displaySets[id],
+      activeDisplaySets: Object.entries(displaySets).map(([id, one]) => ({displaySetInstanceUID: id, ...one})),
+    },
+    hangingProtocolService: {getViewportsRequireUpdate: (viewport, id) => [{viewport, id}]},
     toolbarService: {refreshToolbarState() {}},
     toolGroupService: {getToolGroupForViewport: () => ({getActivePrimaryMouseButtonTool: () => fake.tool})},
     cornerstoneViewportService: {
@@ -294,6 +298,23 @@ def test_progress_of_a_run_is_shown_and_nothing_else_can_start(page: Page, backe
     expect(page.get_by_role("button", name="Find anomalies")).to_be_disabled()
 
 
+def test_options_are_sent_only_where_somebody_chose_them(page: Page, backend: Backend) -> None:
+    open_viewer(page)
+    press(page, "Find anomalies")
+    expect(status(page)).to_have_text("Done: the mask is shown.")
+    assert b"{}" in backend.posted[-1][2]
+    page.get_by_text("Options").click()
+    page.get_by_label("Drop regions below (ml)").fill("2,5")
+    page.get_by_label("Compute again although there is a result").check()
+    press(page, "Find anomalies")
+    expect(status(page)).to_have_text("Done: the mask is shown.")
+    assert b'{"min_volume_ml":"2.5","fresh":"true"}' in backend.posted[-1][2]
+    page.get_by_label("Limit when refining").select_option("stricter")
+    press(page, "Refine from my edit")
+    expect(status(page)).to_have_text("Refined from your edit.")
+    assert b'"strictness":"stricter"' in backend.posted[-1][2]
+
+
 def test_a_run_is_cancelled_by_a_button(page: Page, backend: Backend) -> None:
     backend.status = {"running": {"image": "1.1", "phase": "shrink", "share": 0.8}, "waiting": 0, "finished": None}
     open_viewer(page)
@@ -439,6 +460,9 @@ def test_panel_follows_the_series_and_names_a_better_one(page: Page, backend: Ba
     expect(page.locator(".itermask3d-series")).to_have_text("Series: T2")
     expect(page.locator(".itermask3d-hint")).to_have_text("Series 3 (T1) suits the model better. It is T2.")
     expect(page.locator(".itermask3d-verdict")).to_have_count(0)
+    press(page, "Show series 3")
+    expect(page.locator(".itermask3d-series")).to_have_text("Series: T1")
+    expect(page.get_by_role("button", name="Show series 3")).to_be_hidden()
     page.evaluate("fake.shown = 'none'")
     expect(page.locator("#itermask3d-card")).to_be_hidden()
 

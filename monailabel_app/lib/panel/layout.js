@@ -3,6 +3,7 @@
  */
 
 import { legend } from './answer.js';
+import { choices } from './choices.js';
 import { button, make } from './parts.js';
 
 const SHORTCUT = 'Alt+P';
@@ -51,6 +52,8 @@ function buildTexts(ui, does) {
   for (const name of ['series', 'hint', 'status', 'error']) {
     ui[name] = make('p', name);
   }
+  ui.better = button('', does.better);
+  ui.better.hidden = true;
   ui.status.setAttribute('role', 'status');
   ui.error.setAttribute('role', 'alert');
   ui.bar = make('progress', 'bar');
@@ -60,7 +63,8 @@ function buildTexts(ui, does) {
   ui.progress = make('div', 'row progress');
   ui.progress.append(ui.bar, ui.cancel);
   ui.result = make('div', 'result');
-  scroll.append(ui.series, ui.hint, ui.status, ui.progress, ui.left, ui.error, ui.result);
+  ui.choices = choices();
+  scroll.append(ui.series, ui.hint, ui.better, ui.status, ui.progress, ui.left, ui.error, ui.result, ui.choices.part);
   return scroll;
 }
 

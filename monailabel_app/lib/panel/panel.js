@@ -43,6 +43,7 @@ const ui = build({
   redo: () => act('Repeating it', series => step(series, 'redo')),
   refine: () => act('Refining', refine),
   cancel: () => cancel(),
+  better: () => act('Showing the series', () => viewer.showSeries(ui.better.value)),
   save: () => act('Saving', save),
   overlay: kind => act('Changing the view', series => look(series, kind)),
 });
@@ -79,7 +80,7 @@ async function act(sentence, action) {
 
 async function find(series) {
   const query = { image: series.uid, output: 'json' };
-  const result = await askJson(`/infer/${MODEL}`, query, { method: 'POST', body: form() });
+  const result = await askJson(`/infer/${MODEL}`, query, { method: 'POST', body: form(null, ui.choices.run()) });
   take(series, result);
   await showMask(series);
   go(firstRegion(result));
@@ -184,7 +185,7 @@ function chooseOverlay(kind) {
 }
 
 async function refine(series) {
-  const body = form(await viewer.drawnMask(series), { keep_drawn: ui.keep.checked });
+  const body = form(await viewer.drawnMask(series), { keep_drawn: ui.keep.checked, ...ui.choices.refinement() });
   const result = await askJson('/itermask3d/refine', { image: series.uid }, { method: 'POST', body });
   take(series, result);
   await showMask(series);
@@ -332,6 +333,7 @@ function follow() {
     ui.question.hidden = true;
     say(ui.error, '');
     say(ui.hint, '');
+    ui.better.hidden = true;
     renderResult();
     if (state.series) {
       load(state.series);
@@ -369,6 +371,8 @@ async function advise(series) {
     const reason = shown?.reason || '';
     const why = reason.charAt(0).toUpperCase() + reason.slice(1);
     say(ui.hint, `Series ${better.number ?? ''} (${better.description}) suits the model better. ${why}`.trim());
+    ui.better.value = better.uid;
+    say(ui.better, viewer.isThere(better.uid) ? `Show series ${better.number ?? better.description}` : '');
   }
 }
 

@@ -37,6 +37,25 @@ export function activeSeries() {
   );
 }
 
+function displaySetOf(uid) {
+  return window.services.displaySetService.activeDisplaySets?.find(one => one.SeriesInstanceUID === uid);
+}
+
+/** Whether a series of the study can be shown. */
+export function isThere(uid) {
+  return Boolean(displaySetOf(uid));
+}
+
+/** Show a series where the active one is, as a double click on its thumbnail does. */
+export function showSeries(uid) {
+  const { hangingProtocolService, viewportGridService } = window.services;
+  const { activeViewportId } = viewportGridService.getState();
+  const { displaySetInstanceUID } = displaySetOf(uid);
+  const updated = hangingProtocolService.getViewportsRequireUpdate(activeViewportId, displaySetInstanceUID);
+  viewportGridService.setDisplaySetsForViewports(updated);
+  return '';
+}
+
 export function hasSegmentation(series) {
   return Boolean(segmentationOf(series));
 }
