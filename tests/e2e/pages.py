@@ -9,7 +9,7 @@ from typing import Any
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "out" / "e2e"
 WIDTHS = (1280, 390)
 
-FAINT = """() => {
+FAINT = """root => {
   const channel = value => { const c = value / 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
   const luminance = c => 0.2126 * channel(c[0]) + 0.7152 * channel(c[1]) + 0.0722 * channel(c[2]);
   const parts = text => { const c = text.match(/[\\d.]+/g).map(Number); return c.length < 4 ? [...c, 1] : c; };
@@ -20,7 +20,7 @@ FAINT = """() => {
     return own[3] === 1 ? own.slice(0, 3) : over(own, paper(element.parentElement));
   };
   const found = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const walker = document.createTreeWalker(document.querySelector(root || 'body'), NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const element = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim();
     if (!text || ['SCRIPT', 'STYLE', 'TITLE', 'NOSCRIPT'].includes(element.tagName)) continue;
@@ -36,8 +36,8 @@ FAINT = """() => {
 }"""
 """Visible words whose contrast is below level AA of WCAG 2.1."""
 
-UNNAMED = """() => [
-  ...document.querySelectorAll('img, canvas, svg, input, select, textarea, button, a')
+UNNAMED = """root => [
+  ...document.querySelector(root || 'body').querySelectorAll('img, canvas, svg, input, select, textarea, button, a')
 ].filter(element => {
   const own = element.getAttribute('alt') || element.getAttribute('aria-label') || element.textContent.trim();
   const labels = element.labels && [...element.labels].some(label => label.textContent.trim());
@@ -91,6 +91,12 @@ def require_readable(page: Any) -> None:
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def require_readable_part(page: Any, root: str) -> None:
+    """No faint words and no unnamed picture or control within a part of somebody else's page."""
+    assert page.evaluate(FAINT, root) == []
+    assert page.evaluate(UNNAMED, root) == []
 
 
 def tab_to(page: Any, selector: str, *, at_most: int = 60) -> None:

@@ -17,6 +17,7 @@ import requests
 from dicom_helpers import read_by_dcmqi, read_by_simpleitk, require_same_scan
 from itermask3d.files.dicom import MrSeries, write_mr_series
 from itermask3d.simulation.lesions import LesionLook, generated_shape, insert_lesion
+from pages import require_readable_part
 
 pytestmark = pytest.mark.e2e
 
@@ -214,6 +215,31 @@ INSIDE = """() => {
 """What of the panel cannot be seen without scrolling, and what it covers."""
 
 
+LIGHT = ":root { " + " ".join(
+    f"--{name}: {value} !important;"
+    for name, value in {
+        "background": "0 0% 100%", "foreground": "236 62% 5%", "muted": "210 40% 94%", "input": "214 32% 80%",
+        "muted-foreground": "215 25% 35%", "accent": "210 60% 88%", "accent-foreground": "222 60% 11%",
+        "ring": "214 98% 40%",
+    }.items()
+) + " }"  # fmt: skip
+"""OHIF's own variables as a light theme sets them; the version that MONAI Label ships has none."""
+
+
+def require_readable_in_both_themes(viewer: Viewer) -> None:
+    """Every word of the panel is readable and every control named, in OHIF's dark theme and in a light one."""
+    folded = viewer.card.locator("summary").all()
+    for summary in folded:
+        summary.click()
+    require_readable_part(viewer.page, "#itermask3d-card")
+    style = viewer.page.add_style_tag(content=LIGHT)
+    require_readable_part(viewer.page, "#itermask3d-card")
+    viewer.shoot("light")
+    style.evaluate("element => element.remove()")
+    for summary in folded:
+        summary.click()
+
+
 def require_all_in_view(viewer: Viewer) -> None:
     """Verdict, regions and buttons are seen at once at both sizes, and nothing is covered."""
     usual = viewer.page.viewport_size
@@ -324,6 +350,7 @@ def test_a_scan_is_run_corrected_refined_and_saved(viewer: Viewer, orthanc: Any,
     viewer.card.get_by_text("Technical values").click()
     assert viewer.card.locator(".itermask3d-verdict").inner_text() == result["headline"]
     require_all_in_view(viewer)
+    require_readable_in_both_themes(viewer)
     viewer.card.locator(".itermask3d-region").first.click()
     viewer.page.wait_for_function(f"before => ({COLOURED})() > before + 200", arg=before, polling=250)
     viewer.shoot("region")

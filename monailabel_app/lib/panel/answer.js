@@ -74,6 +74,7 @@ export function swatch(name) {
 /** The colours of mask and drawing. */
 export function legend() {
   const list = make('p', 'legend');
+  list.setAttribute('role', 'group');
   list.setAttribute('aria-label', 'Colours');
   for (const name of [...SEVERITIES, 'drawn']) {
     const entry = make('span', 'key');
