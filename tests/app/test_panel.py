@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("playwright")
 
-from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Response, Route, expect, sync_playwright
 
 PANEL = Path(__file__).resolve().parents[2] / "monailabel_app" / "lib" / "panel"
 ORIGIN = "http://127.0.0.1:8765"
@@ -146,6 +146,7 @@ class Backend:
         self.saved = {"seg_series_uid": "1.2.3", "empty": False}
         self.mask = bytes([0, 1, 2, 3, 0, 0, 0, 0])
         self.posted: list[tuple[str, dict[str, list[str]], bytes]] = []
+        self.refined = RESULT
         self.draft: bytes | None = None
         self.drafted: list[bytes] = []
         self.outside: list[str] = []
@@ -181,6 +182,7 @@ class Backend:
             route.fulfill(json=self.saved)
         else:
             known = {"/itermask3d/status": self.status, "/itermask3d/result": self.result, "/info/": INFO}
+            known["/itermask3d/refine"] = self.refined
             route.fulfill(json=known.get(path, RESULT))
 
     def _draft(self, route: Route, request: Request) -> None:
@@ -499,20 +501,27 @@ def test_brush_is_switched_on_and_off(page: Page) -> None:
     expect(page.get_by_role("button", name="Brush")).to_have_attribute("aria-pressed", "false")
 
 
-def find_and_draw(page: Page) -> None:
-    """A run, then a stroke beside it: segment 1 is what a person draws."""
+def draw(page: Page, backend: Backend, voxels: list[int], draft: list[int]) -> None:
+    """A stroke, and wait until it is the draft on the server."""
+
+    def is_kept(answer: Response) -> bool:
+        return answer.request.method == "PUT" and backend.drafted[-1] == bytes(draft)
+
+    with page.expect_response(is_kept):
+        page.evaluate("voxels => fake.stroke(voxels)", voxels)
+
+
+def find_and_draw(page: Page, backend: Backend) -> None:
+    """A run, then a stroke beside it: segment 1 is what a person draws, which the server hears of as 4."""
     open_viewer(page)
     press(page, "Find anomalies")
     expect(status(page)).to_have_text("Done: the mask is shown.")
-    page.evaluate("fake.stroke([1, 2, 3, 4, 0, 0, 0, 0])")
-    expect(page.get_by_role("button", name="Undo")).to_be_enabled()
+    draw(page, backend, [1, 2, 3, 4, 0, 0, 0, 0], [4, 1, 2, 3, 0, 0, 0, 0])
 
 
 def test_strokes_are_undone_and_redone_by_keyboard_and_keep_their_segment(page: Page, backend: Backend) -> None:
-    find_and_draw(page)
-    wanted = bytes([4, 1, 2, 3, 4, 0, 0, 0])
-    with page.expect_response(lambda answer: answer.request.method == "PUT" and backend.drafted[-1] == wanted):
-        page.evaluate("fake.stroke([1, 2, 3, 4, 1, 0, 0, 0])")
+    find_and_draw(page, backend)
+    draw(page, backend, [1, 2, 3, 4, 1, 0, 0, 0], [4, 1, 2, 3, 4, 0, 0, 0])
     for keys, voxels in (
         ("Control+z", [1, 2, 3, 4, 0, 0, 0, 0]),
         ("Control+z", [0, 2, 3, 4, 0, 0, 0, 0]),
@@ -523,22 +532,34 @@ def test_strokes_are_undone_and_redone_by_keyboard_and_keep_their_segment(page: 
 
 
 def test_a_refinement_is_undone_with_what_the_panel_said(page: Page, backend: Backend) -> None:
-    find_and_draw(page)
+    find_and_draw(page, backend)
     backend.mask = bytes([3, 3, 3, 3, 3, 0, 0, 0])
+    backend.refined = RESULT | {"headline": "Refined."}
     with page.expect_response("**/itermask3d/refine?*"):
         press(page, "Refine from my edit")
     expect(status(page)).to_have_text("Refined from your edit.")
     assert page.evaluate("[...fake.voxels]") == [4, 4, 4, 4, 4, 0, 0, 0]
+    expect(page.locator(".itermask3d-verdict")).to_have_text("Refined.")
     press(page, "Undo")
     page.wait_for_function("[...fake.voxels].join() === '1,2,3,4,0,0,0,0'")
     expect(page.locator(".itermask3d-verdict")).to_have_text(RESULT["headline"])
 
 
+def test_a_run_is_undone_to_nothing_and_redone(page: Page) -> None:
+    open_viewer(page)
+    press(page, "Find anomalies")
+    expect(status(page)).to_have_text("Done: the mask is shown.")
+    press(page, "Undo")
+    expect(page.locator(".itermask3d-empty")).to_be_visible()
+    assert page.evaluate("fake.voxels.some(Boolean)") is False
+    press(page, "Redo")
+    expect(page.locator(".itermask3d-verdict")).to_have_text(RESULT["headline"])
+    assert page.evaluate("[...fake.voxels]") == [0, 2, 3, 4, 0, 0, 0, 0]
+
+
 def test_strokes_become_a_draft_on_the_server_and_saving_ends_the_question(page: Page, backend: Backend) -> None:
-    find_and_draw(page)
-    wanted = bytes([4, 1, 2, 3, 4, 0, 0, 0])  # the server's bands, and 4 for what was drawn
-    with page.expect_response(lambda answer: answer.request.method == "PUT" and backend.drafted[-1] == wanted):
-        page.evaluate("fake.stroke([1, 2, 3, 4, 1, 0, 0, 0])")
+    find_and_draw(page, backend)
+    draw(page, backend, [1, 2, 3, 4, 1, 0, 0, 0], [4, 1, 2, 3, 4, 0, 0, 0])
     assert page.evaluate("!dispatchEvent(new Event('beforeunload', {cancelable: true}))")
     press(page, "Save to PACS")
     expect(status(page)).to_contain_text("Mask saved")
@@ -565,7 +586,7 @@ def test_a_draft_that_is_not_wanted_is_gone(page: Page, backend: Backend) -> Non
 
 
 def test_nothing_unsaved_is_replaced_without_a_question(page: Page, backend: Backend) -> None:
-    find_and_draw(page)
+    find_and_draw(page, backend)
     runs = len(backend.posted)
     press(page, "Find anomalies")
     press(page, "Keep it")

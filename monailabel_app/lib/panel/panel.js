@@ -90,7 +90,7 @@ async function find(series) {
 async function showMask(series) {
   const mask = await askBytes('/itermask3d/mask', { image: series.uid });
   state.opened.add(series.uid);
-  await work.stroked(series, state.result); // what was drawn meanwhile can be brought back
+  await work.begin(series, mask.length); // what was drawn meanwhile can be brought back
   await viewer.showMask(series, mask, await labels());
   await work.settled(series, state.result);
   if (state.overlay !== 'scan') {

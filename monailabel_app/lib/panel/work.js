@@ -31,6 +31,12 @@ export function steps(series) {
   return { undo: past.length, redo: future.length };
 }
 
+/** Take note of what is about to be replaced, also of nothing, so that it can be brought back. */
+export async function begin(series, length) {
+  const { history } = workOn(series);
+  history.record((await viewer.maskNow(series)) || new Uint8Array(length), history.present?.answer ?? null);
+}
+
 /** What is shown now is what the server holds: nothing of it can be lost. */
 export async function settled(series, answer) {
   const work = workOn(series);
@@ -44,7 +50,13 @@ export async function settled(series, answer) {
 export async function stroked(series, answer) {
   const mask = await viewer.maskNow(series);
   const work = workOn(series);
-  if (!mask || (!work.history.present && !mask.some(Boolean)) || !work.history.record(mask, answer)) {
+  if (!mask) {
+    return false;
+  }
+  if (!work.history.present) {
+    work.history.record(new Uint8Array(mask.length), answer);
+  }
+  if (!work.history.record(mask, answer)) {
     return false;
   }
   changed(series, mask);
