@@ -374,6 +374,8 @@ def test_a_scan_is_run_corrected_refined_and_saved(viewer: Viewer, orthanc: Any,
     viewer.press("Refine from my edit", until="Refined", timeout_ms=RUN_MS)
     refined = viewer.labelmap() > 0
     np.testing.assert_array_equal(refined, viewer.server_mask() > 0)
+    assert "region" in viewer.card.locator(".itermask3d-verdict").inner_text()
+    assert viewer.card.locator(".itermask3d-verdict").get_by_text("No unusual region").count() == (not refined.any())
     viewer.shoot("refined")
 
     viewer.card.get_by_placeholder("Your name").fill("e2e")

@@ -39,6 +39,21 @@ def test_region_suspicious_keep_and_normal_are_applied_in_this_order():
     assert "person" in prompted.warnings[-1]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "prompts", "after"),
+    [
+        (Outcome.NO_ANOMALY, Prompts(keep=box(12, 14)), Outcome.ANOMALY),
+        (Outcome.ANOMALY, Prompts(exclude=box(0, 20)), Outcome.NO_ANOMALY),
+        (Outcome.FIT_FAILED, Prompts(exclude=box(0, 20)), Outcome.FIT_FAILED),
+    ],
+)
+def test_what_is_said_of_a_scan_is_said_of_the_mask_as_the_person_left_it(outcome, prompts, after):
+    scan = result(box(4, 10))
+    prompted = apply_prompts(replace(scan, findings=replace(scan.findings, outcome=outcome)), prompts)
+    assert prompted.findings.outcome is after
+    assert prompted.findings.flagged_share == pytest.approx(prompted.mask.sum() / scan.brain_mask.sum())
+
+
 def test_prompts_that_say_nothing_changes_no_voxel():
     assert np.array_equal(apply_prompts(result(box(4, 10)), Prompts()).mask, box(4, 10))
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from itermask3d.inference.results import ScanResult
+from itermask3d.method.detection import Findings, Outcome
 
 __all__ = ["Prompts", "apply_prompts", "balls", "grown"]
 
@@ -35,7 +36,9 @@ class Prompts:
 def apply_prompts(result: ScanResult, prompts: Prompts) -> ScanResult:
     """Make what a person says hold to the voxel on the scan's own grid.
 
-    The network's grid may be coarser. A percentile among normal scans, which nobody prompted, no longer applies.
+    The network's grid may be coarser. A percentile among normal scans, which nobody prompted, no longer applies. The
+    outcome and the share that is flagged are those of the mask as it is then: what a person kept is flagged also where
+    the network found nothing.
     """
     mask = result.mask
     if prompts.roi is not None:
@@ -49,10 +52,22 @@ def apply_prompts(result: ScanResult, prompts: Prompts) -> ScanResult:
     return replace(
         result,
         mask=mask,
-        findings=replace(result.findings, percentile_among_normals=None),
+        findings=_findings(result, mask),
         p_value=None,
         p_value_note=None,
         warnings=(*result.warnings, "A person prompted this result; its score has no percentile among normal scans."),
+    )
+
+
+def _findings(result: ScanResult, mask: np.ndarray) -> Findings:
+    findings = result.findings
+    usable = findings.outcome is not Outcome.FIT_FAILED
+    none = Outcome.NO_ANOMALY if usable else Outcome.FIT_FAILED
+    return replace(
+        findings,
+        outcome=Outcome.ANOMALY if mask.any() else none,
+        flagged_share=float(mask.sum() / max(int(result.brain_mask.sum()), 1)),
+        percentile_among_normals=None,
     )
 
 
