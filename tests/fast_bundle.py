@@ -75,6 +75,7 @@ def write_tiny_bundle(root: Path) -> Path:
     config["network_def"]["channels"] = TINY_CHANNELS
     config |= {"spacing_mm": 6.0, "spatial_size": [32, 48, 32], "bias_correction": "none"}
     config["settings"] |= {"max_iterations": 2}
+    config["evidence"] = {}
     path.write_text(json.dumps(config))
     torch.manual_seed(1)
     torch.save(ReconstructionUNet(out_channels=2, channels=TINY_CHANNELS).state_dict(), root / "models" / "model.pt")

@@ -36,7 +36,10 @@ TINY_TRAIN = {**TINY, "batch_size": 1, "epochs": 1, "val_interval": 1}
 TINY_INFERENCE = {**TINY, "settings::n_steps": 5, "settings::max_iterations": 3}
 TRAINING_CASES = ("one", "two")
 VALIDATION_CASES = ("three",)
-FILES = {f"_{name}.nii.gz" for name in ("mask", "anomaly_map", "reconstruction", "brain_mask")}
+FILES = {
+    f"_{name}.nii.gz"
+    for name in ("mask", "anomaly_map", "reconstruction", "brain_mask", "tissue_deviation", "reconstruction_error")
+}
 
 shipped_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"the bundle has no weights yet ({WEIGHTS.name})")
 
@@ -273,6 +276,7 @@ def test_bundle_folder_alone_runs_elsewhere_with_its_own_code_and_weights(scans,
     shutil.copytree(BUNDLE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "models"))
     (copy / "models").mkdir()
     shutil.copy(checkpoint, copy / "models" / "model.pt")
+    shutil.copy(WEIGHTS.with_name("model_tissue.pt"), copy / "models")
     out = tmp_path / "out"
     done = command(
         "configs/inference.json", cwd=copy, dataset_dir=scans / "one.nii.gz", output_dir=out, **TINY_INFERENCE

@@ -76,6 +76,7 @@ def write_tiny_bundle(root: Path) -> Path:
     config["network_def"]["channels"] = CHANNELS
     config |= {"spacing_mm": 6.0, "spatial_size": [32, 48, 32], "bias_correction": "none"}
     config["settings"] |= {"max_iterations": 2}
+    config["evidence"] = {}
     path.write_text(json.dumps(config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

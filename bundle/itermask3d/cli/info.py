@@ -86,6 +86,9 @@ def gather(bundle: Path) -> dict[str, Any]:
         | {part: state(model_file(bundle / "models", file, name)) for file, part in PARTS.items()}
         for name in NAMES
     }
+    tissues = bundle / "models" / "model_tissue.pt"
+    if tissues.is_file():
+        models["tissue"] = {"version": listed.get("tissue", "not numbered"), "weights": state(tissues)}
     device = f"cuda ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else "cpu"
     return {
         "version": __version__,

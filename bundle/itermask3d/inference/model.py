@@ -20,7 +20,7 @@ from itermask3d.files.scans import ScanError
 from itermask3d.inference.calibration import Calibration
 from itermask3d.inference.domain import Domain, DomainCheck
 from itermask3d.inference.models import Choice, ModelTable
-from itermask3d.inference.networks import Networks, network_shape_of
+from itermask3d.inference.networks import Networks, load_tissues, network_shape_of
 from itermask3d.inference.preparation import PreparedScan
 from itermask3d.method.detection import Findings
 from itermask3d.method.evidence import Evidence, TissueEvidence
@@ -334,7 +334,7 @@ class Model:
                 "published settings of configs/reference_inference.yaml"
             )
         if used.inferer.evidence is not None:
-            _load_tissues(used.inferer.evidence, self.device)
+            load_tissues(used.inferer.evidence, self.device)
         return network
 
     def _run(self, scans: Sequence[PreparedScan], choices: Sequence[Choice], **given: Any) -> list[Prediction]:
@@ -385,15 +385,6 @@ def _inferer(
     """With the settings, and with the evidence where the error has the unit that it needs."""
     fused = evidence if settings.relative_error else None
     return inferer.with_evidence(None).with_settings(settings).with_evidence(fused)
-
-
-def _load_tissues(evidence: TissueEvidence, device: torch.device) -> None:
-    try:
-        evidence.network(device)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise ScanError(
-            f"weights '{evidence.weights}' of the tissue network cannot be used; expected those of the bundle's models"
-        ) from error
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from itermask3d.files.identity import file_digest
 from itermask3d.files.scans import ScanError
 from itermask3d.inference.models import ModelTable
 from itermask3d.method.acceleration.folding import fuse_upsampling
+from itermask3d.method.evidence import TissueEvidence
 from itermask3d.method.network import ReconstructionUNet
 
-__all__ = ["Networks", "load_weights", "network_of", "network_shape", "network_shape_of"]
+__all__ = ["Networks", "load_tissues", "load_weights", "network_of", "network_shape", "network_shape_of"]
 
 
 class Networks:
@@ -134,4 +135,18 @@ def load_weights(network: nn.Module, checkpoint: str | Path) -> None:
         raise ScanError(
             f"weights '{path}' do not fit the network; expected a state dict of ReconstructionUNet, whose shape is "
             "read from it unless network_def::channels sets another"
+        ) from error
+
+
+def load_tissues(evidence: TissueEvidence, device: torch.device) -> None:
+    """Read the weights of the tissue network now.
+
+    Raises:
+        ScanError: if they are missing, damaged or of another network.
+    """
+    try:
+        evidence.network(device)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ScanError(
+            f"weights '{evidence.weights}' of the tissue network cannot be used; expected those of the bundle's models"
         ) from error

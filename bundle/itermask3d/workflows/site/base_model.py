@@ -14,7 +14,7 @@ from torch import nn
 from itermask3d.files.identity import file_digest
 from itermask3d.files.literals import as_literal
 from itermask3d.inference.models import ModelTable
-from itermask3d.inference.networks import load_weights
+from itermask3d.inference.networks import load_tissues, load_weights
 from itermask3d.method.detection import Findings
 from itermask3d.method.inferer import IterMaskInferer
 from itermask3d.simulation.synthetic_anomalies import SyntheticAnomalies
@@ -48,6 +48,8 @@ class BaseModel:
         self.settings = dict(table.settings.get(name, {}))
         self.inferer: IterMaskInferer = self._inference.get_parsed_content("inferer")
         self.device: torch.device = self._inference.get_parsed_content("device")
+        if self.inferer.evidence is not None:
+            load_tissues(self.inferer.evidence, self.device)
 
     def value(self, name: str) -> Any:
         """A plain value of the inference config, such as ``spacing_mm``."""
