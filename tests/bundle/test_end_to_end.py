@@ -70,7 +70,7 @@ def test_two_runs_give_identical_bytes_and_a_batch_of_two_agrees(two_scans, tmp_
     for case in ("first", "second"):
         first, again, batch = (tmp_path / name / case for name in ("a", "b", "batch"))
         files = sorted(path.name for path in first.iterdir())
-        assert len(files) == 5
+        assert len(files) == 7
         for name in files:
             assert (first / name).read_bytes() == (again / name).read_bytes(), name
         one, two = (json.loads((folder / "result.json").read_text()) for folder in (first, batch))

@@ -82,9 +82,9 @@ def test_the_network_takes_and_gives_what_the_metadata_say(folder, monkeypatch):
 def test_the_zip_holds_the_folder_and_its_bytes_depend_on_the_files_alone(script, zoo, folder, tmp_path):
     (archive,) = zoo.glob("*.zip")
     assert archive.name == f"{folder.name}_v{json.loads((folder / 'configs/metadata.json').read_text())['version']}.zip"
-    with zipfile.ZipFile(archive) as archive:
-        inside = {name.partition("/")[2] for name in archive.namelist()}
-        assert all(name.startswith(f"{folder.name}/") for name in archive.namelist())
+    with zipfile.ZipFile(archive) as opened:
+        inside = {name.partition("/")[2] for name in opened.namelist()}
+        assert all(name.startswith(f"{folder.name}/") for name in opened.namelist())
     assert inside == {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     small = tmp_path / "small"
     shutil.copytree(folder / "configs", small / "configs")

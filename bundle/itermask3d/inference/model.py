@@ -97,7 +97,7 @@ class Variant:
         tissues = self.inferer.evidence
         evidence = {} if tissues is None else tissues.described() | {"weights_sha256": file_digest(tissues.weights)}
         return {
-            **({"evidence": evidence} if evidence else {}),
+            "evidence": evidence,
             **asdict(self.inferer.settings),
             **self.described,
             "min_volume_ml": self.inferer.min_volume_ml,
@@ -388,4 +388,5 @@ def _inferer(
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in UNDECISIVE}
+    """Without what changes no score; no evidence of tissues is the same as none that is named."""
+    return {key: value for key, value in settings.items() if key not in UNDECISIVE and (key, value) != ("evidence", {})}

@@ -11,6 +11,7 @@ from typing import Any
 from itermask3d import BUNDLE_ROOT
 from itermask3d.files.identity import file_digest
 from itermask3d.inference.domain import Domain
+from itermask3d.method.evidence import TissueEvidence
 from itermask3d.method.settings import RefinementSettings
 
 __all__ = [
@@ -164,6 +165,18 @@ class ModelTable:
         if name is None:
             name = None if self.only is None else self.only.name
         return settings if name is None else replace(settings, **self.settings.get(name, {}))
+
+    def evidence_of(
+        self, evidence: Mapping[str, TissueEvidence], settings: RefinementSettings
+    ) -> TissueEvidence | None:
+        """The evidence of tissues for every scan; ``None`` where a model is chosen scan by scan, has none, or the error
+        is not in the unit that it needs.
+
+        Args:
+            evidence: by the model's name.
+            settings: of the config.
+        """
+        return evidence.get(self.only.name) if self.only is not None and settings.relative_error else None
 
     @property
     def known(self) -> tuple[ModelFiles, ...]:

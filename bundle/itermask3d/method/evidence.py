@@ -100,6 +100,7 @@ class TissueEvidence:
         weights: state dict of a :class:`itermask3d.method.tissue_network.TissueUNet`, read when first needed.
         kinds: settings by kind of contrast; ``other`` serves for kinds that are not named.
         side: ``auto``, or one side for all scans; ``none`` switches the prior off.
+        auto_side: what ``auto`` means here; ``None`` leaves it to the kind of contrast.
         tissues: how intensities are fitted.
 
     Raises:
@@ -109,6 +110,7 @@ class TissueEvidence:
     weights: str | Path
     kinds: Mapping[str, KindSettings]
     side: str = AUTO_SIDE
+    auto_side: str | None = None
     tissues: TissueSettings = field(default_factory=lambda: TissueSettings(trust=2.0, smooth_mm=1.0))
 
     def __post_init__(self) -> None:
@@ -117,12 +119,18 @@ class TissueEvidence:
             raise ValueError(f"kinds has {sorted(self.kinds)}; expected 'other' and any of {', '.join(sorted(known))}")
         if self.side not in (AUTO_SIDE, *map(str, Side)):
             raise ValueError(f"side is '{self.side}'; expected one of {', '.join((AUTO_SIDE, *map(str, Side)))}")
+        if self.auto_side is not None:
+            Side(self.auto_side)
         self._network: TissueUNet | None = None
+
+    @property
+    def _side(self) -> str:
+        return (self.auto_side or AUTO_SIDE) if self.side == AUTO_SIDE else self.side
 
     def described(self) -> dict[str, Any]:
         """Settings as plain values."""
         kinds = {name: asdict(settings) for name, settings in self.kinds.items()}
-        return {"side": self.side, "kinds": kinds, "tissues": asdict(self.tissues)}
+        return {"side": self._side, "kinds": kinds, "tissues": asdict(self.tissues)}
 
     def network(self, device: torch.device) -> TissueUNet:
         """The tissue network with its weights.
@@ -154,7 +162,7 @@ class TissueEvidence:
     def _read_one(self, image: torch.Tensor, brain: torch.Tensor, shares: torch.Tensor, spacing_mm: float) -> Evidence:
         deviation = tissue_deviation(image, brain, shares, self.tissues, spacing_mm=spacing_mm)
         kind = contrast_kind(deviation.means)
-        side = side_of(kind) if self.side == AUTO_SIDE else Side(self.side)
+        side = side_of(kind) if self._side == AUTO_SIDE else Side(self._side)
         return Evidence(kind, side, deviation, self.kinds.get(str(kind), self.kinds[str(ContrastKind.OTHER)]))
 
 
