@@ -30,6 +30,7 @@ itermask3d segment scan.nii.gz
 itermask3d segment scans out --brain-masks masks
 itermask3d segment dicom/series out --model auto --json > results.json
 """
+SIDES = ("auto", "bright", "dark", "both", "none")
 STATUS = "Exit status: 0 done, 1 some failed, 2 not started, 3 disk full, 130 Ctrl-C."
 
 
@@ -37,6 +38,7 @@ def segment(
     scan: Annotated[Path, typer.Argument(help="Scan, folder, .txt or .json list, DICOM series.")],
     output: Annotated[Path | None, typer.Argument(help="Folder (default: NAME_itermask3d beside it).")] = None,
     model: Annotated[str | None, typer.Option(help="t1 (default), agnostic, or auto: by the scan.")] = None,
+    side: Annotated[str | None, typer.Option(help="Suspicious: auto, bright, dark, both or none.")] = None,
     weights: Annotated[Path | None, typer.Option(help="State dict, instead of a model.")] = None,
     brain_masks: Annotated[Path | None, typer.Option(help="Folder with a brain mask for every scan.")] = None,
     brain_extraction: Annotated[str | None, typer.Option(help="How the brain is found (default: auto).")] = None,
@@ -65,6 +67,7 @@ def segment(
             "brain_mask_dir": None if brain_masks is None else str(brain_masks),
             "brain_extraction": brain_extraction,
             "model": model,
+            "side": side,
             "ckpt_path": None if weights is None else str(weights),
             "settings::gamma": gamma,
             "settings::seed": seed,
@@ -98,6 +101,7 @@ def run(bundle: Path, values: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
 
     one_of(values.get("brain_extraction"), METHODS, "--brain-extraction")
     one_of(values.get("settings::schedule"), ("exact", "fast"), "--schedule")
+    one_of(values.get("side"), SIDES, "--side")
     warnings.simplefilter("ignore", FutureWarning)
     configs = bundle / "configs"
     workflow = ConfigWorkflow(
