@@ -21,6 +21,7 @@ __all__ = [
     "ModelFiles",
     "ModelTable",
     "domain_digests",
+    "evidence_of",
     "model_file",
     "shipped_settings",
 ]
@@ -166,18 +167,6 @@ class ModelTable:
             name = None if self.only is None else self.only.name
         return settings if name is None else replace(settings, **self.settings.get(name, {}))
 
-    def evidence_of(
-        self, evidence: Mapping[str, TissueEvidence], settings: RefinementSettings
-    ) -> TissueEvidence | None:
-        """The evidence of tissues for every scan; ``None`` where a model is chosen scan by scan, has none, or the error
-        is not in the unit that it needs.
-
-        Args:
-            evidence: by the model's name.
-            settings: of the config.
-        """
-        return evidence.get(self.only.name) if self.only is not None and settings.relative_error else None
-
     @property
     def known(self) -> tuple[ModelFiles, ...]:
         """The models whose weights are there, in order."""
@@ -249,6 +238,20 @@ class ModelTable:
             told.append(f"{model.name} is the widest model")
         reason = "; ".join(told)
         return Choice(model.name, AUTO, f"{reason[0].upper()}{reason[1:]}.", domain_digests(self.known))
+
+
+def evidence_of(
+    models: ModelTable, evidence: Mapping[str, TissueEvidence], settings: RefinementSettings
+) -> TissueEvidence | None:
+    """The evidence of tissues for every scan; ``None`` where a model is chosen scan by scan, has none, or the error is
+    not in the unit that it needs.
+
+    Args:
+        models: the table of the bundle.
+        evidence: by the model's name.
+        settings: of the config.
+    """
+    return evidence.get(models.only.name) if models.only is not None and settings.relative_error else None
 
 
 def domain_digests(models: Iterable[ModelFiles]) -> dict[str, str]:
