@@ -42,6 +42,9 @@ UNNAMED = """root => [
   const own = element.getAttribute('alt') || element.getAttribute('aria-label') || element.textContent.trim();
   const labels = element.labels && [...element.labels].some(label => label.textContent.trim());
   const ids = (element.getAttribute('aria-labelledby') || '').split(' ').filter(Boolean);
+  if (element.closest('[hidden]')) {
+    return false;
+  }
   return !own && !labels && !(ids.length && ids.every(id => document.getElementById(id)?.textContent.trim()));
 }).map(element => element.outerHTML.slice(0, 80))"""
 """Pictures and controls that a screen reader cannot name."""
@@ -96,7 +99,8 @@ def require_readable(page: Any) -> None:
 def require_readable_part(page: Any, root: str) -> None:
     """No faint words and no unnamed picture or control within a part of somebody else's page."""
     assert page.evaluate(FAINT, root) == []
-    assert page.evaluate(UNNAMED, root) == []
+    unnamed = page.evaluate(UNNAMED, root)
+    assert unnamed == [], unnamed
 
 
 def tab_to(page: Any, selector: str, *, at_most: int = 60) -> None:

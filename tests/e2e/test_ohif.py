@@ -60,11 +60,6 @@ OVERLAID = """([name, places]) => {
 }"""
 """What lies over the scan, at some places."""
 
-DRAFTED = """([image, count]) => fetch(`/itermask3d/draft?image=${image}`)
-  .then(answer => answer.arrayBuffer())
-  .then(bytes => new Uint8Array(bytes).filter(Boolean).length === count)"""
-"""Whether the server keeps a draft of so many voxels."""
-
 COLOURED = """() => {
   let count = 0;
   for (const canvas of document.querySelectorAll('.cornerstone-viewport-element canvas')) {
@@ -302,22 +297,6 @@ def require_overlays(viewer: Viewer, places: np.ndarray) -> None:
     )
 
 
-def reload_with_a_draft(viewer: Viewer, painted: np.ndarray) -> None:
-    """Leaving asks; after the reload the drawing is offered and comes back as it was."""
-    asked: list[str] = []
-    viewer.page.once("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
-    viewer.page.wait_for_function(
-        DRAFTED, arg=[viewer.study.series.series_uid, int(painted.sum())], polling=500, timeout=STEP_MS
-    )
-    viewer.page.reload()
-    assert asked == ["beforeunload"]
-    viewer.page.wait_for_function(LOADED, polling=250, timeout=RUN_MS)
-    viewer.card.get_by_role("button", name="Restore it").wait_for()
-    viewer.shoot("draft")
-    viewer.press("Restore it", until="Your drawing is back")
-    np.testing.assert_array_equal(viewer.labelmap() > 0, painted)
-
-
 def read_seg(orthanc: Any, series_uid: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """The SEG of a series, as another client gets it from the PACS."""
     query = {"Level": "Instance", "Query": {"SeriesInstanceUID": series_uid}}
@@ -369,7 +348,6 @@ def test_a_scan_is_run_corrected_refined_and_saved(viewer: Viewer, orthanc: Any,
     viewer.shoot("painted")
     for keys, wanted in (("Control+z", drawn > 0), ("Control+Shift+Z", painted)):
         viewer.require_step(keys, wanted)
-    reload_with_a_draft(viewer, painted)
 
     viewer.press("Refine from my edit", until="Refined", timeout_ms=RUN_MS)
     refined = viewer.labelmap() > 0

@@ -110,6 +110,7 @@ async function replace(sentence, action) {
 
 /** Take back or repeat a stroke, a refinement or a run, with what the panel said then. */
 async function step(series, direction) {
+  await work.stroked(series, state.result); // a stroke that was not noted yet is the first to be taken back
   const answer = await work.step(series, direction, await labels());
   if (answer !== undefined) {
     take(series, answer);
