@@ -20,6 +20,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_make_parametrize_id(val: object) -> None:
+    """Refuse binary values as names of tests: gzip, for one, writes the time of day into them."""
+    if isinstance(val, bytes) and not (val.isascii() and val.decode("ascii").isprintable()):
+        raise pytest.UsageError(f"give the parameter {val[:20]!r} a name with ids=[…]: binary values change")
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The development data beside the repository; a clone without it skips the test."""

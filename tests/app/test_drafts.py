@@ -53,7 +53,9 @@ def test_a_draft_comes_back_byte_for_byte_with_its_time_until_it_is_dropped(clie
     assert client.get("/itermask3d/draft", params=query).status_code == 204
 
 
-@pytest.mark.parametrize("compressed", [b"", b"no gzip", gzip.compress(DRAWN)[:-12]])
+@pytest.mark.parametrize(
+    "compressed", [b"", b"no gzip", gzip.compress(DRAWN)[:-12]], ids=["empty", "no gzip", "cut short"]
+)
 def test_what_cannot_be_read_is_refused_and_the_earlier_draft_stays(module, drafts, compressed: bytes) -> None:
     drafts.keep("scan", gzip.compress(DRAWN))
     with pytest.raises(module.RequestError, match="the draft") as refused:

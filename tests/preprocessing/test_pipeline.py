@@ -130,7 +130,9 @@ def test_truncated_file_is_refused_by_name(tmp_path, suffix, keep):
     assert len(str(error.value)) < 400 + len(str(path))
 
 
-@pytest.mark.parametrize("content", [b"This is not a scan.\n", gzip.compress(b"neither is this", mtime=0), b""])
+@pytest.mark.parametrize(
+    "content", [b"This is not a scan.\n", gzip.compress(b"neither is this"), b""], ids=["text", "gzip", "empty"]
+)
 def test_text_file_named_like_a_scan_is_refused_by_name(tmp_path, content):
     path = tmp_path / "notes.nii.gz"
     path.write_bytes(content)

@@ -91,7 +91,11 @@ def damaged(whole: bytes) -> bytes:
     return whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 20]) + whole[middle + 20 :]
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"no archive at all", None, "array"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04 torn", b"no archive at all", None, "array"],
+    ids=["empty", "torn", "text", "damaged", "array"],
+)
 def test_damaged_file_is_one_sentence(folder, content, tmp_path):
     if content == "array":
         np.save(tmp_path / "array.npy", np.zeros(3))
