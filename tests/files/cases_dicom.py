@@ -329,6 +329,7 @@ DICOM_CASES = [
     Case("dicom two folders", two_folders),
     Case("dicom spacing told otherwise", edited(each(SpacingBetweenSlices="1")), warned="tells 1 mm .* positions 2 mm"),
     Case("dicom first slices lost", edited(renumbered), warned="numbered 11 to 19"),
+    Case("dicom last slices lost", edited(each(ImagesInAcquisition=11)), warned="tells of 11 images and 9"),
     Case("dicom one UID for all", edited(each(SOPInstanceUID="1.2.3")), warned="share a SOPInstanceUID"),
     Case("dicom too large", edited(lambda s: None), "expected at most|a series of at most",
          options={"memory_limit_bytes": 4000}),

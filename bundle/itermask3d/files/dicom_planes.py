@@ -75,6 +75,7 @@ class Plane:
         rows, columns: pixels.
         slope, intercept: stored value to intensity.
         number: InstanceNumber.
+        acquired: ImagesInAcquisition, how many images the scanner made; ``None`` where the header does not say.
         spacing_mm: between slices as the header says, which positions overrule; ``None`` where it does not.
         shared: see :data:`SHARED`, without empty ones.
         distinct: see :data:`DISTINCT`, without empty ones.
@@ -92,6 +93,7 @@ class Plane:
     slope: float = 1.0
     intercept: float = 0.0
     number: int | None = None
+    acquired: int | None = None
     spacing_mm: float | None = None
     shared: Mapping[str, str] = field(default_factory=dict)
     distinct: Mapping[str, str] = field(default_factory=dict)
@@ -123,11 +125,13 @@ def planes_of(data: Dataset, name: str) -> tuple[Plane, ...]:
         "notes": notes,
     }
     number = read_number(data, "InstanceNumber")
+    acquired = read_number(data, "ImagesInAcquisition")
     frames = list(_frames(data, name))
     return tuple(
         Plane(
             frame=index,
             number=None if number is None or len(frames) > 1 else int(number),
+            acquired=None if acquired is None or len(frames) > 1 else int(acquired),
             **_place(frame, f"{name}, frame {index + 1}" if len(frames) > 1 else name),
             **common,
         )

@@ -251,6 +251,9 @@ def _oddities(planes: Sequence[Plane], step: NDArray[Any], normal: NDArray[Any])
         warnings.append(
             f"the {len(numbers)} images are numbered {numbers[0]} to {numbers[-1]}; slices{where} may be missing"
         )
+    acquired = max((plane.acquired for plane in planes if plane.acquired is not None), default=0)
+    if acquired > len(planes):
+        warnings.append(f"the header tells of {acquired} images and {len(planes)} are here; slices may be missing")
     uids = {plane.uid for plane in planes}
     if uids != {""} and len(uids) < len({plane.name for plane in planes}):
         warnings.append("images of the series share a SOPInstanceUID")
