@@ -10,7 +10,7 @@ import torch
 from helpers import BRAIN_RADII_MM, CENTRE_MM, world_coordinates
 from itermask3d.simulation.generator.tissues import Tissue, tissues_of, two_tissues
 
-SIDES = {"cortex": (101, 100), "white": (82, 81), "thalamus": (60, 59), "ventricle": (52, 51)}
+SIDES = {"cortex": (105, 104), "white": (82, 81), "thalamus": (60, 59), "ventricle": (52, 51)}
 """Left and right label."""
 
 
@@ -31,7 +31,7 @@ def label_phantom(*, spacing_mm: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
 
 def t1_phantom(labels: np.ndarray) -> np.ndarray:
     """Fluid 10, cortex 60, thalamus 80, white matter 100, with a little noise."""
-    levels = {1: 10, 51: 10, 52: 10, 100: 60, 101: 60, 59: 80, 60: 80, 81: 100, 82: 100}
+    levels = {1: 10, 51: 10, 52: 10, 104: 60, 105: 60, 59: 80, 60: 80, 81: 100, 82: 100}
     image = np.zeros(labels.shape)
     for code, level in levels.items():
         image[labels == code] = level

@@ -93,18 +93,19 @@ def test_the_two_largest_shares_are_kept():
     assert (first[0, 0, 1], second[0, 0, 1], share[0, 0, 1]) == (0, 0, 1)
 
 
-def test_a_scan_tells_the_share_of_fluid_in_the_cortex():
+@pytest.mark.parametrize(("code", "cortex"), [(104, Tissue.CORTEX), (102, Tissue.LIMBIC_CORTEX)])
+def test_a_scan_tells_the_share_of_fluid_in_the_cortex(code, cortex):
     labels, _ = label_phantom()
     image = t1_phantom(labels)
-    sulcus = (labels == 100) & (np.indices(labels.shape)[2] % 5 == 0)
+    sulcus = (labels == 104) & (np.indices(labels.shape)[2] % 5 == 0)
     image[sulcus] = 35  # half way from fluid to cortex
-    mixture, brain = mixture_of(labels)
+    mixture, brain = mixture_of(np.where(labels == 104, code, labels))  # of one side
     refined = refine(mixture.numpy(), image, brain[0].numpy() > 0.5)
-    assert set(np.unique(refined[0][sulcus])) == {float(Tissue.CORTEX)}
+    assert set(np.unique(refined[0][sulcus])) == {float(cortex)}
     assert set(np.unique(refined[1][sulcus])) == {float(Tissue.OUTER_FLUID)}
     assert refined[2][sulcus].mean() == pytest.approx(0.5, abs=0.1)
-    elsewhere = (labels == 100) & ~sulcus
-    grey = np.where(refined[0] == Tissue.CORTEX, refined[2], 1 - refined[2])[elsewhere]
+    elsewhere = (labels == 104) & ~sulcus
+    grey = np.where(refined[0] == cortex, refined[2], 1 - refined[2])[elsewhere]
     assert np.median(grey) > 0.9
 
 

@@ -33,6 +33,7 @@ CLASS_OF: Mapping[Tissue, str] = {
     Tissue.CEREBELLAR_WHITE: "cerebellar_white",
     Tissue.BRAINSTEM: "brainstem",
     Tissue.VESSEL: "other",
+    Tissue.LIMBIC_CORTEX: "limbic",
 }
 """The network's class of each tissue of the generator."""
 

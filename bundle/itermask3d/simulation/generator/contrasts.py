@@ -55,6 +55,7 @@ RELAXATION: Mapping[Tissue, Relaxation] = MappingProxyType(
         Tissue.CEREBELLAR_WHITE: Relaxation(850, 77, 0.71),
         Tissue.BRAINSTEM: Relaxation(900, 80, 0.72),
         Tissue.VESSEL: Relaxation(1600, 120, 0.85),
+        Tissue.LIMBIC_CORTEX: Relaxation(1370, 104, 0.82),
     }
 )
 
@@ -80,9 +81,13 @@ ENHANCED_SURROUNDINGS = (0.0, 0.9)
 SMALLEST_STEP = 0.12
 """Least difference of cortex and white matter in a free draw, where the largest signal is 1."""
 
+_OWN = [tissue for tissue in Tissue if tissue not in (Tissue.BACKGROUND, Tissue.VESSEL)]
+"""Tissues of the brain itself."""
+
 _PARENTS: Mapping[Tissue, Tissue] = MappingProxyType(
     {
         Tissue.LIMBIC: Tissue.CORTEX,
+        Tissue.LIMBIC_CORTEX: Tissue.CORTEX,
         Tissue.THALAMUS: Tissue.CORTEX,
         Tissue.STRIATUM: Tissue.CORTEX,
         Tissue.CEREBELLAR_GREY: Tissue.CORTEX,
@@ -127,7 +132,7 @@ def draw_contrast(name: str, rng: np.random.RandomState) -> Contrast:
     if name not in CONTRASTS:
         raise ValueError(f"contrast = '{name}'; expected one of {', '.join(CONTRASTS)}")
     signals, parameters = CONTRASTS[name](rng)
-    signals = signals / float(signals[Tissue.WHITE : Tissue.VESSEL].max())
+    signals = signals / float(signals[_OWN].max())
     signals[Tissue.BACKGROUND] = rng.uniform(*(ENHANCED_SURROUNDINGS if name == "t1c" else SURROUNDINGS))
     return Contrast(name, parameters, tuple(float(value) for value in signals))
 
@@ -173,7 +178,7 @@ def _t1c(rng: np.random.RandomState) -> tuple[np.ndarray, dict[str, float]]:
 def _t2(rng: np.random.RandomState) -> tuple[np.ndarray, dict[str, float]]:
     tr, te, likeness = rng.uniform(2500, 7000), rng.uniform(75, 130), rng.uniform(*LIKENESS)
     signals = _spin_echo(tr, te, _tissues(rng))
-    grey = [Tissue.CORTEX, Tissue.LIMBIC, Tissue.CEREBELLAR_GREY]
+    grey = [Tissue.CORTEX, Tissue.LIMBIC_CORTEX, Tissue.LIMBIC, Tissue.CEREBELLAR_GREY]
     signals[grey] += likeness * (signals[Tissue.WHITE] - signals[grey])
     return _with_flow(signals, rng), {"tr_ms": tr, "te_ms": te, "likeness": likeness}
 

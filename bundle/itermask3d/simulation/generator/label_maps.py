@@ -30,6 +30,7 @@ PLACES = {
     "thalamus": (Tissue.THALAMUS, Tissue.WHITE),
     "basal ganglia": (Tissue.STRIATUM, Tissue.WHITE),
     "hippocampus and amygdala": (Tissue.LIMBIC, Tissue.WHITE),
+    "insular region": (Tissue.LIMBIC_CORTEX, Tissue.WHITE),
 }
 """Grey and white matter of the template by the coarse place; elsewhere cortex and white matter."""
 

@@ -40,12 +40,43 @@ class Tissue(IntEnum):
     """With the ventral diencephalon."""
     VESSEL = 12
     """Vessels and choroid plexus."""
+    LIMBIC_CORTEX = 13
+    """Cortex of cingulum, insula, medial and polar temporal lobe and below the genu, which is brighter than the rest on
+    FLAIR (Hirai et al., Radiology 215, 470 (2000))."""
+
+
+LIMBIC_CORTEX_CODES = (
+    100,
+    101,
+    138,
+    139,
+    166,
+    167,  # anterior, middle and posterior cingulum
+    102,
+    103,
+    172,
+    173,
+    180,
+    181,  # insula, planum polare
+    116,
+    117,
+    170,
+    171,
+    202,
+    203,  # entorhinal, parahippocampal, temporal pole
+    124,
+    125,
+    186,
+    187,
+)  # gyrus rectus, subcallosal area
+"""Of DLMUSE."""  # fmt: skip
 
 
 def _dlmuse() -> dict[Tissue, tuple[int, ...]]:
     return {
         Tissue.WHITE: (69, *range(81, 96)),
-        Tissue.CORTEX: tuple(range(100, 208)),
+        Tissue.CORTEX: tuple(sorted({*range(100, 208)}.difference(LIMBIC_CORTEX_CODES))),
+        Tissue.LIMBIC_CORTEX: LIMBIC_CORTEX_CODES,
         Tissue.LIMBIC: (31, 32, 47, 48),
         Tissue.THALAMUS: (59, 60),
         Tissue.STRIATUM: (23, 30, 36, 37, 57, 58, 75, 76),
@@ -96,6 +127,7 @@ _PURE = 0.12
 """Shares of the second tissue below this are taken for spread within the first."""
 
 _FLUIDS = (Tissue.VENTRICLE, Tissue.OUTER_FLUID)
+_CORTICES = (Tissue.CORTEX, Tissue.LIMBIC_CORTEX)
 
 
 def guess_scheme(labels: np.ndarray) -> str:
@@ -200,15 +232,20 @@ def refine(mixture: np.ndarray, image: np.ndarray, brain: np.ndarray) -> np.ndar
         out[1][where] = np.broadcast_to(dark, first.shape)[where]
         out[2][where] = part[where]
 
-    outer = brain & np.isin(first, (Tissue.CORTEX, Tissue.WHITE, Tissue.OUTER_FLUID, Tissue.BACKGROUND))
+    limbic = (mixture[:2] == Tissue.LIMBIC_CORTEX).any(axis=0)
+    cortex = np.where(limbic, Tissue.LIMBIC_CORTEX, Tissue.CORTEX).astype(np.uint8)
+    outer = brain & np.isin(first, (*_CORTICES, Tissue.WHITE, Tissue.OUTER_FLUID, Tissue.BACKGROUND))
     outer &= ~ndimage.binary_erosion(first == Tissue.WHITE)
     cerebellum = brain & np.isin(first, (Tissue.CEREBELLAR_GREY, Tissue.CEREBELLAR_WHITE))
-    places = ((outer, Tissue.CORTEX, Tissue.WHITE), (cerebellum, Tissue.CEREBELLAR_GREY, Tissue.CEREBELLAR_WHITE))
-    for where, grey, white in places:
+    places = (
+        (outer, Tissue.CORTEX, Tissue.WHITE, cortex),
+        (cerebellum, Tissue.CEREBELLAR_GREY, Tissue.CEREBELLAR_WHITE, np.full_like(first, Tissue.CEREBELLAR_GREY)),
+    )
+    for where, grey, white, name in places:
         if grey in levels and white in levels and levels[Tissue.OUTER_FLUID] < levels[grey] < levels[white]:
-            put(where & (image < levels[grey]), fluid, grey, levels[Tissue.OUTER_FLUID], levels[grey])
+            put(where & (image < levels[grey]), fluid, name, levels[Tissue.OUTER_FLUID], levels[grey])
             brighter = where & (image >= levels[grey]) & (first != Tissue.OUTER_FLUID)
-            put(brighter, grey, white, levels[grey], levels[white])
+            put(brighter, name, white, levels[grey], levels[white])
             _name_bright_fluid(out, where & (first == Tissue.OUTER_FLUID), image, levels[grey], levels[white])
     fluid_level = levels[Tissue.OUTER_FLUID]
     put(brain & (first == Tissue.VENTRICLE), Tissue.VENTRICLE, Tissue.WHITE, fluid_level, levels[Tissue.WHITE])
@@ -239,7 +276,7 @@ def _levels(first: np.ndarray, image: np.ndarray, brain: np.ndarray) -> dict[Tis
     if not fluid.size or not {Tissue.CORTEX, Tissue.WHITE} <= levels.keys():
         return None
     levels[Tissue.OUTER_FLUID] = float(np.percentile(fluid, 20))
-    cortex = image[brain & (first == Tissue.CORTEX)]
+    cortex = image[brain & np.isin(first, _CORTICES)]
     if not levels[Tissue.OUTER_FLUID] < levels[Tissue.WHITE]:
         return None
     counts, edges = np.histogram(cortex, 96, (levels[Tissue.OUTER_FLUID], levels[Tissue.WHITE]))
