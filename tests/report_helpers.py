@@ -13,7 +13,7 @@ from helpers import Phantom, axes_of, head_phantom, rotation
 from itermask3d.files.dicom import write_mr_series
 from itermask3d.files.identity import input_files
 from itermask3d.files.writing import save_nifti
-from itermask3d.inference.results import ScanResult, write_result
+from itermask3d.inference.results import RECONSTRUCTION_ERROR, TISSUE_DEVIATION, ScanResult, write_result
 from itermask3d.method.detection import Findings, Outcome
 from itermask3d.method.threshold import estimate_threshold
 from itermask3d.preprocessing.load import load_volume
@@ -70,9 +70,9 @@ def finished_scan(
 
     Args:
         scan: of the phantom as DICOM; default: a NIfTI is written.
-        changes: entries of ``result.json`` to change afterwards.
+        changes: entries of ``result.json`` to change afterwards; with ``evidence`` its maps are written too.
     """
-    case = changes.pop("case", "phantom")
+    case, evidence = changes.pop("case", "phantom"), changes.pop("evidence", None)
     if scan is None:
         scan = folder / "phantom_scan.nii.gz"
         save_nifti(phantom.image, phantom.affine, scan)
@@ -91,12 +91,22 @@ def finished_scan(
         settings=dict(SETTINGS),
         inputs={key: {**told, **load_volume(scan).meta["read"]} for key, told in input_files({"image": scan}).items()},
         warnings=tuple(warnings),
+        evidence=evidence,
+        evidence_maps={} if evidence is None else evidence_maps(phantom),
     )
     written = write_result(replace(result), folder / case)
     if changes:
         record = json.loads((written / "result.json").read_text()) | changes
         (written / "result.json").write_text(json.dumps(record))
     return written
+
+
+def evidence_maps(phantom: Phantom) -> dict[str, np.ndarray]:
+    """The lesion is 5 robust SD brighter than its tissue, and the error of its reconstruction is 9."""
+    return {
+        TISSUE_DEVIATION: (5.0 * phantom.label).astype(np.float32),
+        RECONSTRUCTION_ERROR: np.where(phantom.brain_mask, 0.5 + 8.5 * phantom.label, 0).astype(np.float32),
+    }
 
 
 def dicom_phantom(folder: Path) -> tuple[Phantom, Path]:

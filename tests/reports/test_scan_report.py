@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from itermask3d.files.scans import ScanError
 from itermask3d.inference.results import RESEARCH_USE, write_result
 from itermask3d.method.detection import Outcome
 from itermask3d.reports.data import read_finished
-from itermask3d.reports.images import embedded, focus, show
+from itermask3d.reports.images import comparison, embedded, focus, show
 from itermask3d.reports.scan_report import report_schema, write_scan_report
 from markupsafe import escape
+from PIL import Image
 from report_helpers import EVIDENCE, finished_scan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,6 +168,26 @@ def test_what_the_tissues_say_is_told_and_no_threshold_of_the_curve_is_drawn(pha
     assert "Contrast: FLAIR; what is brighter than its tissue counts." in text
     assert "the tissues (share 80 %)" in text
     assert '<line class="threshold"' not in text
+    shown = "slice of the deviation from the scan's own tissues"
+    assert (plain.count(shown), text.count(shown), text.count("slice of the error of the reconstruction")) == (0, 3, 3)
+
+
+def test_deviation_is_red_where_brighter_and_blue_where_darker(phantom: Phantom, tmp_path: Path) -> None:
+    result = read_finished(finished_scan(phantom, tmp_path, evidence=EVIDENCE)).result
+    for sign, strong, weak in ((1, 0, 2), (-1, 2, 0)):
+        maps = {name: sign * volume for name, volume in result.evidence_maps.items()}
+        shown = show(replace(result, evidence_maps=maps))
+        tile = comparison(shown, focus(shown))[0]["tissue_deviation"]  # sagittal: no letters on it
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(tile.split(",")[1]))).convert("RGB"))
+        colour = pixels.reshape(-1, 3)[pixels.max(axis=2).argmax()]
+        assert colour[strong] > 150 > colour[weak]
+
+
+def test_a_result_without_one_of_its_evidence_maps_is_refused(phantom: Phantom, tmp_path: Path) -> None:
+    folder = finished_scan(phantom, tmp_path, evidence=EVIDENCE)
+    (folder / "phantom_tissue_deviation.nii.gz").unlink()
+    with pytest.raises(ScanError, match=r"lacks 'phantom_tissue_deviation\.nii\.gz'"):
+        read_finished(folder)
 
 
 def test_what_the_p_value_promises_is_said(phantom: Phantom, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ VOLUMES = {"mask": np.uint8, "brain_mask": np.uint8, "anomaly_map": np.float32, 
 """Volumes of a result, by name and type of voxel."""
 
 TISSUE_DEVIATION, RECONSTRUCTION_ERROR = "tissue_deviation", "reconstruction_error"
+EVIDENCE_MAPS = (TISSUE_DEVIATION, RECONSTRUCTION_ERROR)
 """Volumes of a result whose model looks at the scan's tissues: each kind of evidence apart, float32."""
 
 _CONNECTIVITY = np.ones((3, 3, 3))
@@ -228,7 +229,7 @@ REPORT_FILES = ("report.html", "report.json")
 
 def foreign_files(folder: Path, case: str) -> list[str]:
     """Names in a folder that no result of this case would have written; empty where there is no folder."""
-    volumes = (*VOLUMES, TISSUE_DEVIATION, RECONSTRUCTION_ERROR)
+    volumes = (*VOLUMES, *EVIDENCE_MAPS)
     own = {f"{case}_{name}.nii.gz" for name in volumes} | {"result.json", "overview.png", *REPORT_FILES, "dicom"}
     return sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
 

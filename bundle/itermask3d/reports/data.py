@@ -22,7 +22,7 @@ from itermask3d.files.read import Source
 from itermask3d.files.scans import ScanError, require_same_grid
 from itermask3d.inference.domain import DomainCheck
 from itermask3d.inference.overview import evidence_told, verdict
-from itermask3d.inference.results import RESEARCH_USE, VOLUMES, ScanResult
+from itermask3d.inference.results import EVIDENCE_MAPS, RESEARCH_USE, VOLUMES, ScanResult
 from itermask3d.method.detection import Findings
 from itermask3d.preprocessing.anatomy import Alignment, align, describe, place_names
 from itermask3d.preprocessing.load import load_volume
@@ -87,7 +87,8 @@ def read_finished(folder: str | Path, *, scan: str | Path | None = None) -> Fini
     image = load_volume(source)
     require_recorded(record["inputs"].get("image") or {}, image.meta["read"], source)
     affine = np.asarray(image.affine, dtype=float)
-    volumes = {name: _read_volume(folder, record["case"], name) for name in VOLUMES}
+    maps = () if record.get("evidence") is None else EVIDENCE_MAPS
+    volumes = {name: _read_volume(folder, record["case"], name) for name in (*VOLUMES, *maps)}
     for name, volume in volumes.items():
         require_same_grid(
             name.replace("_", " "), volume.shape, volume.affine, scan_shape=image.shape, scan_affine=affine
@@ -112,6 +113,7 @@ def read_finished(folder: str | Path, *, scan: str | Path | None = None) -> Fini
         domain=None if record.get("domain") is None else DomainCheck.from_json(record["domain"]),
         model=record.get("model"),
         evidence=record.get("evidence"),
+        evidence_maps={name: voxels[name].astype(np.float32) for name in maps},
         placement=image.meta["placement"],
         known_sides=image.meta["known_sides"],
     )

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from itermask3d.inference.results import ScanResult
+from itermask3d.inference.results import EVIDENCE_MAPS, RECONSTRUCTION_ERROR, TISSUE_DEVIATION, ScanResult
 
 __all__ = ["PLANES", "Shown", "comparison", "embedded", "focus", "mosaic", "show"]
 
@@ -28,12 +28,17 @@ TILE_PIXELS = 190
 MOSAIC_TILES = (5, 3)
 
 
+DEVIATION_SD = 6.0
+"""Deviation from the tissues that has the strongest colour."""
+
+
 @dataclass(frozen=True)
 class Shown:
     """Volumes as a reader sees them: axes nearest to right, front and up, cut to the brain and a margin.
 
     Attributes:
-        volumes: ``scan``, ``reconstruction``, ``anomaly_map`` (uint8, windowed) and ``mask`` (0 or 1), one shape.
+        volumes: ``scan``, ``reconstruction``, ``anomaly_map`` (uint8, windowed) and ``mask`` (0 or 1), one shape; the
+            kinds of evidence where the result has them.
         affine: voxels to RAS millimetres.
         spacing_mm: of the voxels.
         window: intensities shown as black and as white.
@@ -62,6 +67,7 @@ def show(result: ScanResult, *, spacing_mm: float = FINEST_MM) -> Shown:
         "anomaly_map": result.anomaly_map.astype(np.float32),
         "mask": result.mask.astype(np.float32),
         "brain": result.brain_mask.astype(np.float32),
+        **result.evidence_maps,
     }
     images = {name: nib.as_closest_canonical(nib.Nifti1Image(array, result.affine)) for name, array in arrays.items()}
     volumes = {name: np.asarray(image.dataobj) for name, image in images.items()}
@@ -79,7 +85,8 @@ def show(result: ScanResult, *, spacing_mm: float = FINEST_MM) -> Shown:
     moved = affine @ np.diag([*factors, 1.0])
     moved[:3, 3] = (affine @ [*start, 1.0])[:3]
     bounds = {"scan": (low, high), "reconstruction": (low, high), "anomaly_map": (0.0, top)}
-    eight_bit = {name: _to_bytes(cut[name], *limits) for name, limits in bounds.items()}
+    bounds |= {TISSUE_DEVIATION: (-DEVIATION_SD, DEVIATION_SD), RECONSTRUCTION_ERROR: (0.0, top)}
+    eight_bit = {name: _to_bytes(cut[name], *limits) for name, limits in bounds.items() if name in cut}
     eight_bit["reconstruction"][cut["brain"] < 0.5] = 0
     eight_bit["mask"] = (cut["mask"] > 0).astype(np.uint8)
     edge = spacing * factors
@@ -102,7 +109,8 @@ def embedded(result: ScanResult, *, budget_bytes: int = BUDGET_BYTES) -> dict[st
     spacing = FINEST_MM
     while True:
         shown = show(result, spacing_mm=spacing)
-        volumes = {name: _compressed(volume) for name, volume in shown.volumes.items()}
+        kept = {name: volume for name, volume in shown.volumes.items() if name not in EVIDENCE_MAPS}
+        volumes = {name: _compressed(volume) for name, volume in kept.items()}
         size = sum(map(len, volumes.values()))
         if size <= budget_bytes or min(shown.volumes["scan"].shape) < 16:
             break
@@ -144,7 +152,11 @@ def mosaic(shown: Shown) -> str:
 
 
 def comparison(shown: Shown, at: tuple[int, int, int]) -> list[dict[str, str]]:
-    """Three planes through a voxel: the scan, its reconstruction, the difference and the marked region (data URLs)."""
+    """Three planes through a voxel: the scan, its reconstruction, the map and the marked region (data URLs).
+
+    Where the result has them, each kind of evidence apart as well.
+    """
+    evidence = [name for name in EVIDENCE_MAPS if name in shown.volumes]
     return [
         {
             "plane": plane,
@@ -152,6 +164,7 @@ def comparison(shown: Shown, at: tuple[int, int, int]) -> list[dict[str, str]]:
             "reconstruction": _data_url(_tile(shown, axis, at[axis], "reconstruction")),
             "anomaly_map": _data_url(_tile(shown, axis, at[axis], "anomaly_map")),
             "mask": _data_url(_tile(shown, axis, at[axis], "scan", outline=True)),
+            **{name: _data_url(_tile(shown, axis, at[axis], name)) for name in evidence},
         }
         for plane, axis in PLANES
     ]
@@ -200,7 +213,7 @@ def _cut(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
 def _tile(shown: Shown, axis: int, index: int, name: str, *, outline: bool = False, width: int = 0) -> Image.Image:
     grey = _cut(shown.volumes[name], axis, index)
     across, up = (other for other in range(3) if other != axis)
-    pixels = _heat(grey) if name == "anomaly_map" else np.repeat(grey[..., None], 3, axis=2)
+    pixels = _COLOURS.get(name, _greys)(grey)
     millimetres = grey.shape[1] * shown.spacing_mm[across], grey.shape[0] * shown.spacing_mm[up]
     scale = width / millimetres[0] if width else 1.6
     size = round(millimetres[0] * scale), round(millimetres[1] * scale)
@@ -225,6 +238,20 @@ def _heat(values: np.ndarray) -> np.ndarray:
     """Black over red and yellow to white, equal to the viewer's own."""
     level = values.astype(float)[..., None] * 3 / 255 - np.arange(3)
     return np.asarray(np.clip(level, 0, 1) * 255, dtype=np.uint8)
+
+
+def _greys(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def _signed(values: np.ndarray) -> np.ndarray:
+    """Blue for darker, red for brighter than the middle, which is black."""
+    away = values.astype(float) - 127.5
+    red, blue = np.clip(2 * away, 0, 255), np.clip(-2 * away, 0, 255)
+    return np.stack((red, np.abs(away) / 2, blue), axis=-1).astype(np.uint8)
+
+
+_COLOURS = {"anomaly_map": _heat, RECONSTRUCTION_ERROR: _heat, TISSUE_DEVIATION: _signed}
 
 
 def _data_url(image: Image.Image) -> str:
