@@ -28,7 +28,7 @@ TILE_PIXELS = 190
 MOSAIC_TILES = (5, 3)
 
 
-DEVIATION_SD = 6.0
+DEVIATION_SD = 4.0
 """Deviation from the tissues that has the strongest colour."""
 
 
