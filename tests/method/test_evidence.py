@@ -123,6 +123,15 @@ def test_a_region_is_kept_by_its_peak_and_a_kind_without_settings_takes_those_of
     assert run(evidence)["mask"].any()
 
 
+def test_a_kind_has_a_smallest_region_of_its_own_until_a_person_asks_for_another():
+    lesion_ml = 64 * 0.008
+    few, many = (tissues(flair=KindSettings(0.5, 4.0, 9.0, volume)) for volume in (0.5 * lesion_ml, 2 * lesion_ml))
+    assert run(few)["mask"].any()
+    assert not run(many)["mask"].any()
+    assert run(many.with_one_volume())["mask"].any(), "that of the inferer, which is 0"
+    assert many.kinds["flair"].min_volume_ml == 2 * lesion_ml
+
+
 def test_what_a_person_excludes_stays_out_and_what_is_included_stays_in():
     never, always = torch.zeros_like(brain()), torch.zeros_like(brain())
     never[(..., *BRIGHT_LESION)] = True
@@ -137,6 +146,7 @@ def test_what_a_person_excludes_stays_out_and_what_is_included_stays_in():
     [
         lambda: KindSettings(1.5, 1.0, 1.0),
         lambda: KindSettings(0.5, 2.0, 1.0),
+        lambda: KindSettings(0.5, 1.0, 2.0, -1.0),
         lambda: TissueEvidence("x.pt", {"flair": KINDS["flair"]}),
         lambda: TissueEvidence("x.pt", KINDS | {"ct": KINDS["flair"]}),
         lambda: TissueEvidence("x.pt", KINDS, side="left"),

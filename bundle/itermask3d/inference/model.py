@@ -216,7 +216,8 @@ class Model:
         Args:
             settings: fields of :class:`itermask3d.method.settings.RefinementSettings`; they go over those of whichever
                 network is used.
-            min_volume_ml: connected components below this are dropped; ``None`` leaves it.
+            min_volume_ml: connected components below this are dropped, whatever the kind of contrast has of its own;
+                ``None`` leaves it.
             requested: a name or ``auto``; ``None`` leaves it. Without effect where weights were named.
 
         Raises:
@@ -227,6 +228,7 @@ class Model:
         if min_volume_ml is not None:
             model.inferer = self.inferer.with_settings(self.inferer.settings)
             model.inferer.min_volume_ml = min_volume_ml
+            model._evidence = {name: tissues.with_one_volume() for name, tissues in self._evidence.items()}
         if requested is not None and self.requested is not None:
             model.requested = self.models.checked(requested)
         return model

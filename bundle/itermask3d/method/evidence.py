@@ -12,8 +12,9 @@ suspicious, and what is marked depends on the kind of contrast, which is told fr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ class KindSettings:
     Attributes:
         tissue_share: share of the tissues in the map, 0 to 1; 0 is the error alone, 1 the tissues alone.
         threshold: of the map; what exceeds it is outlined.
-        peak_threshold: a region counts only if as much of it as the smallest region that is kept exceeds this.
+        peak_threshold: a region counts only if enough of it exceeds this.
+        min_volume_ml: how much is enough; ``None`` for the smallest region of the inferer. Where the peak is high, it
+            can be far less than the region itself, so that small lesions are kept.
 
     Raises:
         ValueError: for a value outside its range.
@@ -56,11 +59,14 @@ class KindSettings:
     tissue_share: float
     threshold: float
     peak_threshold: float
+    min_volume_ml: float | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.tissue_share <= 1 and 0 < self.threshold <= self.peak_threshold):
+        ordered = 0 <= self.tissue_share <= 1 and 0 < self.threshold <= self.peak_threshold
+        if not (ordered and (self.min_volume_ml is None or self.min_volume_ml >= 0)):
             raise ValueError(
-                f"{self} is outside its range; expected a tissue_share of 0 to 1 and 0 < threshold <= peak_threshold"
+                f"{self} is outside its range; expected a tissue_share of 0 to 1, 0 < threshold <= peak_threshold and a "
+                "min_volume_ml of 0 or more"
             )
 
 
@@ -131,6 +137,12 @@ class TissueEvidence:
         """Settings as plain values."""
         kinds = {name: asdict(settings) for name, settings in self.kinds.items()}
         return {"side": self._side, "kinds": kinds, "tissues": asdict(self.tissues)}
+
+    def with_one_volume(self) -> TissueEvidence:
+        """The same, but the smallest region is the inferer's for every kind: a person's wish goes over the kind's."""
+        changed = copy.copy(self)
+        changed.kinds = {name: replace(settings, min_volume_ml=None) for name, settings in self.kinds.items()}
+        return changed
 
     def network(self, device: torch.device) -> TissueUNet:
         """The tissue network with its weights.

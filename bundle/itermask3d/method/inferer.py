@@ -33,7 +33,7 @@ class IterMaskInferer(Inferer):
         spacing_mm: isotropic spacing of the grid, for the guide and for volumes.
         radius_cycles_per_mm: radius of the guide.
         min_volume_ml: connected components below this are dropped from the final mask; with a ``peak_threshold``, those
-            of which less exceeds it.
+            of which less exceeds it. A kind of contrast may have a volume of its own.
         mixed_precision: run the network in bfloat16.
         progress: show a progress bar.
         accelerate: compute a :class:`itermask3d.method.network.ReconstructionUNet` in evaluation mode through
@@ -152,25 +152,29 @@ class IterMaskInferer(Inferer):
 
     def _regions(self, refinement: Refinement, evidence: Sequence[Evidence] | None) -> torch.Tensor:
         """The mask without what is too small, or too weak, to be a finding."""
+        volumes = [self.min_volume_ml] * len(refinement.mask)
         if evidence is not None:
             peaks = [one.used.peak_threshold for one in evidence]
+            volumes = [
+                self.min_volume_ml if one.used.min_volume_ml is None else one.used.min_volume_ml for one in evidence
+            ]
         elif self.settings.peak_threshold is not None:
             peaks = [self.settings.peak_threshold] * len(refinement.mask)
         else:
             return remove_small_components(
                 refinement.mask, min_volume_ml=self.min_volume_ml, spacing_mm=self.spacing_mm
             )
-        scans = zip(refinement.mask, refinement.anomaly_map, peaks, strict=True)
+        scans = zip(refinement.mask, refinement.anomaly_map, peaks, volumes, strict=True)
         return torch.cat(
             [
                 remove_weak_components(
                     mask[None],
                     anomaly_map[None],
                     peak_threshold=peak,
-                    min_volume_ml=self.min_volume_ml,
+                    min_volume_ml=volume_ml,
                     spacing_mm=self.spacing_mm,
                 )
-                for mask, anomaly_map, peak in scans
+                for mask, anomaly_map, peak, volume_ml in scans
             ]
         )
 
