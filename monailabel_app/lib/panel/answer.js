@@ -129,3 +129,13 @@ function curve(found, shown) {
 function deviations(found) {
   return (found.deviations || []).map(text => make('p', 'quiet', text));
 }
+
+/** What a refinement made of the mask before and of what was drawn. */
+export function changeSentence(change) {
+  if (!change) {
+    return 'Refined from your edit.';
+  }
+  const kept = `${number(change.kept_ml, 1)} of ${number(change.drawn_ml, 1)} ml of your drawing kept`;
+  const drawn = change.drawn_ml ? `, ${kept}` : '';
+  return `Refined: +${number(change.added_ml, 1)} ml, −${number(change.removed_ml, 1)} ml${drawn}.`;
+}
