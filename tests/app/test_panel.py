@@ -333,6 +333,15 @@ def test_a_run_is_cancelled_by_a_button(page: Page, backend: Backend) -> None:
     expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
 
 
+def test_a_run_that_waits_for_its_turn_is_cancelled_by_a_button(page: Page, backend: Backend) -> None:
+    other = {"image": "1.2", "phase": "sweep", "share": 0.2}
+    backend.status = {"running": other, "waiting": 1, "waits": True, "finished": None}
+    open_viewer(page)
+    expect(status(page)).to_have_text("Waiting for another run to end")
+    with page.expect_request("**/itermask3d/cancel?image=1.1"):
+        press(page, "Cancel")
+
+
 def test_why_the_last_run_failed_is_still_told_after_a_reload(page: Page, backend: Backend) -> None:
     backend.status = {**backend.status, "failure": "the scan holds no brain"}
     open_viewer(page)

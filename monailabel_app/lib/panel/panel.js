@@ -27,6 +27,7 @@ const state = {
   working: '', // what this page is doing
   note: '', // how its last action ended
   running: null, // what the server runs
+  waits: false, // whether a run on the series waits for its turn
   isSilent: false, // whether the server did not answer the last question after its status
   heard: Promise.resolve(), // questions after the status go one after the other
 };
@@ -203,7 +204,7 @@ async function refine(series) {
   return changeSentence(result.change);
 }
 
-/** End the run on the series shown; whoever asked for it is told. */
+/** End the run on the series shown, also while it waits for its turn; whoever asked for it is told. */
 async function cancel() {
   ui.cancel.disabled = true;
   const image = state.series.uid;
@@ -311,7 +312,7 @@ function hear() {
     const { series } = state;
     const status = series && (await askJson('/itermask3d/status', { image: series.uid }).catch(noteSilence));
     if (status) {
-      state.running = status.running;
+      Object.assign(state, { running: status.running, waits: Boolean(status.waits) });
       noteAnswer(series);
       await noteFinished(series, status.finished);
     }
@@ -320,7 +321,7 @@ function hear() {
 }
 
 function noteSilence(error) {
-  state.running = null;
+  Object.assign(state, { running: null, waits: false });
   if (error.message === SILENT) {
     state.isSilent = true;
     say(ui.error, SILENT);

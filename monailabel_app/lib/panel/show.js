@@ -16,9 +16,9 @@ export function show(ui, state) {
   const mine = state.running?.image === state.series.uid ? state.running : null;
   say(ui.series, `Series: ${state.series.description}`);
   say(ui.status, statusSentence(state, mine));
-  ui.progress.hidden = !state.working && !mine;
+  ui.progress.hidden = !state.working && !mine && !state.waits;
   showProgress(ui, mine);
-  ui.cancel.hidden = !mine;
+  ui.cancel.hidden = !mine && !state.waits;
   ui.cancel.disabled = Boolean(mine?.cancelled);
   ui.question.querySelectorAll('button').forEach(choice => (choice.disabled = Boolean(state.working)));
   for (const element of [ui.find, ui.show, ui.brush, ui.eraser, ui.undo, ui.redo, ui.refine, ui.save]) {
@@ -39,8 +39,11 @@ function statusSentence(state, mine) {
   if (mine) {
     return phaseOf(mine);
   }
+  if (state.waits) {
+    return 'Waiting for another run to end';
+  }
   if (state.working) {
-    return state.running ? `${state.working}: waiting for another run to end` : `${state.working} …`;
+    return `${state.working} …`;
   }
   return state.note;
 }
