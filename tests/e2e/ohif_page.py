@@ -67,10 +67,12 @@ COLOURED = """() => {
 
 
 class Study:
-    """A scan of the packaged template with a lesion, sagittal and from right to left, in the PACS."""
+    """A scan in the PACS, as given or the packaged template with a lesion, sagittal and from right to left."""
 
-    def __init__(self, folder: Path, services: ModuleType, orthanc: Any) -> None:
-        image, affine = self._scan()
+    def __init__(
+        self, folder: Path, services: ModuleType, orthanc: Any, scan: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> None:
+        image, affine = scan or self._scan()
         self.series: MrSeries = write_mr_series(image, affine, folder / "dicom", description="T1 with a lesion")
         services.store(orthanc, self.series.files)
         self.voxels, self.affine = read_by_simpleitk(self.series.folder, folder / "scan.nii.gz")
@@ -135,6 +137,11 @@ class Viewer:
             f"count => ({LABELMAP})().places.length / 2 === count", arg=int(wanted.sum()), polling=250
         )
         np.testing.assert_array_equal(self.labelmap() > 0, wanted)
+
+    def take_brush(self) -> None:
+        """Give the left mouse button to the brush."""
+        self.card.get_by_role("button", name="Brush", exact=True).click()
+        self.card.locator("button[aria-pressed='true']", has_text="Brush").wait_for()
 
     def reload(self) -> None:
         """Load the page again while something is unsaved: the browser asks, and the person leaves."""

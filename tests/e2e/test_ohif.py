@@ -178,8 +178,7 @@ def test_a_scan_is_run_corrected_refined_and_saved(viewer: Viewer, orthanc: Any,
 
     require_overlays(viewer, places)
 
-    viewer.card.get_by_role("button", name="Brush", exact=True).click()
-    viewer.card.locator("button[aria-pressed='true']", has_text="Brush").wait_for()
+    viewer.take_brush()
     painted = paint(viewer)
     assert painted[drawn > 0].all()
     assert painted.sum() > (drawn > 0).sum()
