@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from itermask3d.inference.conclusion import OUTSIDE
 from itermask3d.inference.results import ScanResult
-from itermask3d.preprocessing.anatomy import Alignment, align, describe, place_names
+from itermask3d.preprocessing.anatomy import Alignment, describe, place_names
 from scipy import ndimage
 
 __all__ = ["SEVERITIES", "deviations", "plain_warnings", "regions"]
@@ -37,7 +37,6 @@ def regions(result: ScanResult, bands: np.ndarray) -> list[dict[str, Any]]:
         return []
     labels, _ = ndimage.label(result.mask, structure=np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())[1:]
-    alignment = align(result.brain_mask, result.affine)
     boxes = ndimage.find_objects(labels)
     listed = []
     for component, place in zip(found, np.argsort(-sizes, kind="stable"), strict=True):
@@ -49,7 +48,7 @@ def regions(result: ScanResult, bands: np.ndarray) -> list[dict[str, Any]]:
             {
                 **vars(component),
                 "severity": SEVERITIES[int(bands[tuple(voxels[0])])],
-                "place": _place(points, alignment, known_sides=result.known_sides),
+                "place": _place(points, result.alignment, known_sides=result.known_sides),
                 "centre_mm": [round(float(value), 2) for value in nearest],
             }
         )

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from itermask3d.inference.results import ScanResult
 from itermask3d.method.detection import Findings, Outcome
-from itermask3d.preprocessing.anatomy import align, describe, place_names
+from itermask3d.preprocessing.anatomy import describe, place_names
 
 __all__ = ["draw_overview", "evidence_told", "headline", "of_the_loop", "save_overview", "verdict"]
 
@@ -134,7 +134,7 @@ def _draw_title(figure: Figure, result: ScanResult) -> None:
 
 def _place(result: ScanResult) -> str:
     """Where the largest region lies, after a comma; nothing where the brain is of no usual extent."""
-    alignment = align(result.brain_mask, result.affine)
+    alignment = result.alignment
     if alignment is None or not alignment.usual:
         return ""
     labels, _ = ndimage.label(result.mask, np.ones((3, 3, 3)))
@@ -199,7 +199,7 @@ def _draw_panel(
 
 
 def _slice(array: np.ndarray, axis: int, index: int) -> np.ndarray:
-    plane = np.take(array, index, axis).T
+    plane = np.moveaxis(array, axis, 0)[index].T  # a view: np.take would copy the whole of a turned volume
     return plane if axis == 0 else plane[:, ::-1]
 
 

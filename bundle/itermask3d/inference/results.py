@@ -23,6 +23,7 @@ from itermask3d.files.volume import Placement
 from itermask3d.files.writing import replaced_folder, save_nifti
 from itermask3d.inference.domain import DomainCheck
 from itermask3d.method.detection import Findings
+from itermask3d.preprocessing.anatomy import Alignment, align
 
 __all__ = ["RESEARCH_USE", "Component", "ScanResult", "components", "foreign_files", "versions", "write_result"]
 
@@ -131,6 +132,11 @@ class ScanResult:
     def components(self) -> list[Component]:
         """The connected regions of the mask, largest first."""
         return components(self.mask, self.anomaly_map, self.affine)
+
+    @cached_property
+    def alignment(self) -> Alignment | None:
+        """The way of the brain to the template, by its extent alone; ``None`` where it is empty or flat."""
+        return align(self.brain_mask, self.affine)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``result.json``; no voxels."""
