@@ -7,7 +7,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from itermask3d.inference.conclusion import OUTSIDE
-from itermask3d.inference.results import ScanResult
+from itermask3d.inference.results import ScanResult, bounding_box
 from itermask3d.preprocessing.anatomy import Alignment, describe, place_names
 from scipy import ndimage
 
@@ -35,13 +35,15 @@ def regions(result: ScanResult, bands: np.ndarray) -> list[dict[str, Any]]:
     found = result.components
     if not found:
         return []
-    labels, _ = ndimage.label(result.mask, structure=np.ones((3, 3, 3)))
+    whole = bounding_box(result.mask)
+    corner = np.array([cut.start for cut in whole])
+    labels, _ = ndimage.label(result.mask[whole], structure=np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())[1:]
     boxes = ndimage.find_objects(labels)
     listed = []
     for component, place in zip(found, np.argsort(-sizes, kind="stable"), strict=True):
         box = boxes[place]
-        voxels = np.argwhere(labels[box] == place + 1) + [cut.start for cut in box]
+        voxels = np.argwhere(labels[box] == place + 1) + [cut.start for cut in box] + corner
         points = nib.affines.apply_affine(result.affine, voxels)
         nearest = points[np.argmin(((points - component.centroid_mm) ** 2).sum(axis=1))]
         listed.append(

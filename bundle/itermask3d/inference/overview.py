@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from scipy import ndimage
 
-from itermask3d.inference.results import ScanResult
+from itermask3d.inference.results import ScanResult, bounding_box
 from itermask3d.method.detection import Findings, Outcome
 from itermask3d.preprocessing.anatomy import describe, place_names
 
@@ -137,10 +137,11 @@ def _place(result: ScanResult) -> str:
     alignment = result.alignment
     if alignment is None or not alignment.usual:
         return ""
-    labels, _ = ndimage.label(result.mask, np.ones((3, 3, 3)))
+    box = bounding_box(result.mask)
+    labels, _ = ndimage.label(result.mask[box], np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    voxels = np.argwhere(labels == sizes.argmax())
+    voxels = np.argwhere(labels == sizes.argmax()) + [cut.start for cut in box]
     voxels = voxels[:: 1 + len(voxels) // SAMPLED_VOXELS]
     names = place_names(alignment.to_template(nib.affines.apply_affine(result.affine, voxels)))
     names = [name.split(", ")[0] for name in names]
