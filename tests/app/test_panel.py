@@ -365,9 +365,9 @@ def test_regions_are_rows_that_lead_to_their_place(page: Page, backend: Backend)
     open_viewer(page)
     expect(status(page)).to_have_text("The mask is shown.")
     rows = page.locator(".itermask3d-region")
-    expect(rows).to_have_text(["severe · right frontal lobe1.2 ml", "mild · left insular region7.0 ml"])
+    expect(rows).to_have_text(["severe · right frontal lobe 1.2 ml", "mild · left insular region 7.0 ml"])
     expect(page.locator(".itermask3d-result")).to_contain_text("1 smaller than 0.1 ml not listed")
-    press(page, "mild, left insular region, 7.0 ml: go there")
+    press(page, "mild · left insular region 7.0 ml")
     assert page.evaluate("fake.jumps.at(-1)") == [1, 2, 3]
 
 

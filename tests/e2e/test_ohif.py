@@ -14,7 +14,7 @@ import requests
 from dicom_helpers import read_by_dcmqi, require_same_scan
 from itermask3d.files.dicom import write_mr_series
 from ohif_page import COLOURED, OVERLAID, RUN_MS, SEGMENT_NAMES, VOXELS, Study, Viewer, paint
-from pages import require_readable_part
+from pages import require_accessible, require_readable_part
 
 pytestmark = pytest.mark.e2e
 
@@ -221,6 +221,20 @@ def test_saved_masks_are_read_back_by_the_viewer(viewer: Viewer) -> None:
     for series_uid, drawn in masks.items():
         np.testing.assert_array_equal(viewer.stored(series_uid) > 0, drawn)
     viewer.shoot("read_back")
+
+
+def test_axe_finds_no_serious_fault_in_the_panel_and_its_report(viewer: Viewer) -> None:
+    image = {"image": viewer.study.series.series_uid}
+    requests.post(f"{viewer.server.url}/infer/itermask3d", params={**image, "output": "json"}, timeout=300)
+    context = viewer.page.context.browser.new_context(viewport={"width": 1280, "height": 800})
+    opened = Viewer(context.new_page(), viewer.server, viewer.study)
+    opened.card.locator(".itermask3d-status").filter(has_text="The mask is shown").wait_for()
+    for summary in opened.card.locator("summary").all():
+        summary.click()
+    require_accessible(opened.page, "#itermask3d-card")
+    opened.page.goto(f"{viewer.server.url}/itermask3d/report?image={image['image']}")
+    require_accessible(opened.page)
+    context.close()
 
 
 def test_nothing_left_the_machine(viewer: Viewer) -> None:

@@ -55,9 +55,8 @@ function row(part, go) {
   const words = [part.severity, place].filter(Boolean);
   const choose = button('', () => go(part), 'region');
   choose.title = 'Go there';
-  choose.setAttribute('aria-label', `${words.join(', ')}, ${volume}: go there`);
-  choose.append(swatch(part.severity || 'unknown'), make('span', 'place', words.join(' · ')));
-  choose.append(make('span', 'volume', volume));
+  choose.append(swatch(part.severity || 'unknown'), make('span', 'place', words.join(' · ')), ' ');
+  choose.append(make('span', 'volume', volume)); // all that is seen is also the button's name
   const item = make('li');
   item.append(choose);
   return item;
