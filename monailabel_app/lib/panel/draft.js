@@ -71,10 +71,10 @@ export class Draft {
     }
     this.sending = true;
     try {
-      const packed = await pack(mask);
+      const compressed = await compress(mask);
       const body = new FormData();
-      body.append('label', packed, 'label.bin.gz');
-      await ask(PATH, this.query, { method: 'PUT', body, keepalive: packed.size < OUTLIVES_BYTES });
+      body.append('label', compressed, 'label.bin.gz');
+      await ask(PATH, this.query, { method: 'PUT', body, keepalive: compressed.size < OUTLIVES_BYTES });
       this.mask = this.mask === mask ? null : this.mask;
       this.say('');
     } catch (error) {
@@ -97,7 +97,7 @@ export class Draft {
   }
 }
 
-function pack(mask) {
+function compress(mask) {
   const stream = new Blob([mask]).stream().pipeThrough(new CompressionStream('gzip'));
   return new Response(stream).blob();
 }

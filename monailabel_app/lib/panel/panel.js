@@ -283,9 +283,10 @@ function follow() {
 
 async function load(series) {
   try {
+    const status = await askJson('/itermask3d/status', { image: series.uid });
+    state.seenRun ??= status.finished?.id ?? 0; // first: a run that ends from now on is news
     const result = await askJson('/itermask3d/result', { image: series.uid });
     take(series, result);
-    const status = await askJson('/itermask3d/status', { image: series.uid });
     if (status.failure && isShown(series)) {
       say(ui.error, `The last run failed: ${status.failure}`); // also after the page was loaded again
     }

@@ -95,7 +95,7 @@ export async function step(series, direction, labels) {
   if (work.unsaved) {
     work.draft.keep(entry.mask);
   } else {
-    await work.draft.drop();
+    work.draft.drop().catch(() => {}); // the next step need not wait; a draft that stays is offered again
   }
   return entry.answer;
 }
