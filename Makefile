@@ -93,6 +93,11 @@ test-slow: setup ## the tests that take minutes each
 e2e: setup ## the viewer for real: browser, PACS, reverse proxy (Debian: chromium orthanc orthanc-dicomweb nginx)
 	$(PY) -m pytest -m e2e -rs
 
+.PHONY: axe
+axe: ## fetch axe-core (npm), by whose rules `make e2e` checks that pages are accessible
+	mkdir -p out/axe
+	cd out/axe && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz
+
 wheel-check: setup ## build the wheel, install it alone into an empty folder and run it there
 	$(PY) -m pytest -m "slow or not slow" tests/test_wheel.py
 

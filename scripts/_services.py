@@ -141,7 +141,9 @@ def start_orthanc(executable: Path, plugin: Path, folder: Path, *, port: int) ->
     return Service.start("Orthanc", [executable, path], url=f"http://{HOST}:{port}", log=folder / "orthanc.log")
 
 
-def start_server(studies: str, folder: Path, *, port: int, conf: Sequence[tuple[str, str]] = ()) -> Service:
+def start_server(
+    studies: str, folder: Path, *, port: int, conf: Sequence[tuple[str, str]] = (), within: Sequence[str | Path] = ()
+) -> Service:
     """Start the MONAI Label server with our app.
 
     Args:
@@ -149,6 +151,7 @@ def start_server(studies: str, folder: Path, *, port: int, conf: Sequence[tuple[
         folder: for its cache, sessions and log.
         port: where it answers.
         conf: names and values of the app's settings.
+        within: a command that runs the server's, in surroundings of its own.
     """
     require_free(port)
     environment = os.environ | {
@@ -157,7 +160,7 @@ def start_server(studies: str, folder: Path, *, port: int, conf: Sequence[tuple[
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder / "cache"),
         "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
     }
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", ROOT / "monailabel_app"]
+    command = [*within, sys.executable, "-m", "monailabel.main", "start_server", "--app", ROOT / "monailabel_app"]
     command += ["--studies", studies, "--host", HOST, "--port", port]
     for name, value in conf:
         command += ["--conf", name, value]
@@ -219,6 +222,7 @@ def free_port(preferred: int = 0) -> int:
     """The preferred port of this machine if nothing listens there, else any free one."""
     for port in (preferred, 0):
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a killed program take no port
             try:
                 probe.bind((HOST, port))
             except OSError:

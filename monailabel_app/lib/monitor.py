@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ __all__ = ["CANCELLED", "EXPECTED_S", "Monitor", "Run"]
 CANCELLED = 409
 """Status of a run that a person has ended."""
 
+ENDED = "the run was cancelled; nothing was changed"
+LOOK_S = 0.25
+"""How often a request that waits for another process looks whether it was cancelled."""
 
 EXPECTED_S = {"reading": 10.0, "brain extraction": 6.0, "sweep": 14.0, "shrink": 4.0, "writing": 10.0}
 """What the phases take on a laptop, until a run on this machine tells; only their proportions matter."""
@@ -67,7 +71,7 @@ class Run:
             self._end_phase()
         self.phase, self.done, self.total = phase, done, total
         if self._cancelled.is_set():
-            raise RequestError(CANCELLED, "the run was cancelled; nothing was changed")
+            raise RequestError(CANCELLED, ENDED)
 
     def cancel(self) -> None:
         """Let the run end at its next report."""
@@ -112,6 +116,14 @@ class Run:
         self._phase_since = now
 
 
+@dataclass(eq=False)
+class _Waiting:
+    """A request that waits for its turn."""
+
+    image: str
+    is_cancelled: bool = False
+
+
 class Monitor:
     """Lets one inference run at a time and knows how far it is.
 
@@ -123,10 +135,11 @@ class Monitor:
     def __init__(self, patience_s: float = 600.0, shared: str | Path | None = None) -> None:
         self.patience_s = patience_s
         self._shared = FileLock(shared, thread_local=False) if shared else None
-        self._turn = threading.Lock()
+        self._freed = threading.Condition()
+        self._taken = False
         self._state = threading.Lock()
         self._running: Run | None = None
-        self._waiting = 0
+        self._waiting: list[_Waiting] = []
         self._finished: dict[str, Any] | None = None
         self._count = 0
         self._took_s: dict[str, dict[str, float]] = {}
@@ -136,7 +149,8 @@ class Monitor:
         """Hold the turn for one inference.
 
         Raises:
-            RequestError: with status 503 if another inference runs and ``wait`` is false, or does not end in time.
+            RequestError: with status 503 if another inference runs and ``wait`` is false, or does not end in time; 409
+                if somebody has cancelled it while it waited.
         """
         self._queue(model, image, wait)
         run = Run(model, image, self._took_s.get(model, EXPECTED_S))
@@ -163,20 +177,32 @@ class Monitor:
         with self._state:
             return {
                 "running": self._running.status() if self._running else None,
-                "waiting": self._waiting,
+                "waiting": len(self._waiting),
                 "finished": self._finished,
             }
 
     def cancel(self, image: str) -> None:
-        """End the run on an image at its next step.
+        """End the run on an image at its next step, or where none is on, those that wait for their turn, at once.
 
         Raises:
-            RequestError: with status 404 if none runs; one that waits for its turn cannot be ended.
+            RequestError: with status 404 if none runs and none waits.
         """
         with self._state:
-            if self._running is None or self._running.image != image:
-                raise RequestError(404, f"no run on image '{image}' is on")
-            self._running.cancel()
+            if self._running is not None and self._running.image == image:
+                self._running.cancel()
+                return
+            waiting = [one for one in self._waiting if one.image == image]
+        if not waiting:
+            raise RequestError(404, f"no run on image '{image}' is on")
+        with self._freed:
+            for one in waiting:
+                one.is_cancelled = True
+            self._freed.notify_all()
+
+    def waits(self, image: str) -> bool:
+        """Whether a run on an image waits for its turn."""
+        with self._state:
+            return any(one.image == image for one in self._waiting)
 
     def _learn(self, run: Run) -> None:
         """What a whole run took tells how long the next one will; an answer from the disk tells nothing."""
@@ -185,35 +211,53 @@ class Monitor:
             self._took_s[run.model] = {phase: run.took_s.get(phase, 0.0) for phase in EXPECTED_S}
 
     def _queue(self, model: str, image: str, wait: bool) -> None:
-        if self._acquire(0):
+        request = _Waiting(image)
+        if self._acquire(request, 0):
             return
         if not wait:
             raise RequestError(503, self._busy())
         with self._state:
-            self._waiting += 1
+            self._waiting.append(request)
         try:
-            if not self._acquire(self.patience_s):
-                raise RequestError(503, self._busy())
+            if not self._acquire(request, self.patience_s):
+                raise RequestError(CANCELLED, ENDED) if request.is_cancelled else RequestError(503, self._busy())
         finally:
             with self._state:
-                self._waiting -= 1
+                self._waiting.remove(request)
 
-    def _acquire(self, timeout_s: float) -> bool:
-        if not self._turn.acquire(timeout=timeout_s):
-            return False
-        try:
-            if self._shared is not None:
-                Path(self._shared.lock_file).parent.mkdir(parents=True, exist_ok=True)
-                self._shared.acquire(timeout=timeout_s)
-        except Timeout:
-            self._turn.release()
-            return False
-        return True
+    def _acquire(self, request: _Waiting, timeout_s: float) -> bool:
+        """Take the turn within this process, then among all that share it; false if it is cancelled or not in time."""
+        with self._freed:
+            self._freed.wait_for(lambda: request.is_cancelled or not self._taken, timeout_s)
+            if request.is_cancelled or self._taken:
+                return False
+            self._taken = True
+        if self._shared is None or self._acquire_shared(request, timeout_s):
+            return True
+        self._release_turn()
+        return False
+
+    def _acquire_shared(self, request: _Waiting, timeout_s: float) -> bool:
+        assert self._shared is not None
+        Path(self._shared.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(1 + int(timeout_s / LOOK_S)):
+            try:
+                self._shared.acquire(timeout=min(timeout_s, LOOK_S))
+                return True
+            except Timeout:
+                if request.is_cancelled:
+                    break
+        return False
 
     def _release(self) -> None:
         if self._shared is not None:
             self._shared.release()
-        self._turn.release()
+        self._release_turn()
+
+    def _release_turn(self) -> None:
+        with self._freed:
+            self._taken = False
+            self._freed.notify()
 
     def _busy(self) -> str:
         running = self.status()["running"]

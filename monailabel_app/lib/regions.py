@@ -7,8 +7,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from itermask3d.inference.conclusion import OUTSIDE
-from itermask3d.inference.results import ScanResult
-from itermask3d.preprocessing.anatomy import Alignment, align, describe, place_names
+from itermask3d.inference.results import ScanResult, bounding_box
+from itermask3d.preprocessing.anatomy import Alignment, describe, place_names
 from scipy import ndimage
 
 __all__ = ["SEVERITIES", "deviations", "plain_warnings", "regions"]
@@ -35,21 +35,22 @@ def regions(result: ScanResult, bands: np.ndarray) -> list[dict[str, Any]]:
     found = result.components
     if not found:
         return []
-    labels, _ = ndimage.label(result.mask, structure=np.ones((3, 3, 3)))
+    whole = bounding_box(result.mask)
+    corner = np.array([cut.start for cut in whole])
+    labels, _ = ndimage.label(result.mask[whole], structure=np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())[1:]
-    alignment = align(result.brain_mask, result.affine)
     boxes = ndimage.find_objects(labels)
     listed = []
     for component, place in zip(found, np.argsort(-sizes, kind="stable"), strict=True):
         box = boxes[place]
-        voxels = np.argwhere(labels[box] == place + 1) + [cut.start for cut in box]
+        voxels = np.argwhere(labels[box] == place + 1) + [cut.start for cut in box] + corner
         points = nib.affines.apply_affine(result.affine, voxels)
         nearest = points[np.argmin(((points - component.centroid_mm) ** 2).sum(axis=1))]
         listed.append(
             {
                 **vars(component),
                 "severity": SEVERITIES[int(bands[tuple(voxels[0])])],
-                "place": _place(points, alignment, known_sides=result.known_sides),
+                "place": _place(points, result.alignment, known_sides=result.known_sides),
                 "centre_mm": [round(float(value), 2) for value in nearest],
             }
         )

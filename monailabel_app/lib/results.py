@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock
 from itermask3d.files.writing import settle, write_atomically
 from itermask3d.inference.overview import headline, save_overview, verdict
-from itermask3d.inference.results import RESEARCH_USE, ScanResult, write_result
+from itermask3d.inference.results import RESEARCH_USE, ScanResult, bounding_box, write_result
 from itermask3d.method.detection import Findings
 from scipy import ndimage
 
@@ -49,15 +49,18 @@ def banded(mask: np.ndarray, anomaly_map: np.ndarray, threshold: float | None) -
     Returns:
         uint8, 0 outside the mask, then 1 (mild), 2 (moderate) or 3 (severe).
     """
-    regions, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    if not count:
-        return np.zeros(mask.shape, dtype=np.uint8)
+    bands = np.zeros(mask.shape, dtype=np.uint8)
+    if not mask.any():
+        return bands
+    box = bounding_box(mask)
+    regions, count = ndimage.label(mask[box], structure=np.ones((3, 3, 3)))
     severity = np.ones(count + 1, dtype=np.uint8)
     if threshold:
-        means = np.asarray(ndimage.mean(anomaly_map, regions, np.arange(1, count + 1)))
+        means = np.asarray(ndimage.mean(anomaly_map[box], regions, np.arange(1, count + 1)))
         severity[1:] = np.clip(np.searchsorted(np.asarray(BANDS) * threshold, means, side="right"), 1, len(BANDS))
     severity[0] = 0
-    return severity[regions]
+    bands[box] = severity[regions]
+    return bands
 
 
 def describe(result: ScanResult, **facts: Any) -> dict[str, Any]:

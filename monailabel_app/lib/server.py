@@ -206,11 +206,12 @@ class Routes:
         return PlainTextResponse("\n".join(text[-max(lines, 1) :]) + "\n")
 
     def status(self, image: str = "") -> dict[str, Any]:
-        """What runs now, how many wait, what finished last; of an image, why its last run failed, if it did."""
-        return {**self.instance.monitor.status(), "failure": self._failures.get(image)}
+        """What runs, how many wait, what finished last; of an image, whether it waits and why its last run failed."""
+        monitor = self.instance.monitor
+        return {**monitor.status(), "waits": monitor.waits(image), "failure": self._failures.get(image)}
 
     def cancel(self, image: str) -> dict[str, Any]:
-        """End the run on an image at its next step."""
+        """End the run on an image at its next step, or its waiting at once."""
         self.instance.monitor.cancel(safe_name(image))
         return {"image": image, "cancelled": True}
 

@@ -144,3 +144,30 @@ def test_a_cancelled_run_ends_at_its_next_step_and_frees_the_turn(monitor):
         monitor.cancel("a")
     with monitor.claim("m", "a", wait=False):
         pass
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["in this process", "in another process"])
+def test_a_run_that_waits_for_its_turn_is_cancelled_at_once(tmp_path, shared):
+    from filelock import FileLock
+    from lib.errors import RequestError
+    from lib.monitor import Monitor
+
+    lock = tmp_path / "turn.lock"
+    monitor, told = Monitor(shared=lock if shared else None), []
+
+    def second() -> None:
+        with pytest.raises(RequestError, match="cancelled") as refused, monitor.claim("m", "b"):
+            pass
+        told.append(refused.value.status)
+
+    with FileLock(lock) if shared else monitor.claim("m", "a"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        while not monitor.waits("b"):
+            thread.join(0.01)
+        monitor.cancel("b")
+        thread.join(10)
+        assert told == [409]
+        assert monitor.status()["waiting"] == 0
+    with monitor.claim("m", "c", wait=False):
+        pass

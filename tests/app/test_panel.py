@@ -58,7 +58,9 @@ VIEWER = """
     a: {Modality: 'MR', SeriesInstanceUID: '1.1', StudyInstanceUID: '1', SeriesDescription: 'T1', imageIds: ['a0']},
     b: {Modality: 'MR', SeriesInstanceUID: '1.2', StudyInstanceUID: '1', SeriesDescription: 'T2', imageIds: ['b0']},
   };
-  window.fake = {shown: 'a', segmentations: [], voxels: new Uint8Array(8), jumps: [], events: [], tool: 'WindowLevel'};
+  window.fake = {
+    shown: 'a', segmentations: [], voxels: new Uint8Array(8), jumps: [], events: [], tool: 'WindowLevel', painted: 0,
+  };
   const grid = () => ({
     activeViewportId: 'v', viewports: new Map([['v', {displaySetInstanceUIDs: [fake.shown]}]]),
   });
@@ -81,7 +83,7 @@ VIEWER = """
       getSegmentation: id => fake.segmentations.find(one => one.segmentationId === id),
       getActiveSegmentation: () => fake.segmentations[0],
       getViewportIdsWithSegmentation: () => ['v'],
-      setSegmentColor() {},
+      setSegmentColor() { fake.painted += 1; },
       addSegment(id, segment) { this.getSegmentation(id).segments[segment.segmentIndex] = segment; },
       getLabelmapVolume: () => ({voxelManager: {
         getCompleteScalarDataArray: () => fake.voxels,
@@ -149,6 +151,8 @@ class Backend:
         self.refined = RESULT
         self.draft: bytes | None = None
         self.drafted: list[bytes] = []
+        self.dropped = 0
+        self.is_silent = False
         self.outside: list[str] = []
 
     def answer(self, route: Route, request: Request) -> None:
@@ -156,6 +160,8 @@ class Backend:
         if not request.url.startswith(ORIGIN):
             self.outside.append(request.url)
             route.abort()
+        elif self.is_silent:
+            route.abort("connectionrefused")
         elif url.path in self.failures:
             status, body = self.failures[url.path]
             route.fulfill(status=status, json=body)
@@ -195,6 +201,7 @@ class Backend:
             self.drafted.append(zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(sent[start:]))
         if request.method == "DELETE":
             self.draft = None
+            self.dropped += 1
         route.fulfill(status=204)
 
 
@@ -326,6 +333,15 @@ def test_a_run_is_cancelled_by_a_button(page: Page, backend: Backend) -> None:
     expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
 
 
+def test_a_run_that_waits_for_its_turn_is_cancelled_by_a_button(page: Page, backend: Backend) -> None:
+    other = {"image": "1.2", "phase": "sweep", "share": 0.2}
+    backend.status = {"running": other, "waiting": 1, "waits": True, "finished": None}
+    open_viewer(page)
+    expect(status(page)).to_have_text("Waiting for another run to end")
+    with page.expect_request("**/itermask3d/cancel?image=1.1"):
+        press(page, "Cancel")
+
+
 def test_why_the_last_run_failed_is_still_told_after_a_reload(page: Page, backend: Backend) -> None:
     backend.status = {**backend.status, "failure": "the scan holds no brain"}
     open_viewer(page)
@@ -349,9 +365,9 @@ def test_regions_are_rows_that_lead_to_their_place(page: Page, backend: Backend)
     open_viewer(page)
     expect(status(page)).to_have_text("The mask is shown.")
     rows = page.locator(".itermask3d-region")
-    expect(rows).to_have_text(["severe · right frontal lobe1.2 ml", "mild · left insular region7.0 ml"])
+    expect(rows).to_have_text(["severe · right frontal lobe 1.2 ml", "mild · left insular region 7.0 ml"])
     expect(page.locator(".itermask3d-result")).to_contain_text("1 smaller than 0.1 ml not listed")
-    press(page, "mild, left insular region, 7.0 ml: go there")
+    press(page, "mild · left insular region 7.0 ml")
     assert page.evaluate("fake.jumps.at(-1)") == [1, 2, 3]
 
 
@@ -595,3 +611,89 @@ def test_nothing_unsaved_is_replaced_without_a_question(page: Page, backend: Bac
     press(page, "Find anomalies")
     press(page, "Replace it")
     page.wait_for_function("[...fake.voxels].join() === '0,2,3,4,0,0,0,0'")
+
+
+def finish_a_run_of_somebody_else(backend: Backend) -> None:
+    finished = {"image": "1.1", "model": "itermask3d", "id": 1, "ok": True, "message": ""}
+    backend.status = {"running": None, "waiting": 0, "finished": finished}
+
+
+def asks_before_leaving(page: Page) -> bool:
+    return not page.evaluate("dispatchEvent(new Event('beforeunload', {cancelable: true}))")
+
+
+def test_a_run_of_somebody_else_leaves_unsaved_strokes_and_their_draft(page: Page, backend: Backend) -> None:
+    find_and_draw(page, backend)
+    before = page.evaluate("fake.painted")
+    finish_a_run_of_somebody_else(backend)
+    page.wait_for_function("before => fake.painted > before", arg=before)
+    draw(page, backend, [1, 2, 3, 4, 1, 0, 0, 0], [4, 1, 2, 3, 4, 0, 0, 0])
+    assert backend.dropped == 0
+    assert asks_before_leaving(page)
+
+
+def test_a_mask_that_another_panel_shows_is_no_drawing(page: Page, backend: Backend) -> None:
+    with page.expect_response("**/itermask3d/status?*"):
+        open_viewer(page)
+    press(page, "Brush")  # makes the segmentation, as the other panel does
+    expect(page.get_by_role("button", name="Brush")).to_have_attribute("aria-pressed", "true")
+    backend.result = RESULT
+    finish_a_run_of_somebody_else(backend)
+    page.evaluate("fake.stroke([0, 2, 3, 4, 0, 0, 0, 0])")
+    expect(page.get_by_role("button", name="Undo")).to_be_enabled()
+    page.wait_for_function("dispatchEvent(new Event('beforeunload', {cancelable: true}))")
+    assert backend.drafted == []
+    draw(page, backend, [1, 2, 3, 4, 0, 0, 0, 0], [4, 1, 2, 3, 0, 0, 0, 0])
+
+
+def test_the_last_stroke_is_kept_when_the_page_is_left_at_once(page: Page, backend: Backend) -> None:
+    find_and_draw(page, backend)
+    leave = "[fake.stroke([1, 2, 3, 4, 1, 0, 0, 0]), dispatchEvent(new Event('beforeunload', {cancelable: true}))]"
+    with page.expect_response(lambda answer: answer.request.method == "PUT"):
+        assert page.evaluate(leave)[1] is False
+    assert backend.drafted[-1] == bytes([4, 1, 2, 3, 4, 0, 0, 0])
+
+
+def test_a_drawing_that_the_server_did_not_take_is_sent_again_when_it_answers(page: Page, backend: Backend) -> None:
+    find_and_draw(page, backend)
+    backend.is_silent = True
+    page.evaluate("fake.stroke([1, 2, 3, 4, 1, 0, 0, 0])")
+    expect(page.get_by_role("alert")).to_have_text("The server does not answer; is it still running?")
+    assert asks_before_leaving(page)
+    with page.expect_response(lambda answer: answer.request.method == "PUT"):
+        backend.is_silent = False
+    assert backend.drafted[-1] == bytes([4, 1, 2, 3, 4, 0, 0, 0])
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_full_disk_for_the_draft_is_told_once_and_the_drawing_stays(page: Page, backend: Backend) -> None:
+    find_and_draw(page, backend)
+    backend.failures["/itermask3d/draft"] = (507, {"detail": "the disk is full: the draft was not kept"})
+    page.evaluate("fake.stroke([1, 2, 3, 4, 1, 0, 0, 0])")
+    expect(page.get_by_role("alert")).to_have_text("the disk is full: the draft was not kept")
+    assert asks_before_leaving(page)
+    backend.failures.clear()
+    draw(page, backend, [1, 2, 3, 4, 1, 1, 0, 0], [4, 1, 2, 3, 4, 4, 0, 0])
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_strokes_beside_an_unanswered_draft_wait_for_the_answer(page: Page, backend: Backend) -> None:
+    backend.result, backend.draft = RESULT, bytes([4, 4, 2, 3, 0, 0, 0, 0])
+    open_viewer(page)
+    expect(page.locator(".itermask3d-question")).to_contain_text("was not saved")
+    page.evaluate("fake.stroke([1, 2, 3, 4, 0, 0, 0, 0])")
+    expect(page.get_by_role("button", name="Undo")).to_be_enabled()
+    page.wait_for_function("!dispatchEvent(new Event('beforeunload', {cancelable: true}))")
+    assert backend.drafted == []
+    with page.expect_response(lambda answer: answer.request.method == "PUT"):
+        press(page, "Discard it")
+    assert backend.drafted == [bytes([4, 1, 2, 3, 0, 0, 0, 0])]
+    assert backend.dropped == 0
+
+
+def test_strokes_that_are_all_taken_back_are_nothing_unsaved(page: Page, backend: Backend) -> None:
+    find_and_draw(page, backend)
+    with page.expect_request(lambda request: request.method == "DELETE"):
+        press(page, "Undo")
+    expect(page.get_by_role("button", name="Redo")).to_be_enabled()
+    page.wait_for_function("dispatchEvent(new Event('beforeunload', {cancelable: true}))")

@@ -68,7 +68,9 @@ class StandIn:
         self.mask[1, 2, 3] = 2
         self.known: dict[str, dict[str, Any]] = {}
         self.running: dict[str, Any] | None = None
-        self.monitor = SimpleNamespace(status=lambda: {"running": self.running, "waiting": 0, "finished": None})
+        self.monitor = SimpleNamespace(
+            status=lambda: {"running": self.running, "waiting": 0, "finished": None}, waits=lambda image: False
+        )
         self.results = SimpleNamespace(
             params=self.known.get,
             folder=lambda image: folder / "results",

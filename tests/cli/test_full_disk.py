@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from fast_bundle import write_fast_bundle
 from helpers import head_phantom
 from screening_helpers import contents
+from small_disk import own_mounts
 
 pytestmark = pytest.mark.slow
 
@@ -53,15 +53,6 @@ for size in sizes:
 shutil.copytree(f"{disk}/out", kept)
 print(json.dumps(told))
 """
-
-
-def own_mounts() -> list[str]:
-    """The command before another one that may then mount a disk which nobody else sees; skips where there is none."""
-    tool = shutil.which("unshare")
-    command = [str(tool), "--user", "--map-root-user", "--mount"]
-    if tool is None or subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("this test needs unshare, to mount a small disk of its own")
-    return command
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-SCREENSHOTS = Path(__file__).resolve().parents[2] / "out" / "e2e"
+import pytest
+
+OUT = Path(__file__).resolve().parents[2] / "out"
+SCREENSHOTS = OUT / "e2e"
+AXE = OUT / "axe" / "package" / "axe.min.js"
+"""axe-core, which is fetched for the check and is no part of this repository."""
+
 WIDTHS = (1280, 390)
 
 FAINT = """root => {
@@ -48,6 +54,13 @@ UNNAMED = """root => [
   return !own && !labels && !(ids.length && ids.every(id => document.getElementById(id)?.textContent.trim()));
 }).map(element => element.outerHTML.slice(0, 80))"""
 """Pictures and controls that a screen reader cannot name."""
+
+SERIOUS = """async root => {
+  const found = await axe.run(root || document, { resultTypes: ['violations'] });
+  return found.violations.filter(one => ['serious', 'critical'].includes(one.impact))
+    .map(one => `${one.id}: ${one.nodes.map(node => node.html.slice(0, 120)).join(' ')}`);
+}"""
+"""What axe-core calls a serious or critical fault."""
 
 HEADINGS = """() => [...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map(found => Number(found.tagName[1]))"""
 
@@ -101,6 +114,14 @@ def require_readable_part(page: Any, root: str) -> None:
     assert page.evaluate(FAINT, root) == []
     unnamed = page.evaluate(UNNAMED, root)
     assert unnamed == [], unnamed
+
+
+def require_accessible(page: Any, root: str = "") -> None:
+    """No serious fault by the rules of axe-core, which this skips without."""
+    if not AXE.is_file():
+        pytest.skip("this test needs axe-core (make axe)")
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    assert page.evaluate(SERIOUS, root) == []
 
 
 def tab_to(page: Any, selector: str, *, at_most: int = 60) -> None:

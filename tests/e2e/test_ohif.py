@@ -2,180 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import requests
-from dicom_helpers import read_by_dcmqi, read_by_simpleitk, require_same_scan
-from itermask3d.files.dicom import MrSeries, write_mr_series
-from itermask3d.simulation.lesions import LesionLook, generated_shape, insert_lesion
-from pages import require_readable_part
+from dicom_helpers import read_by_dcmqi, require_same_scan
+from itermask3d.files.dicom import write_mr_series
+from ohif_page import COLOURED, OVERLAID, RUN_MS, SEGMENT_NAMES, VOXELS, Study, Viewer, paint
+from pages import require_accessible, require_readable_part
 
 pytestmark = pytest.mark.e2e
-
-ROOT = Path(__file__).resolve().parents[2]
-SCREENSHOTS = ROOT / "out" / "e2e"
-RUN_MS, STEP_MS = 280_000, 60_000
-
-LABELMAP = """() => {
-  const values = window.services.segmentationService.getLabelmapVolume('1').voxelManager.getCompleteScalarDataArray();
-  const places = [];
-  values.forEach((value, place) => { if (value) { places.push(place, value); } });
-  return { length: values.length, places };
-}"""
-SEGMENT_NAMES = """() => Object.fromEntries(Object.values(
-  window.services.segmentationService.getSegmentation('1').segments
-).filter(Boolean).map(segment => [segment.segmentIndex, segment.label]))"""
-VOXELS = """places => {
-  const volumes = window.cornerstone.cache.getVolumes().filter(one => one.metadata?.Modality === 'MR');
-  const values = volumes[0].voxelManager.getCompleteScalarDataArray();
-  return places.map(place => values[place]);
-}"""
-LOADED = """() => {
-  const volumes = window.cornerstone.cache.getVolumes().filter(one => one.metadata?.Modality === 'MR');
-  return Boolean(volumes.length && volumes[0].loadStatus?.loaded);
-}"""
-STORED = """async uid => {
-  const found = window.services.displaySetService.activeDisplaySets.find(one => one.SeriesInstanceUID === uid);
-  await found.load({ headers: {} });
-  const values = new Uint8Array(found.labelmapBufferArray[0]);
-  const places = [];
-  values.forEach((value, place) => { if (value) { places.push(place, value); } });
-  return { length: values.length, places };
-}"""
-"""How OHIF reads a SEG of the PACS."""
-
-OVERLAID = """([name, places]) => {
-  const volumes = window.cornerstone.cache.getVolumes().filter(one => one.volumeId.startsWith(`itermask3d-${name}`));
-  const values = volumes[0].voxelManager.getCompleteScalarDataArray();
-  return { count: volumes.length, length: values.length, values: places.map(place => values[place]) };
-}"""
-"""What lies over the scan, at some places."""
-
-COLOURED = """() => {
-  let count = 0;
-  for (const canvas of document.querySelectorAll('.cornerstone-viewport-element canvas')) {
-    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-    for (let i = 0; i < data.length; i += 4) {
-      count += Math.max(data[i], data[i + 1], data[i + 2]) - Math.min(data[i], data[i + 1], data[i + 2]) > 40;
-    }
-  }
-  return count;
-}"""
-
-
-class Study:
-    """A scan of the packaged template with a lesion, sagittal and from right to left, in the PACS."""
-
-    def __init__(self, folder: Path, services: ModuleType, orthanc: Any) -> None:
-        image, affine = self._scan()
-        self.series: MrSeries = write_mr_series(image, affine, folder / "dicom", description="T1 with a lesion")
-        services.store(orthanc, self.series.files)
-        self.voxels, self.affine = read_by_simpleitk(self.series.folder, folder / "scan.nii.gz")
-
-    @staticmethod
-    def _scan() -> tuple[np.ndarray, np.ndarray]:
-        """The template at 2 mm with a dark lesion, as a scanner would store it from right to left."""
-        datasets = pytest.importorskip("nilearn.datasets", reason="this test needs nilearn's template")
-        image = datasets.load_mni152_template(resolution=2)
-        brain = datasets.load_mni152_brain_mask(resolution=2).get_fdata() > 0
-        rng = np.random.default_rng(7)
-        region = generated_shape(brain, image.affine, volume_ml=25, rng=rng)
-        look = LesionLook(contrast=-2.0)
-        changed = insert_lesion(image.get_fdata(dtype=np.float32), region, brain, image.affine, look=look, rng=rng)
-        changed = np.round(1000 * changed / changed.max()) * (image.get_fdata() > 0)
-        volume = nib.Nifti1Image(changed.astype(np.float32), image.affine)
-        wanted = nib.orientations.axcodes2ornt("PIR")
-        turned = volume.as_reoriented(
-            nib.orientations.ornt_transform(nib.orientations.io_orientation(volume.affine), wanted)
-        )
-        return turned.get_fdata(), turned.affine
-
-
-class Viewer:
-    """OHIF in a browser, with the study open."""
-
-    def __init__(self, page: Any, server: Any, study: Study) -> None:
-        self.page, self.server, self.study = page, server, study
-        self.card = page.locator("#itermask3d-card")
-        self.stage = 0
-        self.asked: list[str] = []
-        page.on("request", lambda request: self.asked.append(request.url))
-        page.set_default_timeout(STEP_MS)
-        page.goto(f"{server.url}/ohif/monai-label?StudyInstanceUIDs={study.series.study_uid}")
-        page.get_by_role("button", name="Confirm and Hide").click()
-        page.locator(".cornerstone-viewport-element canvas").first.wait_for()
-        page.wait_for_function(LOADED, polling=250)
-
-    def asked_elsewhere(self) -> list[str]:
-        """Requests that went to another host."""
-        return [url for url in self.asked if not url.startswith((self.server.url, "data:", f"blob:{self.server.url}"))]
-
-    def shoot(self, name: str) -> None:
-        """A screenshot for people, numbered by stage."""
-        self.stage += 1
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=SCREENSHOTS / f"{self.stage}_{name}.png")
-
-    def press(self, button: str, *, until: str, timeout_ms: int = STEP_MS) -> str:
-        """Press a button of the card and wait for a sentence in its status; an error in the card fails the test."""
-        self.card.get_by_role("button", name=button, exact=True).click()
-        answer = self.card.locator(".itermask3d-status").filter(has_text=re.compile(until))
-        trouble = self.card.locator(".itermask3d-error:visible")
-        answer.or_(trouble).first.wait_for(timeout=timeout_ms)
-        assert not trouble.count(), trouble.inner_text()
-        return str(answer.inner_text())
-
-    def require_step(self, keys: str, wanted: np.ndarray) -> None:
-        """Press keys and wait until as many voxels are drawn as wanted, then compare each."""
-        self.page.keyboard.press(keys)
-        self.page.wait_for_function(
-            f"count => ({LABELMAP})().places.length / 2 === count", arg=int(wanted.sum()), polling=250
-        )
-        np.testing.assert_array_equal(self.labelmap() > 0, wanted)
-
-    def labelmap(self) -> np.ndarray:
-        """What is drawn, in the voxel order of the server's image."""
-        return self._volume(self.page.evaluate(LABELMAP))
-
-    def stored(self, series_uid: str) -> np.ndarray:
-        """What OHIF makes of a SEG in the PACS, in the same order."""
-        known = "uid => window.services?.displaySetService?.activeDisplaySets?.some(s => s.SeriesInstanceUID === uid)"
-        self.page.wait_for_function(known, arg=series_uid, polling=250)
-        return self._volume(self.page.evaluate(STORED, series_uid))
-
-    def _volume(self, found: dict[str, Any]) -> np.ndarray:
-        assert found["length"] == self.study.voxels.size
-        flat = np.zeros(found["length"], dtype=np.uint8)
-        flat[found["places"][::2]] = found["places"][1::2]
-        return flat.reshape(self.study.voxels.shape, order="F")
-
-    def server_mask(self) -> np.ndarray:
-        image = {"image": self.study.series.series_uid}
-        answer = requests.get(f"{self.server.url}/itermask3d/mask", params=image, timeout=60)
-        assert answer.ok, answer.text
-        return np.frombuffer(answer.content, np.uint8).reshape(self.study.voxels.shape, order="F")
-
-
-@pytest.fixture(scope="module")
-def quick_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle as shipped, but for a coarser sweep: a quarter of the time on a CPU."""
-    root = tmp_path_factory.mktemp("bundle")
-    for name in ("configs", "models"):
-        shutil.copytree(ROOT / "bundle" / name, root / name)
-    path = root / "configs" / "inference.json"
-    config = json.loads(path.read_text())
-    config["settings"]["n_steps"] = 25
-    path.write_text(json.dumps(config))
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -262,17 +103,6 @@ def run_in_monai_label_panel(viewer: Viewer) -> None:
     viewer.card.wait_for()
 
 
-def paint(viewer: Viewer) -> None:
-    """A stroke with the brush across the middle of the first viewport."""
-    box = viewer.page.locator(".cornerstone-viewport-element").first.bounding_box()
-    x, y = box["x"] + 0.45 * box["width"], box["y"] + 0.45 * box["height"]
-    mouse = viewer.page.mouse
-    mouse.move(x, y)
-    mouse.down()
-    mouse.move(x + 30, y + 12, steps=6)
-    mouse.up()
-
-
 def require_overlays(viewer: Viewer, places: np.ndarray) -> None:
     """Map and expected scan lie over the scan in its own geometry, voxel by voxel, and go again."""
     for label, name in (("anomaly map", "map"), ("expected scan", "expected")):
@@ -295,6 +125,18 @@ def require_overlays(viewer: Viewer, places: np.ndarray) -> None:
     viewer.page.wait_for_function(
         "() => !window.cornerstone.cache.getVolumes().some(one => one.volumeId.startsWith('itermask3d-'))", polling=250
     )
+
+
+def reload_with_a_draft(viewer: Viewer) -> np.ndarray:
+    """Leaving at once after a stroke loses nothing: the server has the drawing, and it comes back as it was."""
+    drawn = paint(viewer, at=0.55)
+    viewer.reload()
+    np.testing.assert_array_equal(viewer.draft() > 0, drawn)
+    viewer.card.get_by_role("button", name="Restore it").wait_for()
+    viewer.shoot("draft")
+    viewer.press("Restore it", until="Your drawing is back")
+    np.testing.assert_array_equal(viewer.labelmap() > 0, drawn)
+    return drawn
 
 
 def read_seg(orthanc: Any, series_uid: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -336,18 +178,14 @@ def test_a_scan_is_run_corrected_refined_and_saved(viewer: Viewer, orthanc: Any,
 
     require_overlays(viewer, places)
 
-    viewer.card.get_by_role("button", name="Brush", exact=True).click()
-    viewer.card.locator("button[aria-pressed='true']", has_text="Brush").wait_for()
-    paint(viewer)
-    viewer.page.wait_for_function(
-        f"before => ({LABELMAP})().places.length / 2 > before", arg=int((drawn > 0).sum()), polling=250
-    )
-    painted = viewer.labelmap() > 0
+    viewer.take_brush()
+    painted = paint(viewer)
     assert painted[drawn > 0].all()
     assert painted.sum() > (drawn > 0).sum()
     viewer.shoot("painted")
     for keys, wanted in (("Control+z", drawn > 0), ("Control+Shift+Z", painted)):
         viewer.require_step(keys, wanted)
+    painted = reload_with_a_draft(viewer)
 
     viewer.press("Refine from my edit", until="Refined", timeout_ms=RUN_MS)
     refined = viewer.labelmap() > 0
@@ -383,6 +221,20 @@ def test_saved_masks_are_read_back_by_the_viewer(viewer: Viewer) -> None:
     for series_uid, drawn in masks.items():
         np.testing.assert_array_equal(viewer.stored(series_uid) > 0, drawn)
     viewer.shoot("read_back")
+
+
+def test_axe_finds_no_serious_fault_in_the_panel_and_its_report(viewer: Viewer) -> None:
+    image = {"image": viewer.study.series.series_uid}
+    requests.post(f"{viewer.server.url}/infer/itermask3d", params={**image, "output": "json"}, timeout=300)
+    context = viewer.page.context.browser.new_context(viewport={"width": 1280, "height": 800})
+    opened = Viewer(context.new_page(), viewer.server, viewer.study)
+    opened.card.locator(".itermask3d-status").filter(has_text="The mask is shown").wait_for()
+    for summary in opened.card.locator("summary").all():
+        summary.click()
+    require_accessible(opened.page, "#itermask3d-card")
+    opened.page.goto(f"{viewer.server.url}/itermask3d/report?image={image['image']}")
+    require_accessible(opened.page)
+    context.close()
 
 
 def test_nothing_left_the_machine(viewer: Viewer) -> None:

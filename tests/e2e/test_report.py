@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers import head_phantom
 from itermask3d.reports.scan_report import write_scan_report
-from pages import WIDTHS, Opened, require_readable, tab_to
+from pages import WIDTHS, Opened, require_accessible, require_readable, tab_to
 from report_helpers import finished_scan
 
 pytestmark = pytest.mark.e2e
@@ -36,6 +36,10 @@ def test_page_is_silent_asks_for_nothing_and_fits(opened: Opened) -> None:
     assert opened.outside() == []
     require_readable(opened.page)
     assert "flagged" in opened.page.inner_text("#readout")
+
+
+def test_axe_finds_no_serious_fault(opened: Opened) -> None:
+    require_accessible(opened.page)
 
 
 def test_keyboard_moves_and_switches(opened: Opened) -> None:

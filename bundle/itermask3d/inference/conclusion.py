@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
+from monai.data import MetaTensor
 
 from itermask3d.inference.domain import DomainCheck
 from itermask3d.inference.model import Model, Prediction
@@ -40,7 +42,10 @@ def conclude(prediction: Prediction, prepared: PreparedScan, model: Model) -> Sc
     p_value = None if calibration is None else calibration.p_value(findings.score)
     if calibration is not None:
         findings = replace(findings, percentile_among_normals=calibration.percentile(findings.score))
-    voxels = _voxels(prediction, prepared, model)
+    evidence = _evidence(prediction)
+    volumes = {**{name: getattr(prediction, name) for name in OUTPUTS}, **evidence}
+    moved = on_own_grid({"image": prepared.image}, model.preprocessing, **volumes)
+    voxels = _voxels(moved, prepared)
     warnings = _warnings(findings, voxels["mask"], domain, () if outside else used.caveats)
     return ScanResult(
         case=prepared.case,
@@ -60,15 +65,16 @@ def conclude(prediction: Prediction, prepared: PreparedScan, model: Model) -> Sc
         placement=prepared.placement,
         known_sides=prepared.known_sides,
         evidence=None if prediction.evidence is None else prediction.evidence.to_json(),
-        evidence_maps=_evidence_maps(prediction, prepared, model),
+        evidence_maps={
+            name: np.where(prepared.native_brain, moved[name][0].numpy(force=True), 0).astype(np.float32)
+            for name in evidence
+        },
         **voxels,
     )
 
 
-def _voxels(prediction: Prediction, prepared: PreparedScan, model: Model) -> dict[str, np.ndarray]:
+def _voxels(moved: Mapping[str, MetaTensor], prepared: PreparedScan) -> dict[str, np.ndarray]:
     """Mask, map and reconstruction on the scan's own grid, as :class:`ScanResult` has them."""
-    volumes = {name: getattr(prediction, name) for name in OUTPUTS}
-    moved = on_own_grid({"image": prepared.image}, model.preprocessing, **volumes)
     voxels = {name: moved[name][0].numpy(force=True) for name in OUTPUTS}
     brain, unit = prepared.native_brain, prepared.normalisation
     intensity = voxels["reconstruction"] * unit["scale"] + unit["median"]
@@ -79,14 +85,11 @@ def _voxels(prediction: Prediction, prepared: PreparedScan, model: Model) -> dic
     }
 
 
-def _evidence_maps(prediction: Prediction, prepared: PreparedScan, model: Model) -> dict[str, np.ndarray]:
-    """Each kind of evidence apart, on the scan's own grid; none where the error alone decided."""
+def _evidence(prediction: Prediction) -> dict[str, torch.Tensor]:
+    """Each kind of evidence apart; none where the error alone decided."""
     if prediction.evidence is None or prediction.error is None:
         return {}
-    volumes = {TISSUE_DEVIATION: prediction.evidence.deviation.z, RECONSTRUCTION_ERROR: prediction.error}
-    moved = on_own_grid({"image": prepared.image}, model.preprocessing, **volumes)
-    brain = prepared.native_brain
-    return {name: np.where(brain, moved[name][0].numpy(force=True), 0).astype(np.float32) for name in volumes}
+    return {TISSUE_DEVIATION: prediction.evidence.deviation.z, RECONSTRUCTION_ERROR: prediction.error}
 
 
 def _warnings(

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from scipy import ndimage
 
-from itermask3d.inference.results import ScanResult
+from itermask3d.inference.results import ScanResult, bounding_box
 from itermask3d.method.detection import Findings, Outcome
-from itermask3d.preprocessing.anatomy import align, describe, place_names
+from itermask3d.preprocessing.anatomy import describe, place_names
 
 __all__ = ["draw_overview", "evidence_told", "headline", "of_the_loop", "save_overview", "verdict"]
 
@@ -134,13 +134,14 @@ def _draw_title(figure: Figure, result: ScanResult) -> None:
 
 def _place(result: ScanResult) -> str:
     """Where the largest region lies, after a comma; nothing where the brain is of no usual extent."""
-    alignment = align(result.brain_mask, result.affine)
+    alignment = result.alignment
     if alignment is None or not alignment.usual:
         return ""
-    labels, _ = ndimage.label(result.mask, np.ones((3, 3, 3)))
+    box = bounding_box(result.mask)
+    labels, _ = ndimage.label(result.mask[box], np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    voxels = np.argwhere(labels == sizes.argmax())
+    voxels = np.argwhere(labels == sizes.argmax()) + [cut.start for cut in box]
     voxels = voxels[:: 1 + len(voxels) // SAMPLED_VOXELS]
     names = place_names(alignment.to_template(nib.affines.apply_affine(result.affine, voxels)))
     names = [name.split(", ")[0] for name in names]
@@ -199,7 +200,7 @@ def _draw_panel(
 
 
 def _slice(array: np.ndarray, axis: int, index: int) -> np.ndarray:
-    plane = np.take(array, index, axis).T
+    plane = np.moveaxis(array, axis, 0)[index].T  # a view: np.take would copy the whole of a turned volume
     return plane if axis == 0 else plane[:, ::-1]
 
 

@@ -23,8 +23,12 @@ from itermask3d.files.volume import Placement
 from itermask3d.files.writing import replaced_folder, save_nifti
 from itermask3d.inference.domain import DomainCheck
 from itermask3d.method.detection import Findings
+from itermask3d.preprocessing.anatomy import Alignment, align
 
-__all__ = ["RESEARCH_USE", "Component", "ScanResult", "components", "foreign_files", "versions", "write_result"]
+__all__ = [
+    "RESEARCH_USE", "Component", "ScanResult", "bounding_box", "components", "foreign_files", "versions",
+    "write_result",
+]  # fmt: skip
 
 RESEARCH_USE = "For research use only. Not a medical device, not for diagnosis."
 SCHEMA_VERSION = "2.0"
@@ -132,6 +136,11 @@ class ScanResult:
         """The connected regions of the mask, largest first."""
         return components(self.mask, self.anomaly_map, self.affine)
 
+    @cached_property
+    def alignment(self) -> Alignment | None:
+        """The way of the brain to the template, by its extent alone; ``None`` where it is empty or flat."""
+        return align(self.brain_mask, self.affine)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``result.json``; no voxels."""
         return {
@@ -174,11 +183,13 @@ def components(mask: np.ndarray, anomaly_map: np.ndarray, affine: np.ndarray) ->
         anomaly_map: same grid.
         affine: voxel to RAS millimetres.
     """
-    labels, count = ndimage.label(mask, structure=_CONNECTIVITY)
-    if count == 0:
+    if not mask.any():
         return []
+    box = bounding_box(mask)
+    labels, count = ndimage.label(mask[box], structure=_CONNECTIVITY)
     voxels = np.argwhere(labels)  # a few of millions: everything else is measured on them alone
     owners = labels[tuple(voxels.T)]
+    voxels += [cut.start for cut in box]
     sizes = np.bincount(owners)[1:]
     volumes = sizes * voxel_volume_ml(affine)
     middles = np.stack([np.bincount(owners, weights=axis)[1:] / sizes for axis in voxels.T], axis=1)
@@ -189,6 +200,12 @@ def components(mask: np.ndarray, anomaly_map: np.ndarray, affine: np.ndarray) ->
         Component(rank, float(volumes[i]), tuple(round(float(v), 2) for v in centres[i]), float(peaks[i]))  # type: ignore[arg-type]
         for rank, i in enumerate(order, start=1)
     ]
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds a boolean mask, which is not empty; what is looked for is looked for in there."""
+    found: list[tuple[slice, ...]] = ndimage.find_objects(mask.astype(np.uint8))
+    return found[0]
 
 
 def write_result(result: ScanResult, folder: Path, *, draw: Callable[[ScanResult, Path], None] | None = None) -> Path:

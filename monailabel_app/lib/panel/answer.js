@@ -55,9 +55,8 @@ function row(part, go) {
   const words = [part.severity, place].filter(Boolean);
   const choose = button('', () => go(part), 'region');
   choose.title = 'Go there';
-  choose.setAttribute('aria-label', `${words.join(', ')}, ${volume}: go there`);
-  choose.append(swatch(part.severity || 'unknown'), make('span', 'place', words.join(' · ')));
-  choose.append(make('span', 'volume', volume));
+  choose.append(swatch(part.severity || 'unknown'), make('span', 'place', words.join(' · ')), ' ');
+  choose.append(make('span', 'volume', volume)); // all that is seen is also the button's name
   const item = make('li');
   item.append(choose);
   return item;
@@ -128,4 +127,14 @@ function curve(found, shown) {
 
 function deviations(found) {
   return (found.deviations || []).map(text => make('p', 'quiet', text));
+}
+
+/** What a refinement made of the mask before and of what was drawn. */
+export function changeSentence(change) {
+  if (!change) {
+    return 'Refined from your edit.';
+  }
+  const kept = `${number(change.kept_ml, 1)} of ${number(change.drawn_ml, 1)} ml of your drawing kept`;
+  const drawn = change.drawn_ml ? `, ${kept}` : '';
+  return `Refined: +${number(change.added_ml, 1)} ml, −${number(change.removed_ml, 1)} ml${drawn}.`;
 }

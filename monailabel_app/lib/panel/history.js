@@ -45,7 +45,8 @@ export class History {
   }
 }
 
-function encoded(mask) {
+/** A mask as runs: {length, runs}. */
+export function encoded(mask) {
   const runs = [];
   let last = 0;
   for (let place = 0; place < mask.length; place += 1) {
@@ -65,7 +66,8 @@ function decoded({ length, runs }) {
   return mask;
 }
 
-function same(one, other) {
+/** Whether two encoded masks are alike. */
+export function same(one, other) {
   return (
     one.length === other.length &&
     one.runs.length === other.runs.length &&

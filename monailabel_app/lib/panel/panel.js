@@ -2,11 +2,14 @@
  * The panel in OHIF: what IterMask3D found in the series shown, progress, refinement and saving.
  */
 
-import { answerParts, centreOf, firstRegion } from './answer.js';
+import { advise } from './advice.js';
+import { answerParts, centreOf, changeSentence, firstRegion } from './answer.js';
+import { listen } from './keys.js';
 import { build, question } from './layout.js';
 import { showOverlay } from './overlay.js';
-import { make, number, say } from './parts.js';
-import { CANCELLED, askBytes, askJson, form } from './server.js';
+import { make, say } from './parts.js';
+import { CANCELLED, SILENT, askBytes, askJson, form } from './server.js';
+import { show } from './show.js';
 import * as viewer from './viewer.js';
 import * as work from './work.js';
 
@@ -14,14 +17,6 @@ const MODEL = 'itermask3d';
 const POLL_MS = { busy: 1000, idle: 3000 };
 const FOLLOW_MS = 400;
 const REPAINT_MS = 1500; // OHIF's MONAI Label panel colours its segments a moment after an answer
-const [BRUSH, ERASER, NO_BRUSH] = ['SphereBrush', 'SphereEraser', 'WindowLevel'];
-const PHASES = {
-  reading: 'Reading the scan',
-  'brain extraction': 'Finding the brain',
-  sweep: 'Sweeping the mask',
-  shrink: 'Shrinking the mask',
-  writing: 'Writing the result',
-};
 
 const state = {
   series: null, // what the active viewport shows
@@ -32,12 +27,15 @@ const state = {
   working: '', // what this page is doing
   note: '', // how its last action ended
   running: null, // what the server runs
+  waits: false, // whether a run on the series waits for its turn
+  isSilent: false, // whether the server did not answer the last question after its status
+  heard: Promise.resolve(), // questions after the status go one after the other
 };
 const ui = build({
   find: () => replace('Looking for anomalies', find),
   show: () => replace('Loading the mask', showMask),
-  brush: () => act('Preparing the brush', series => pick(series, BRUSH)),
-  eraser: () => act('Preparing the eraser', series => pick(series, ERASER)),
+  brush: () => act('Preparing the brush', series => pick(series, viewer.BRUSH)),
+  eraser: () => act('Preparing the eraser', series => pick(series, viewer.ERASER)),
   resize: radius_mm => viewer.setBrushRadius(radius_mm),
   undo: () => act('Taking it back', series => step(series, 'undo')),
   redo: () => act('Repeating it', series => step(series, 'redo')),
@@ -75,12 +73,22 @@ async function act(sentence, action) {
   } finally {
     state.working = '';
     render();
+    edited(); // strokes of meanwhile
+  }
+}
+
+/** A run that this page asks for; its end is no news then. */
+async function run(path, query, body) {
+  try {
+    return await askJson(path, query, { method: 'POST', body });
+  } finally {
+    const status = await askJson('/itermask3d/status', { image: query.image }).catch(() => null);
+    state.seenRun = status?.finished?.id ?? state.seenRun;
   }
 }
 
 async function find(series) {
-  const query = { image: series.uid, output: 'json' };
-  const result = await askJson(`/infer/${MODEL}`, query, { method: 'POST', body: form(null, ui.choices.run()) });
+  const result = await run(`/infer/${MODEL}`, { image: series.uid, output: 'json' }, form(null, ui.choices.run()));
   take(series, result);
   await showMask(series);
   go(firstRegion(result));
@@ -92,7 +100,7 @@ async function showMask(series) {
   state.opened.add(series.uid);
   await work.begin(series, mask.length); // what was drawn meanwhile can be brought back
   await viewer.showMask(series, mask, await labels());
-  await work.settled(series, state.result);
+  await work.settled(series, state.result, mask);
   if (state.overlay !== 'scan') {
     await look(series, state.overlay); // that of the new result
   }
@@ -118,22 +126,25 @@ async function step(series, direction) {
   return answer === undefined ? 'There is nothing more to take back.' : '';
 }
 
-function undoByKeyboard(event) {
-  const key = event.key.toLowerCase();
-  const direction = key === 'y' || (key === 'z' && event.shiftKey) ? 'redo' : key === 'z' ? 'undo' : '';
-  const writing = /^(input|textarea)$/i.test(event.target.tagName) && event.target.type !== 'range';
-  if (!direction || !(event.ctrlKey || event.metaKey) || event.altKey || !state.series || writing) {
+/** Take note of what was drawn; a mask that another panel's run brought is no drawing. */
+async function edited() {
+  const { series } = state;
+  if (!series || state.working) {
     return;
   }
-  event.preventDefault();
-  event.stopPropagation();
-  act('Taking it back', series => step(series, direction));
+  await hear();
+  if (state.result && !work.knowsHeld(series)) {
+    await hold(series);
+  }
+  if (isShown(series) && !state.working && (await work.stroked(series, state.result))) {
+    render();
+  }
 }
 
-async function edited() {
-  const { series, result } = state;
-  if (series && !state.working && (await work.stroked(series, result))) {
-    render();
+async function hold(series) {
+  const mask = await askBytes('/itermask3d/mask', { image: series.uid }).catch(() => null);
+  if (mask) {
+    work.hold(series, mask);
   }
 }
 
@@ -187,41 +198,31 @@ function chooseOverlay(kind) {
 
 async function refine(series) {
   const body = form(await viewer.drawnMask(series), { keep_drawn: ui.keep.checked, ...ui.choices.refinement() });
-  const result = await askJson('/itermask3d/refine', { image: series.uid }, { method: 'POST', body });
+  const result = await run('/itermask3d/refine', { image: series.uid }, body);
   take(series, result);
   await showMask(series);
   return changeSentence(result.change);
 }
 
-/** End the run on the series shown; whoever asked for it is told. */
+/** End the run on the series shown, also while it waits for its turn; whoever asked for it is told. */
 async function cancel() {
   ui.cancel.disabled = true;
   const image = state.series.uid;
   await askJson('/itermask3d/cancel', { image }, { method: 'POST' }).catch(error => say(ui.error, error.message));
 }
 
-/** What a refinement made of the mask before and of what was drawn. */
-function changeSentence(change) {
-  if (!change) {
-    return 'Refined from your edit.';
-  }
-  const kept = `${number(change.kept_ml, 1)} of ${number(change.drawn_ml, 1)} ml of your drawing kept`;
-  const drawn = change.drawn_ml ? `, ${kept}` : '';
-  return `Refined: +${number(change.added_ml, 1)} ml, −${number(change.removed_ml, 1)} ml${drawn}.`;
-}
-
 async function save(series) {
-  const body = form(await viewer.drawnMask(series));
+  const mask = await viewer.drawnMask(series);
   const query = { image: series.uid, user: ui.user.value.trim() };
-  const saved = await askJson('/itermask3d/save', query, { method: 'POST', body });
-  work.saved(series);
+  const saved = await askJson('/itermask3d/save', query, { method: 'POST', body: form(mask) });
+  await work.saved(series, mask);
   const where = saved.seg_series_uid ? `in the PACS as series ${saved.seg_series_uid}` : 'in the datastore';
   const said = saved.empty ? `Empty mask saved: no finding, ${where}.` : `Mask saved ${where}.`;
   return [said, ...(saved.warnings || [])].join(' ');
 }
 
 async function pick(series, tool) {
-  const next = viewer.toolInUse(series) === tool ? NO_BRUSH : tool;
+  const next = viewer.toolInUse(series) === tool ? viewer.NO_BRUSH : tool;
   await viewer.useTool(series, next, await labels());
   viewer.setBrushRadius(ui.radius.valueAsNumber);
   return '';
@@ -250,72 +251,8 @@ function settle() {
   window.itermask3dDock?.place?.append(ui.card);
 }
 
-/** To the panel from anywhere on the page, also where OHIF has folded it. */
-function reach(event) {
-  if (!event.altKey || event.ctrlKey || event.metaKey || event.code !== 'KeyP') {
-    return;
-  }
-  event.preventDefault();
-  event.stopPropagation();
-  if (!ui.card.contains(document.activeElement)) {
-    ui.before = document.activeElement;
-  }
-  if (!ui.card.isConnected) {
-    window.addEventListener('itermask3d-dock', () => ui.card.focus(), { once: true });
-    window.itermask3dDock?.open();
-  }
-  ui.card.focus();
-}
-
 function render() {
-  ui.card.hidden = !state.series;
-  if (!state.series) {
-    return;
-  }
-  const mine = state.running?.image === state.series.uid ? state.running : null;
-  say(ui.series, `Series: ${state.series.description}`);
-  say(ui.status, statusSentence(mine));
-  ui.progress.hidden = !state.working && !mine;
-  setProgress(mine);
-  for (const element of [ui.find, ui.show, ui.brush, ui.eraser, ui.undo, ui.redo, ui.refine, ui.save]) {
-    element.disabled = Boolean(state.working || mine);
-  }
-  const { undo, redo } = work.steps(state.series);
-  ui.undo.disabled ||= !undo;
-  ui.redo.disabled ||= !redo;
-  const tool = viewer.toolInUse(state.series);
-  ui.brush.setAttribute('aria-pressed', String(tool === BRUSH));
-  ui.eraser.setAttribute('aria-pressed', String(tool === ERASER));
-  ui.show.hidden = ui.report.hidden = ui.overlays.hidden = !state.result;
-  ui.overlays.disabled = Boolean(state.working || mine);
-  ui.report.href = `/itermask3d/report?${new URLSearchParams({ image: state.series.uid })}`;
-}
-
-/** The phase alone: a screen reader reads each change out. The bar holds the figures. */
-function statusSentence(mine) {
-  if (mine) {
-    return PHASES[mine.phase] || mine.phase;
-  }
-  if (state.working) {
-    return state.running ? `${state.working}: waiting for another run to end` : `${state.working} …`;
-  }
-  return state.note;
-}
-
-/** One bar for the whole run; what is not a run of the server has no measure. */
-function setProgress(run) {
-  if (run) {
-    Object.assign(ui.bar, { max: 1, value: run.share ?? 0 });
-  } else {
-    ui.bar.removeAttribute('value');
-  }
-  say(ui.left, Number.isFinite(run?.seconds_left) ? `about ${timeLeft(run.seconds_left)} left` : '');
-  ui.cancel.hidden = !run;
-  ui.cancel.disabled = Boolean(run?.cancelled);
-}
-
-function timeLeft(seconds) {
-  return seconds < 90 ? `${Math.ceil(seconds / 5) * 5} s` : `${Math.ceil(seconds / 60)} min`;
+  show(ui, state);
 }
 
 function renderResult() {
@@ -338,7 +275,7 @@ function follow() {
     renderResult();
     if (state.series) {
       load(state.series);
-      advise(state.series);
+      advise(ui, state.series, isShown);
     }
   }
   render();
@@ -346,68 +283,78 @@ function follow() {
 
 async function load(series) {
   try {
+    const status = await askJson('/itermask3d/status', { image: series.uid });
+    state.seenRun ??= status.finished?.id ?? 0; // first: a run that ends from now on is news
     const result = await askJson('/itermask3d/result', { image: series.uid });
     take(series, result);
-    const status = await askJson('/itermask3d/status', { image: series.uid });
     if (status.failure && isShown(series)) {
       say(ui.error, `The last run failed: ${status.failure}`); // also after the page was loaded again
     }
     if (result) {
       await open(series);
     }
-    if (!work.isUnsaved(series)) {
-      await offerDraft(series);
-    }
+    await offerDraft(series);
   } catch (error) {
     say(ui.error, error.message);
   }
 }
 
-/** Say which other series of the study suits the model better. */
-async function advise(series) {
-  const advice = await askJson('/itermask3d/series', { study: series.study }).catch(() => null);
-  const better = advice?.chosen;
-  if (better && better.uid !== series.uid && isShown(series)) {
-    const shown = (advice.series || []).find(one => one.uid === series.uid);
-    const reason = shown?.reason || '';
-    const why = reason.charAt(0).toUpperCase() + reason.slice(1);
-    say(ui.hint, `Series ${better.number ?? ''} (${better.description}) suits the model better. ${why}`.trim());
-    ui.better.value = better.uid;
-    say(ui.better, viewer.isThere(better.uid) ? `Show series ${better.number ?? better.description}` : '');
-  }
-}
-
 async function poll() {
   if (state.series && !document.hidden) {
-    const { uid } = state.series;
-    const status = await askJson('/itermask3d/status', { image: uid }).catch(() => null); // an action says what is wrong, not a poll
-    state.running = status?.running || null;
-    if (status) {
-      noteFinished(status.finished);
-    }
+    await hear();
     render();
   }
   schedulePoll(state.working || state.running ? POLL_MS.busy : POLL_MS.idle);
 }
 
+/** Ask what the server does, and take note of what has changed. */
+function hear() {
+  state.heard = state.heard.then(async () => {
+    const { series } = state;
+    const status = series && (await askJson('/itermask3d/status', { image: series.uid }).catch(noteSilence));
+    if (status) {
+      Object.assign(state, { running: status.running, waits: Boolean(status.waits) });
+      noteAnswer(series);
+      await noteFinished(series, status.finished);
+    }
+  });
+  return state.heard;
+}
+
+function noteSilence(error) {
+  Object.assign(state, { running: null, waits: false });
+  if (error.message === SILENT) {
+    state.isSilent = true;
+    say(ui.error, SILENT);
+  }
+}
+
+/** Where the server is back, it gets the drawings that it did not take, and is asked what it did not tell. */
+function noteAnswer(series) {
+  if (state.isSilent) {
+    state.isSilent = false;
+    say(ui.error, ui.error.textContent === SILENT ? '' : ui.error.textContent);
+    work.sendAll();
+    load(series);
+  }
+}
+
 /** Fetch a result that somebody else asked for, such as OHIF's own MONAI Label panel. */
-function noteFinished(finished) {
+async function noteFinished(series, finished) {
   const id = finished?.id || 0;
   const isNew = state.seenRun !== null && id !== state.seenRun;
+  if (isNew && state.working) {
+    return; // afterwards
+  }
   state.seenRun = id;
-  if (!isNew || state.working || finished?.image !== state.series?.uid) {
+  if (!isNew || finished?.image !== series.uid || !isShown(series)) {
     return;
   }
   if (finished.ok) {
-    const { series } = state;
     state.opened.add(series.uid); // whoever asked shows the mask
+    await hold(series);
     load(series);
-    setTimeout(async () => {
-      if (isShown(series)) {
-        viewer.paintBands(series);
-        await work.settled(series, state.result);
-      }
-    }, REPAINT_MS);
+    setTimeout(() => isShown(series) && viewer.paintBands(series), REPAINT_MS);
   } else {
     say(ui.error, finished.message || 'The run failed; the log of the server says why.');
   }
@@ -421,13 +368,17 @@ function schedulePoll(delay) {
 viewer.setServerCookie();
 settle();
 window.addEventListener('itermask3d-dock', settle);
-window.addEventListener('keydown', reach, { capture: true });
-window.addEventListener('keydown', undoByKeyboard, { capture: true });
+listen(ui, () => state.series, direction => act('Taking it back', series => step(series, direction)));
 window.addEventListener('beforeunload', event => {
+  if (viewer.isEditPending() && state.series) {
+    work.stroked(state.series, state.result); // the last stroke becomes a draft, too
+    event.preventDefault();
+  }
   if (work.isAnythingUnsaved()) {
     event.preventDefault(); // the browser asks
   }
 });
+work.onTrouble((series, sentence) => isShown(series) && say(ui.error, sentence));
 follow();
 setInterval(follow, FOLLOW_MS);
 schedulePoll(0);

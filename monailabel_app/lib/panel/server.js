@@ -3,11 +3,12 @@
  */
 
 export const CANCELLED = 409; // status of a run that a person has ended
+export const SILENT = 'The server does not answer; is it still running?';
 
 export async function ask(path, query, options) {
   const url = query ? `${path}?${new URLSearchParams(query)}` : path;
   const response = await fetch(url, options).catch(() => {
-    throw new Error('The server does not answer; is it still running?');
+    throw new Error(SILENT);
   });
   if (!response.ok) {
     const { detail } = await response.json().catch(() => ({}));

@@ -10,6 +10,7 @@ const DRAWING_TYPES = ['deepgrow', 'deepedit', 'vista3d', 'segmentation']; // mo
 const BANDS = { 'anomaly 1 mild': 1, 'anomaly 2 moderate': 2, 'anomaly 3 severe': 3 };
 const COLOURS = { 1: [255, 210, 77, 255], 2: [255, 138, 51, 255], 3: [232, 45, 45, 255] };
 const DRAWN = { label: 'anomaly', band: 4, colour: [90, 204, 230, 255] }; // what a person draws, before it is refined
+export const [BRUSH, ERASER, NO_BRUSH] = ['SphereBrush', 'SphereEraser', 'WindowLevel'];
 const TOOL_GROUPS = ['default', 'mpr'];
 const QUIET_MS = 400;
 const LOAD_TRIES = 600;
@@ -90,7 +91,9 @@ export async function showMask(series, mask, labels) {
   paintBands(series);
   const { triggerEvent, eventTarget } = window.cornerstone;
   const event = window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED;
+  isOurs = true;
   triggerEvent(eventTarget, event, { segmentationId: segmentation.segmentationId });
+  isOurs = false;
 }
 
 /** What is drawn on a series as the server's bands; segments of other names count as mild. */
@@ -116,6 +119,14 @@ export async function maskNow(series) {
   return Uint8Array.from(voxels, value => (value ? toServer[value] || 1 : 0));
 }
 
+let editPending = false;
+let isOurs = false; // whether the panel itself changes a segmentation
+
+/** Whether a segmentation has changed a moment ago and nobody was told yet. */
+export function isEditPending() {
+  return editPending;
+}
+
 /** Tell of every change of a segmentation once the mouse is released and all is quiet; false where OHIF is not there. */
 export function onEdit(told) {
   const { eventTarget } = window.cornerstone || {};
@@ -127,13 +138,20 @@ export function onEdit(told) {
   let held = false;
   const wait = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => (held ? wait() : told()), QUIET_MS);
+    timer = setTimeout(() => (held ? wait() : tell()), QUIET_MS);
+  };
+  const tell = () => {
+    editPending = false;
+    told();
   };
   window.addEventListener('pointerdown', () => (held = true), { capture: true });
   for (const name of ['pointerup', 'pointercancel']) {
     window.addEventListener(name, () => (held = false), { capture: true });
   }
-  eventTarget.addEventListener(modified, wait);
+  eventTarget.addEventListener(modified, () => {
+    editPending ||= !isOurs;
+    wait();
+  });
   return true;
 }
 

@@ -1,21 +1,27 @@
 /*
- * A person's work on the masks: what can be undone, whether it is unsaved, and the draft on the server that outlives a
- * reload of the page.
+ * A person's work on the masks: what can be undone, whether it is unsaved, and its draft on the server.
  */
 
-import { History } from './history.js';
-import { ask } from './server.js';
+import { Draft } from './draft.js';
+import { History, encoded, same } from './history.js';
 import * as viewer from './viewer.js';
 
-const DRAFT_MS = 500; // after the last stroke
-const DRAFT = '/itermask3d/draft';
+const [SAVED_AS, DRAWN] = [1, 4]; // a stroke is told apart from the bands only until the server has it
 const kept = new Map(); // by series
+let told = () => {};
 
 function workOn(series) {
-  if (!kept.has(series.uid)) {
-    kept.set(series.uid, { history: new History(), unsaved: false, offered: false, timer: null });
+  const { uid } = series;
+  if (!kept.has(uid)) {
+    const draft = new Draft(uid, sentence => told(series, sentence));
+    kept.set(uid, { history: new History(), held: null, unsaved: false, draft });
   }
-  return kept.get(series.uid);
+  return kept.get(uid);
+}
+
+/** Who hears of a draft that the server did not take, and of the next that it took: (series, sentence or ''). */
+export function onTrouble(hear) {
+  told = hear;
 }
 
 export function isUnsaved(series) {
@@ -37,13 +43,24 @@ export async function begin(series, length) {
   history.record((await viewer.maskNow(series)) || new Uint8Array(length), history.present?.answer ?? null);
 }
 
-/** What is shown now is what the server holds: nothing of it can be lost. */
-export async function settled(series, answer) {
+/** A mask of the server has taken the place of what was drawn, as the person wished. */
+export async function settled(series, answer, mask) {
   const work = workOn(series);
-  work.history.record((await viewer.maskNow(series)) || new Uint8Array(), answer);
+  hold(series, mask);
+  work.history.record((await viewer.maskNow(series)) || mask, answer);
   if (work.unsaved) {
-    discard(series);
+    work.unsaved = false;
+    await work.draft.drop();
   }
+}
+
+/** Take note of the mask that the server holds: shown, it is no drawing. What is drawn stays as it is. */
+export function hold(series, mask) {
+  workOn(series).held = encoded(asSaved(mask));
+}
+
+export function knowsHeld(series) {
+  return Boolean(workOn(series).held);
 }
 
 /** Take note of strokes; whether there were any. */
@@ -59,67 +76,75 @@ export async function stroked(series, answer) {
   if (!work.history.record(mask, answer)) {
     return false;
   }
-  changed(series, mask);
+  work.unsaved = !isHeld(work, mask);
+  if (work.unsaved) {
+    work.draft.keep(mask); // else another panel shows a result: strokes that it replaced stay a draft
+  }
   return true;
 }
 
 /** Show the mask before or after, 'undo' or 'redo'; the answer that stood beside it, undefined where there is none. */
 export async function step(series, direction, labels) {
-  const entry = workOn(series).history[direction]();
+  const work = workOn(series);
+  const entry = work.history[direction]();
   if (!entry) {
     return undefined;
   }
   await viewer.showMask(series, entry.mask, labels);
-  changed(series, entry.mask);
+  work.unsaved = !isHeld(work, entry.mask);
+  if (work.unsaved) {
+    work.draft.keep(entry.mask);
+  } else {
+    work.draft.drop().catch(() => {}); // the next step need not wait; a draft that stays is offered again
+  }
   return entry.answer;
 }
 
 /** The server has the drawing now, and has dropped its draft. */
-export function saved(series) {
+export async function saved(series, mask) {
   const work = workOn(series);
-  clearTimeout(work.timer);
-  Object.assign(work, { unsaved: false, offered: false });
+  hold(series, mask);
+  work.unsaved = false;
+  await work.draft.dropped();
+  work.draft.own();
 }
 
-/** A draft of an earlier visit: {mask, when}; null without one. */
+/** A draft of an earlier visit that nobody has answered: {mask, when}; null without one. */
 export async function findDraft(series) {
-  const response = await ask(DRAFT, { image: series.uid });
-  if (response.status === 204) {
-    return null;
-  }
-  workOn(series).offered = true; // until it is answered, no newer draft takes its place
-  const mask = new Uint8Array(await response.arrayBuffer());
-  return { mask, when: new Date(response.headers.get('X-Kept')) };
+  const { draft } = workOn(series);
+  return draft.mine ? null : draft.find();
 }
 
 /** Show a draft; it is still unsaved, and stays on the server. */
 export async function restore(series, draft, labels, answer) {
+  await begin(series, draft.mask.length);
   await viewer.showMask(series, draft.mask, labels);
   const work = workOn(series);
-  work.offered = false;
   work.history.record(draft.mask, answer);
-  changed(series, draft.mask);
-}
-
-/** Forget what is unsaved. */
-export async function discard(series) {
-  saved(series);
-  await ask(DRAFT, { image: series.uid }, { method: 'DELETE' });
-}
-
-function changed(series, mask) {
-  const work = workOn(series);
   work.unsaved = true;
-  clearTimeout(work.timer);
-  work.timer = setTimeout(() => keepDraft(series, mask), DRAFT_MS);
+  work.draft.mask = null; // the server has it
+  work.draft.own();
 }
 
-async function keepDraft(series, mask) {
-  if (workOn(series).offered) {
-    return;
+/** Forget an earlier visit's draft; what was drawn since takes its place. */
+export async function discard(series) {
+  const { draft } = workOn(series);
+  const { mask } = draft;
+  draft.own();
+  if (!mask) {
+    await draft.drop();
   }
-  const stream = new Blob([mask]).stream().pipeThrough(new CompressionStream('gzip'));
-  const body = new FormData();
-  body.append('label', await new Response(stream).blob(), 'label.bin.gz');
-  await ask(DRAFT, { image: series.uid }, { method: 'PUT', body }).catch(error => console.warn(error.message));
+}
+
+/** Send every drawing that the server does not have yet. */
+export function sendAll() {
+  kept.forEach(work => work.draft.send());
+}
+
+function isHeld(work, mask) {
+  return work.held ? same(work.held, encoded(asSaved(mask))) : !mask.some(Boolean);
+}
+
+function asSaved(mask) {
+  return mask.map(band => (band === DRAWN ? SAVED_AS : band));
 }
