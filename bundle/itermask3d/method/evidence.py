@@ -65,8 +65,8 @@ class KindSettings:
         ordered = 0 <= self.tissue_share <= 1 and 0 < self.threshold <= self.peak_threshold
         if not (ordered and (self.min_volume_ml is None or self.min_volume_ml >= 0)):
             raise ValueError(
-                f"{self} is outside its range; expected a tissue_share of 0 to 1, 0 < threshold <= peak_threshold and a "
-                "min_volume_ml of 0 or more"
+                f"{self} is outside its range; expected a tissue_share of 0 to 1, 0 < threshold <= peak_threshold and "
+                "a min_volume_ml of 0 or more"
             )
 
 

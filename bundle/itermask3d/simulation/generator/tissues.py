@@ -128,6 +128,7 @@ _PURE = 0.12
 
 _FLUIDS = (Tissue.VENTRICLE, Tissue.OUTER_FLUID)
 _CORTICES = (Tissue.CORTEX, Tissue.LIMBIC_CORTEX)
+_DEEP = (Tissue.LIMBIC, Tissue.THALAMUS, Tissue.STRIATUM, Tissue.PALLIDUM, Tissue.BRAINSTEM)
 
 
 def guess_scheme(labels: np.ndarray) -> str:
@@ -232,13 +233,11 @@ def refine(mixture: np.ndarray, image: np.ndarray, brain: np.ndarray) -> np.ndar
         out[1][where] = np.broadcast_to(dark, first.shape)[where]
         out[2][where] = part[where]
 
-    limbic = (mixture[:2] == Tissue.LIMBIC_CORTEX).any(axis=0)
-    cortex = np.where(limbic, Tissue.LIMBIC_CORTEX, Tissue.CORTEX).astype(np.uint8)
     outer = brain & np.isin(first, (*_CORTICES, Tissue.WHITE, Tissue.OUTER_FLUID, Tissue.BACKGROUND))
     outer &= ~ndimage.binary_erosion(first == Tissue.WHITE)
     cerebellum = brain & np.isin(first, (Tissue.CEREBELLAR_GREY, Tissue.CEREBELLAR_WHITE))
     places = (
-        (outer, Tissue.CORTEX, Tissue.WHITE, cortex),
+        (outer, Tissue.CORTEX, Tissue.WHITE, _cortex_names(mixture)),
         (cerebellum, Tissue.CEREBELLAR_GREY, Tissue.CEREBELLAR_WHITE, np.full_like(first, Tissue.CEREBELLAR_GREY)),
     )
     for where, grey, white, name in places:
@@ -249,12 +248,17 @@ def refine(mixture: np.ndarray, image: np.ndarray, brain: np.ndarray) -> np.ndar
             _name_bright_fluid(out, where & (first == Tissue.OUTER_FLUID), image, levels[grey], levels[white])
     fluid_level = levels[Tissue.OUTER_FLUID]
     put(brain & (first == Tissue.VENTRICLE), Tissue.VENTRICLE, Tissue.WHITE, fluid_level, levels[Tissue.WHITE])
-    deep = (Tissue.LIMBIC, Tissue.THALAMUS, Tissue.STRIATUM, Tissue.PALLIDUM, Tissue.BRAINSTEM)
-    for tissue in deep:
+    for tissue in _DEEP:
         if tissue in levels:
             darker = image < (levels[tissue] + fluid_level) / 2
             put(brain & (first == tissue) & darker, fluid, tissue, fluid_level, levels[tissue])
     return np.stack([part.astype(np.float32) for part in out])
+
+
+def _cortex_names(mixture: np.ndarray) -> np.ndarray:
+    """Which cortex each voxel's grey matter is."""
+    limbic = (mixture[:2] == Tissue.LIMBIC_CORTEX).any(axis=0)
+    return np.where(limbic, Tissue.LIMBIC_CORTEX, Tissue.CORTEX).astype(np.uint8)
 
 
 def _name_bright_fluid(out: list[np.ndarray], where: np.ndarray, image: np.ndarray, grey: float, white: float) -> None:
