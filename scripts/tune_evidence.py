@@ -189,7 +189,12 @@ def tune(
     found: dict[tuple[float, ...], dict[str, list[tuple[float, float]]]] = {}
     groups = [(item, item["group"]) for item in generated] + [(item, "healthy") for item in healthy]
     for item, group in tqdm(groups, unit="scan"):
-        for key, measured in combinations(*evidence_of(model, arguments.model, item, kind)):
+        try:
+            evidence = evidence_of(model, arguments.model, item, kind)
+        except ScanError as reason:  # a generated brain may be too large for the grid
+            tqdm.write(f"left out: {item['case']}: {reason}")
+            continue
+        for key, measured in combinations(*evidence):
             found.setdefault(key, {}).setdefault(group, []).append(measured)
     return [row_of(key, groups) for key, groups in found.items()]
 
