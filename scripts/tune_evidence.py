@@ -221,13 +221,13 @@ def combinations(
     for share, threshold in product(SHARES, THRESHOLDS):
         fused = suspicious ** (2 * share) * error.clip(min=0) ** (1 - share)
         regions, count = ndimage.label((fused > threshold) & brain, np.ones((3, 3, 3)))
-        index = np.arange(1, count + 1)
-        sizes = ndimage.sum_labels(np.ones_like(fused), regions, index)
-        hits = ndimage.sum_labels(label, regions, index)
+        inside = regions > 0
+        region, values = regions[inside], fused[inside]
+        sizes, hits = (np.bincount(part, minlength=count + 1) for part in (region, region[label[inside]]))
         for peak in (peak for peak in PEAKS if peak >= threshold):
-            strong_ml = VOXEL_ML * ndimage.sum_labels(fused > peak, regions, index)
+            strong = np.bincount(region[values > peak], minlength=count + 1)
             for volume_ml in VOLUMES_ML:
-                kept = np.round(strong_ml / VOXEL_ML) >= max(1, round(volume_ml / VOXEL_ML))
+                kept = strong >= max(1, round(volume_ml / VOXEL_ML))
                 marked, hit = float(sizes[kept].sum()), float(hits[kept].sum())
                 total = marked + float(label.sum())
                 dice = 2 * hit / total if total else 1.0
