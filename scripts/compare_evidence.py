@@ -18,18 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _evidence import VOXEL_ML, prepared
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.text import markdown_table
-from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
+from itermask3d.files.scans import ScanError, list_scans
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.model import load_model
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.tissue_deviation import Side, suspicion
-from itermask3d.preprocessing.pipeline import inference_transforms
 from tqdm import tqdm
-
-VOXEL_ML = 0.008
-"""Of the network's grid, 2 mm."""
 
 BRIGHT = ("FLAIR", "T2")
 """Contrasts of a list's items on which bright is suspicious; on others both sides are."""
@@ -77,7 +74,7 @@ class Measure:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Maps by rule, ``own``, ``label`` where there is one, and the ``kind`` of contrast that was told."""
-        sample = self._prepared(item)
+        sample = prepared(self.model, item)
         image, brain = (sample[key].as_tensor()[None] for key in ("image", "brain_mask"))
         inside = brain[0, 0] > 0.5
         found = self.inferer(image, self.network, brain)
@@ -99,17 +96,6 @@ class Measure:
             "label": label,
             "kind": str(evidence.kind),
         }
-
-    def _prepared(self, item: dict[str, Any]) -> dict[str, Any]:
-        described = self.model.preprocessing.described
-        prepare = inference_transforms(
-            spacing_mm=described["spacing_mm"],
-            spatial_size=described["spatial_size"],
-            bias_correction=described["bias_correction"],
-            with_label="label" in item,
-        )
-        with bare_scan_errors():
-            return dict(prepare(item))
 
 
 def compare(

@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from _evidence import SPACING_MM, VOXEL_ML, prepared
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.text import markdown_table
-from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
+from itermask3d.files.scans import ScanError, list_scans
 from itermask3d.files.writing import save_nifti, write_atomically
 from itermask3d.inference.model import load_model
 from itermask3d.inference.results import RESEARCH_USE
+from itermask3d.method.detection import voxels_in
 from itermask3d.method.tissue_deviation import SIDES, ContrastKind, suspicion
-from itermask3d.preprocessing.pipeline import inference_transforms
 from itermask3d.simulation.generator.contrasts import CONTRASTS
 from itermask3d.simulation.generator.label_maps import label_items, tissue_transforms
 from itermask3d.simulation.generator.synthesis import Ingredients, draw_recipe, render
@@ -38,7 +39,7 @@ from itermask3d.simulation.lesions import LesionLook, generated_shape, insert_le
 from scipy import ndimage
 from tqdm import tqdm
 
-SPACING_MM, VOXEL_ML, SIZE = 2.0, 0.008, (96, 112, 96)
+SIZE = (96, 112, 96)
 KINDS = {"flair": ("normal", "large", "small"), "t2": ("normal", "large")}
 SHARES = (0.5, 0.65, 0.8, 0.9)
 THRESHOLDS = (1.5, 2.0, 2.5, 3.0)
@@ -201,11 +202,7 @@ def tune(
 
 def evidence_of(model: Any, name: str, item: dict[str, Any], kind: ContrastKind) -> tuple[np.ndarray, ...]:
     """What is suspicious of a scan, the error, the brain and the lesions, ``(D, H, W)``."""
-    described = model.preprocessing.described
-    keys = ("spacing_mm", "spatial_size", "bias_correction")
-    prepare = inference_transforms(**{key: described[key] for key in keys}, with_label="label" in item)
-    with bare_scan_errors():
-        sample = dict(prepare({key: value for key, value in item.items() if key != "group"}))
+    sample = prepared(model, {key: value for key, value in item.items() if key != "group"})
     image, brain = (sample[key].as_tensor()[None] for key in ("image", "brain_mask"))
     out = model.variant(name).inferer(image, model.networks[name], brain)
     suspicious = suspicion(out["evidence"][0].deviation.z[0], SIDES[kind]).numpy()
@@ -227,7 +224,7 @@ def combinations(
         for peak in (peak for peak in PEAKS if peak >= threshold):
             strong = np.bincount(region[values > peak], minlength=count + 1)
             for volume_ml in VOLUMES_ML:
-                kept = strong >= max(1, round(volume_ml / VOXEL_ML))
+                kept = strong >= max(1, voxels_in(volume_ml, (SPACING_MM,) * 3))
                 marked, hit = float(sizes[kept].sum()), float(hits[kept].sum())
                 total = marked + float(label.sum())
                 dice = 2 * hit / total if total else 1.0

@@ -14,9 +14,8 @@ import requests
 from dicom_helpers import read_by_simpleitk
 from itermask3d.files.dicom import MrSeries, write_mr_series
 from itermask3d.simulation.lesions import LesionLook, generated_shape, insert_lesion
+from pages import SCREENSHOTS
 
-ROOT = Path(__file__).resolve().parents[2]
-SCREENSHOTS = ROOT / "out" / "e2e"
 RUN_MS, STEP_MS = 280_000, 60_000
 
 LABELMAP = """() => {
@@ -54,16 +53,22 @@ OVERLAID = """([name, places]) => {
 }"""
 """What lies over the scan, at some places."""
 
-COLOURED = """() => {
+
+def pixels(condition: str) -> str:
+    """A script that counts pixels of the viewports by ``data`` at ``i`` (red), ``i + 1`` and ``i + 2``."""
+    return f"""() => {{
   let count = 0;
-  for (const canvas of document.querySelectorAll('.cornerstone-viewport-element canvas')) {
-    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-    for (let i = 0; i < data.length; i += 4) {
-      count += Math.max(data[i], data[i + 1], data[i + 2]) - Math.min(data[i], data[i + 1], data[i + 2]) > 40;
-    }
-  }
+  for (const canvas of document.querySelectorAll('.cornerstone-viewport-element canvas')) {{
+    const {{ data }} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    for (let i = 0; i < data.length; i += 4) {{
+      count += {condition};
+    }}
+  }}
   return count;
-}"""
+}}"""
+
+
+COLOURED = pixels("Math.max(data[i], data[i + 1], data[i + 2]) - Math.min(data[i], data[i + 1], data[i + 2]) > 40")
 
 
 class Study:

@@ -16,12 +16,13 @@ from helpers import Phantom
 from itermask3d.files.dicom_slices import on_slices, read_slices
 from itermask3d.reports.dicom_out import DicomFiles, write_dicom
 from itermask3d.reports.dicom_seg import COLOUR_RGB, SEGMENT_LABEL
+from ohif_page import pixels
+from pages import SCREENSHOTS
 from report_helpers import dicom_phantom, finished_scan
 
 pytestmark = pytest.mark.e2e
 pytest.importorskip("highdicom", reason="DICOM objects are written with highdicom (extra dicom)")
 
-SCREENSHOTS = Path(__file__).resolve().parents[2] / "out" / "e2e"
 STEP_MS = 120_000
 
 LISTED = """() => (window.services?.displaySetService?.activeDisplaySets ?? []).map(
@@ -50,16 +51,7 @@ COLOUR = """() => {
   return [...segmentationService.getSegmentColor(
     viewportGridService.getActiveViewportId(), segmentation.segmentationId, 1)];
 }"""
-ORANGE = """() => {
-  let count = 0;
-  for (const canvas of document.querySelectorAll('.cornerstone-viewport-element canvas')) {
-    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-    for (let i = 0; i < data.length; i += 4) {
-      count += data[i] > data[i + 1] + 40 && data[i + 1] >= data[i + 2];
-    }
-  }
-  return count;
-}"""
+ORANGE = pixels("data[i] > data[i + 1] + 40 && data[i + 1] >= data[i + 2]")
 SHOW = """uid => {
   const { displaySetService, viewportGridService } = window.services;
   const displaySet = displaySetService.activeDisplaySets.find(found => found.SeriesInstanceUID === uid);

@@ -6,13 +6,14 @@ import json
 
 import numpy as np
 import pytest
-from helpers import load_script
+from helpers import SCRIPTS, load_script
 
 RULES = ("bright", "fused")
 
 
 @pytest.fixture
-def script():
+def script(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
     return load_script("compare_evidence")
 
 

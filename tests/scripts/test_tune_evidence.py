@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import load_script
+from helpers import SCRIPTS, load_script
 
 SHAPE = (12, 12, 12)
 
 
 @pytest.fixture
-def script():
+def script(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
     return load_script("tune_evidence")
 
 

@@ -17,7 +17,9 @@ from itermask3d.method.error import brain_quantile
 from itermask3d.method.refinement import Refinement
 from itermask3d.method.threshold import CurveFit, SlopeSource, ThresholdEstimate, ThresholdStatus
 
-__all__ = ["Findings", "Outcome", "find", "percentile_among", "remove_small_components", "remove_weak_components"]
+__all__ = [
+    "Findings", "Outcome", "find", "percentile_among", "remove_small_components", "remove_weak_components", "voxels_in",
+]  # fmt: skip
 
 
 class Outcome(StrEnum):
@@ -134,7 +136,7 @@ def remove_small_components(mask: torch.Tensor, *, min_volume_ml: float, spacing
     Returns:
         Boolean tensor of the same shape and device.
     """
-    min_voxels = _voxels(min_volume_ml, spacing_mm)
+    min_voxels = voxels_in(min_volume_ml, spacing_mm)
     if min_voxels <= 1:
         return mask
     return _components(mask, mask, min_voxels)
@@ -160,10 +162,15 @@ def remove_weak_components(
     Returns:
         Boolean tensor of the same shape and device; what is kept is kept whole.
     """
-    return _components(mask, mask & (anomaly_map > peak_threshold), max(1, _voxels(min_volume_ml, spacing_mm)))
+    return _components(mask, mask & (anomaly_map > peak_threshold), max(1, voxels_in(min_volume_ml, spacing_mm)))
 
 
-def _voxels(volume_ml: float, spacing_mm: Sequence[float]) -> int:
+def voxels_in(volume_ml: float, spacing_mm: Sequence[float]) -> int:
+    """How many voxels a volume fills at least.
+
+    >>> voxels_in(0.06, (2.0, 2.0, 2.0))
+    8
+    """
     return math.ceil(volume_ml * 1000 / float(np.prod(spacing_mm)) - 1e-6)
 
 

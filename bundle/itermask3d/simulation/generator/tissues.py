@@ -41,42 +41,27 @@ class Tissue(IntEnum):
     VESSEL = 12
     """Vessels and choroid plexus."""
     LIMBIC_CORTEX = 13
-    """Cortex of cingulum, insula, medial and polar temporal lobe and below the genu, which is brighter than the rest on
-    FLAIR (Hirai et al., Radiology 215, 470 (2000))."""
+    """Cortex of cingulum, insula, medial and polar temporal lobe and below the genu. Its T2 is longer than that of the
+    rest (Georgiades et al., American Journal of Neuroradiology 22, 1732 (2001)), so it is brighter on FLAIR."""
 
 
-LIMBIC_CORTEX_CODES = (
-    100,
-    101,
-    138,
-    139,
-    166,
-    167,  # anterior, middle and posterior cingulum
-    102,
-    103,
-    172,
-    173,
-    180,
-    181,  # insula, planum polare
-    116,
-    117,
-    170,
-    171,
-    202,
-    203,  # entorhinal, parahippocampal, temporal pole
-    124,
-    125,
-    186,
-    187,
-)  # gyrus rectus, subcallosal area
-"""Of DLMUSE."""  # fmt: skip
+LIMBIC_CORTEX_CODES: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        "cingulum": (100, 101, 138, 139, 166, 167),
+        "insula and planum polare": (102, 103, 172, 173, 180, 181),
+        "entorhinal, parahippocampal and polar temporal cortex": (116, 117, 170, 171, 202, 203),
+        "gyrus rectus and subcallosal area": (124, 125, 186, 187),
+    }
+)
+"""Labels of DLMUSE, right and left."""
 
 
 def _dlmuse() -> dict[Tissue, tuple[int, ...]]:
+    limbic = tuple(code for codes in LIMBIC_CORTEX_CODES.values() for code in codes)
     return {
         Tissue.WHITE: (69, *range(81, 96)),
-        Tissue.CORTEX: tuple(sorted({*range(100, 208)}.difference(LIMBIC_CORTEX_CODES))),
-        Tissue.LIMBIC_CORTEX: LIMBIC_CORTEX_CODES,
+        Tissue.CORTEX: tuple(code for code in range(100, 208) if code not in limbic),
+        Tissue.LIMBIC_CORTEX: limbic,
         Tissue.LIMBIC: (31, 32, 47, 48),
         Tissue.THALAMUS: (59, 60),
         Tissue.STRIATUM: (23, 30, 36, 37, 57, 58, 75, 76),
