@@ -32,6 +32,7 @@ from itermask3d.evaluation.judge_methods import METHODS, JudgedModel, methods_of
 from itermask3d.evaluation.judge_tables import judge_tables
 from itermask3d.evaluation.text import to_markdown
 from itermask3d.files.identity import input_files
+from itermask3d.files.plain import as_json_values
 from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE, versions
@@ -188,7 +189,7 @@ class Bench:
         if place not in self._prepared:
             key = {"inputs": input_files(item), "by": dict(self.model.prepared_by), "code": self.code["preprocessing"]}
             path = self.cache / "prepared" / f"{item['site']}__{item['case']}.npz"
-            found = kept(path, json.loads(json.dumps(key)), lambda: self._prepare(item))
+            found = kept(path, as_json_values(key), lambda: self._prepare(item))
             self._prepared[place] = found["image"], found["brain"]
         return self._prepared[place]
 

@@ -22,6 +22,7 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.baselines import Baseline, CalibrationMap, decide, threshold_for_share
 from itermask3d.files.identity import file_digest, input_files, is_unchanged
 from itermask3d.files.literals import as_literal
+from itermask3d.files.plain import as_json_values
 from itermask3d.files.scans import ScanError, voxel_volume_ml
 from itermask3d.files.writing import replaced_folder, save_nifti, settle, write_atomically
 from itermask3d.inference.model import Model, load_model
@@ -107,24 +108,19 @@ class BundleParts:
 
     @classmethod
     def read(cls, bundle_root: str | Path = BUNDLE_ROOT) -> BundleParts:
-        """What ``configs/inference.json`` describes."""
-        return cls(load_model(bundle_root, overrides={"progress": False}, lazy=True))
+        """What ``configs/inference.json`` describes; of several models the first, since a baseline has one network."""
+        model = load_model(bundle_root, overrides={"progress": False}, lazy=True)
+        return cls(model.changed(requested=model.models.names[0]) if model.chooses else model)
 
     @property
     def weights(self) -> str:
-        """The weights file.
-
-        Raises:
-            ScanError: if there is none for all scans.
-        """
-        if self.model.chooses:
-            raise ScanError("a baseline with the bundle's network needs one model for all scans, got model 'auto'")
+        """The weights file."""
         return str(self.model.variant(self.model.fixed_name).weights)
 
     @property
     def trained_network(self) -> torch.nn.Module:
         """The network with its weights, in evaluation mode."""
-        return self.model.networks[self.model.fixed_name] if self.weights else torch.nn.Identity()
+        return self.model.networks[self.model.fixed_name]
 
     def prepare(self, item: Mapping[str, Any]) -> PreparedScan:
         """A scan on the network's grid; a scan that cannot be used raises :class:`ScanError`."""
@@ -188,8 +184,7 @@ class BaselineRun:
         Raises:
             ScanError: if a calibration scan cannot be used.
         """
-        wanted = {"share": share, "inputs": {item["case"]: input_files(item) for item in items}}
-        wanted = json.loads(json.dumps(wanted))
+        wanted = as_json_values({"share": share, "inputs": {item["case"]: input_files(item) for item in items}})
         missing = [name for name in self.factories if not self._is_calibrated(name, wanted)]
         maps: dict[str, list[CalibrationMap]] = {name: [] for name in missing}
         for item in tqdm(items if missing else [], desc="calibrating baselines", unit="scan"):
@@ -235,7 +230,7 @@ class BaselineRun:
 
     def _about(self, values: Mapping[str, Any]) -> dict[str, Any]:
         plain = {**values, "preprocessing": self.parts.described, "min_volume_ml": self.parts.inferer.min_volume_ml}
-        return dict(json.loads(json.dumps(plain)))
+        return dict(as_json_values(plain))
 
     def _baseline(self, name: str) -> Baseline:
         if name not in self._made:
@@ -308,7 +303,7 @@ def _is_done(folder: Path, item: Mapping[str, Any], settings: Mapping[str, Any])
     settle(case)
     path = case / "result.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    plain = json.loads(json.dumps(settings))
+    plain = as_json_values(settings)
     return known.get("settings") == plain and is_unchanged(known.get("inputs") or {}, item)
 
 

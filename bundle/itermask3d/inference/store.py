@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from itermask3d.files.identity import file_digest, is_unchanged, require_same_scan
+from itermask3d.files.plain import as_json_values
 from itermask3d.inference.model import Model
 from itermask3d.inference.models import AUTO, domain_digests
 
@@ -43,7 +44,7 @@ class ResultStore:
         name = self._chosen_before(result) if self.model.chooses else self.model.fixed_name
         if name is None and self.model.requested is not None:
             return False
-        plain = json.loads(json.dumps(self.model.variant(name).settings))
+        plain = as_json_values(self.model.variant(name).settings)
         return result.get("settings") == plain and is_unchanged(result.get("inputs") or {}, item)
 
     def read(self, case: str) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from itermask3d.files.discovery import FoundScan
 from itermask3d.files.identity import input_files, source_files, source_of
+from itermask3d.files.plain import as_json_values
 from itermask3d.files.scans import ScanError, bare_scan_errors, voxel_volume_ml
 from itermask3d.files.writing import replaced, save_nifti
 from itermask3d.preprocessing.brain_extraction import BrainMaskd, is_skull_stripped
@@ -136,7 +137,7 @@ class Measurement:
             return None
         with np.load(path) as data:
             record, thumbnail = json.loads(str(data["record"])), data["thumbnail"].astype(np.float32)
-        inputs, now = record.pop("inputs"), json.loads(json.dumps(self._inputs(scan)))
+        inputs, now = record.pop("inputs"), as_json_values(self._inputs(scan))
         if inputs.get("given") != now["given"]:
             (self.masks / f"{scan.case}.nii.gz").unlink(missing_ok=True)
         if inputs != now:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from itermask3d.files.plain import as_json_values
 from itermask3d.files.scans import ScanError
 from itermask3d.files.writing import write_atomically
 
@@ -76,5 +77,5 @@ class Stages:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(values))
+    plain: dict[str, Any] = as_json_values(values)
     return plain
