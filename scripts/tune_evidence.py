@@ -6,9 +6,10 @@
 NORMALS is a list of healthy real scans of that contrast. For every label map a normal scan is generated, one with a
 large lesion (5 to 250 ml) and, where lesions are bright and small as on FLAIR, one with 4 to 14 small ones (0.06 to
 2 ml in white matter). Of all combinations that flag at most --generated-ml of a generated normal scan in the mean and
---healthy-ml of each real one, that with the highest mean Dice is first in <output>/choice.md and choice.json. No
-patient's scan has a say. Label maps must be of people whom neither training nor test uses: the default subset is
-validation.
+--healthy-ml of each real one, that with the highest mean Dice is first in <output>/choice.md and choice.json. With the
+first TOP of them, how far large regions grow into their rim is chosen by the same rule, in growth.md and growth.json:
+what grows needs room within the limits. No patient's scan has a say. Label maps must be of people whom neither training
+nor test uses: the default subset is validation.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from _evidence import SPACING_MM, VOXEL_ML, prepared
 from itermask3d import BUNDLE_ROOT
 from itermask3d.evaluation.text import markdown_table
@@ -29,7 +31,7 @@ from itermask3d.files.scans import ScanError, list_scans
 from itermask3d.files.writing import save_nifti, write_atomically
 from itermask3d.inference.model import load_model
 from itermask3d.inference.results import RESEARCH_USE
-from itermask3d.method.detection import voxels_in
+from itermask3d.method.detection import Growth, grow_regions, remove_weak_components, voxels_in
 from itermask3d.method.tissue_deviation import SIDES, ContrastKind, suspicion
 from itermask3d.simulation.generator.contrasts import CONTRASTS
 from itermask3d.simulation.generator.label_maps import label_items, tissue_transforms
@@ -46,39 +48,36 @@ THRESHOLDS = (1.5, 2.0, 2.5, 3.0)
 PEAKS = (2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0)
 VOLUMES_ML = (0.06, 0.12, 0.24, 0.5, 1.0)
 SHOWN = 10
-HEAD = [
-    "share",
-    "threshold",
-    "peak",
-    "volume, ml",
-    "Dice, large",
-    "Dice, small",
-    "generated, ml",
-    "healthy, ml at most",
-]
+TOP = 3
+"""Combinations with which growth is tried."""
+GROWTHS = tuple(product((0.4, 0.6, 0.8), (1.0, 4.0), (4.0, 8.0, 16.0)))
+"""Threshold as a share of the outline's, volume from which on a region grows in ml, and distance in mm."""
+SETTINGS = ("tissue_share", "threshold", "peak_threshold", "min_volume_ml", "grows_above", "from_ml", "within_mm")
+"""Of a row, as far as it has them."""
+MEASURES = ["Dice, large", "Dice, small", "generated, ml", "healthy, ml at most"]
+HEAD = ["share", "threshold", "peak", "volume, ml", *MEASURES]
+GROWTH_HEAD = [*HEAD[:4], "grows above", "from, ml", "within, mm", *MEASURES]
 
 
 def main() -> None:
     arguments = parse()
+    limits = Limits(arguments.generated_ml, arguments.healthy_ml)
     try:
         generated = generate(arguments, arguments.output / "scans")
-        rows = tune(arguments, generated, list_scans(arguments.normals))
+        seen = list(evidences(arguments, generated, list_scans(arguments.normals)))
+        choice = limits.best_first(tune(seen))
+        if not choice:
+            raise ValueError(f"no combination keeps to {limits.generated_ml:g} and {limits.healthy_ml:g} ml")
+        growth = limits.best_first([row for best in choice[:TOP] for row in grow(seen, best.settings)])
     except (ScanError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    limits = {"generated_ml": arguments.generated_ml, "healthy_ml": arguments.healthy_ml}
-    good = [
-        row for row in rows if row.generated_ml <= limits["generated_ml"] and row.healthy_ml <= limits["healthy_ml"]
-    ]
-    ordered = sorted(good, key=lambda row: -row.dice)
-    told = {"contrast": arguments.contrast, **limits, "scans": [item["case"] for item in generated]}
-    write_atomically(
-        json.dumps(told | {"rows": [row._asdict() for row in ordered]}, indent=1) + "\n",
-        arguments.output / "choice.json",
-    )
-    write_atomically(
-        markdown_table(HEAD, [row.cells() for row in ordered[:SHOWN]]) + "\n", arguments.output / "choice.md"
-    )
-    print(arguments.output / "choice.md")
+    told = {"contrast": arguments.contrast, **limits._asdict(), "scans": [item["case"] for item in generated]}
+    for name, head, rows in (("choice", HEAD, choice), ("growth", GROWTH_HEAD, growth)):
+        content = told | {"rows": [row.to_json() for row in rows]}
+        write_atomically(json.dumps(content, indent=1) + "\n", arguments.output / f"{name}.json")
+        table = markdown_table(head, [row.cells() for row in rows[:SHOWN]])
+        write_atomically(table + "\n", arguments.output / f"{name}.md")
+        print(arguments.output / f"{name}.md")
 
 
 def parse() -> argparse.Namespace:
@@ -157,13 +156,29 @@ def lesions(kind: str, rng: np.random.Generator, brain: np.ndarray, white: np.nd
             yield volume_ml, lambda: drawn((1.0, 3.0), 0.4, border_mm=lambda: 1.0), white
 
 
+class Seen(NamedTuple):
+    """What is suspicious of a scan, the error, the brain and the lesions, ``(D, H, W)``, and the kind of scan."""
+
+    group: str
+    suspicious: np.ndarray
+    error: np.ndarray
+    brain: np.ndarray
+    label: np.ndarray
+
+    def fused(self, share: float) -> np.ndarray:
+        """The map with so much of the tissues."""
+        return self.suspicious ** (2 * share) * self.error.clip(min=0) ** (1 - share)
+
+    def measured(self, marked: float, hit: float) -> tuple[float, float]:
+        """Dice, and millilitres beside the lesion, of so many voxels."""
+        total = marked + float(self.label.sum())
+        return (2 * hit / total if total else 1.0), VOXEL_ML * (marked - hit)
+
+
 class Row(NamedTuple):
     """Of one combination of settings."""
 
-    tissue_share: float
-    threshold: float
-    peak_threshold: float
-    min_volume_ml: float
+    settings: tuple[float, ...]
     large: float
     small: float | None
     generated_ml: float
@@ -174,61 +189,93 @@ class Row(NamedTuple):
         """What is to be highest: the mean over the kinds of lesions."""
         return self.large if self.small is None else (self.large + self.small) / 2
 
+    def to_json(self) -> dict[str, Any]:
+        """Settings by name, and the measures."""
+        plain = self._asdict()
+        return dict(zip(SETTINGS, plain.pop("settings"), strict=False)) | plain
+
     def cells(self) -> list[str]:
         small = "" if self.small is None else f"{self.small:.3f}"
-        settings = (self.tissue_share, self.threshold, self.peak_threshold, self.min_volume_ml)
-        return [*map("{:g}".format, settings), f"{self.large:.3f}", small, f"{self.generated_ml:.2f}",
+        return [*map("{:g}".format, self.settings), f"{self.large:.3f}", small, f"{self.generated_ml:.2f}",
                 f"{self.healthy_ml:.2f}"]  # fmt: skip
 
 
-def tune(
+class Limits(NamedTuple):
+    """What may be flagged of normal scans: of a generated one in the mean, of each healthy real one."""
+
+    generated_ml: float
+    healthy_ml: float
+
+    def best_first(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that keep to the limits, the highest Dice first."""
+        good = [row for row in rows if row.generated_ml <= self.generated_ml and row.healthy_ml <= self.healthy_ml]
+        return sorted(good, key=lambda row: -row.dice)
+
+
+def evidences(
     arguments: argparse.Namespace, generated: Sequence[dict[str, Any]], healthy: Sequence[dict[str, Any]]
-) -> list[Row]:
-    """Every combination, in the order in which they are tried."""
+) -> Iterator[Seen]:
+    """The evidence of every scan that fits the grid."""
     model = load_model(BUNDLE_ROOT, arguments.model, overrides={"progress": False})
-    kind = ContrastKind(arguments.contrast)
-    found: dict[tuple[float, ...], dict[str, list[tuple[float, float]]]] = {}
+    side = SIDES[ContrastKind(arguments.contrast)]
     groups = [(item, item["group"]) for item in generated] + [(item, "healthy") for item in healthy]
     for item, group in tqdm(groups, unit="scan"):
         try:
-            evidence = evidence_of(model, arguments.model, item, kind)
+            sample = prepared(model, {key: value for key, value in item.items() if key != "group"})
         except ScanError as reason:  # a generated brain may be too large for the grid
             tqdm.write(f"left out: {item['case']}: {reason}")
             continue
-        for key, measured in combinations(*evidence):
-            found.setdefault(key, {}).setdefault(group, []).append(measured)
+        image, brain = (sample[key].as_tensor()[None].to(model.device) for key in ("image", "brain_mask"))
+        out = model.variant(arguments.model).inferer(image, model.networks[arguments.model], brain)
+        inside = brain[0, 0].numpy(force=True) > 0.5
+        label = sample["label"].as_tensor()[0].numpy() > 0.5 if "label" in item else np.zeros_like(inside)
+        suspicious = suspicion(out["evidence"][0].deviation.z[0], side).numpy(force=True)
+        yield Seen(group, suspicious, out["error"][0, 0].numpy(force=True), inside, label)
+
+
+def tune(seen: Sequence[Seen]) -> list[Row]:
+    """Every combination of share, threshold, peak and volume, in the order in which they are tried."""
+    found: dict[tuple[float, ...], dict[str, list[tuple[float, float]]]] = {}
+    for scan in tqdm(seen, unit="scan"):
+        for key, measured in combinations(scan):
+            found.setdefault(key, {}).setdefault(scan.group, []).append(measured)
     return [row_of(key, groups) for key, groups in found.items()]
 
 
-def evidence_of(model: Any, name: str, item: dict[str, Any], kind: ContrastKind) -> tuple[np.ndarray, ...]:
-    """What is suspicious of a scan, the error, the brain and the lesions, ``(D, H, W)``."""
-    sample = prepared(model, {key: value for key, value in item.items() if key != "group"})
-    image, brain = (sample[key].as_tensor()[None] for key in ("image", "brain_mask"))
-    out = model.variant(name).inferer(image, model.networks[name], brain)
-    suspicious = suspicion(out["evidence"][0].deviation.z[0], SIDES[kind]).numpy()
-    inside = brain[0, 0].numpy() > 0.5
-    label = sample["label"].as_tensor()[0].numpy() > 0.5 if "label" in item else np.zeros_like(inside)
-    return suspicious, out["error"][0, 0].numpy(), inside, label
-
-
-def combinations(
-    suspicious: np.ndarray, error: np.ndarray, brain: np.ndarray, label: np.ndarray
-) -> Iterator[tuple[tuple[float, ...], tuple[float, float]]]:
+def combinations(scan: Seen) -> Iterator[tuple[tuple[float, ...], tuple[float, float]]]:
     """Dice and millilitres beside the lesion, for every combination of settings."""
     for share, threshold in product(SHARES, THRESHOLDS):
-        fused = suspicious ** (2 * share) * error.clip(min=0) ** (1 - share)
-        regions, count = ndimage.label((fused > threshold) & brain, np.ones((3, 3, 3)))
+        fused = scan.fused(share)
+        regions, count = ndimage.label((fused > threshold) & scan.brain, np.ones((3, 3, 3)))
         inside = regions > 0
         region, values = regions[inside], fused[inside]
-        sizes, hits = (np.bincount(part, minlength=count + 1) for part in (region, region[label[inside]]))
+        sizes, hits = (np.bincount(part, minlength=count + 1) for part in (region, region[scan.label[inside]]))
         for peak in (peak for peak in PEAKS if peak >= threshold):
             strong = np.bincount(region[values > peak], minlength=count + 1)
             for volume_ml in VOLUMES_ML:
                 kept = strong >= max(1, voxels_in(volume_ml, (SPACING_MM,) * 3))
-                marked, hit = float(sizes[kept].sum()), float(hits[kept].sum())
-                total = marked + float(label.sum())
-                dice = 2 * hit / total if total else 1.0
-                yield (share, threshold, peak, volume_ml), (dice, VOXEL_ML * (marked - hit))
+                measured = scan.measured(float(sizes[kept].sum()), float(hits[kept].sum()))
+                yield (share, threshold, peak, volume_ml), measured
+
+
+def grow(seen: Sequence[Seen], settings: tuple[float, ...]) -> list[Row]:
+    """How far large regions grow, with the other settings as they are chosen."""
+    share, threshold, peak, volume_ml = settings
+    spacing = (SPACING_MM,) * 3
+    found: dict[tuple[float, ...], dict[str, list[tuple[float, float]]]] = {}
+    for scan in tqdm(seen, unit="scan"):
+        fused = torch.from_numpy(scan.fused(share))[None, None]
+        brain = torch.from_numpy(scan.brain)[None, None]
+        mask = remove_weak_components(
+            (fused > threshold) & brain, fused, peak_threshold=peak, min_volume_ml=volume_ml, spacing_mm=spacing
+        )
+        for lower, from_ml, within_mm in GROWTHS:
+            growth = Growth(round(lower * threshold, 3), from_ml, within_mm)
+            grown = grow_regions(mask, fused, brain, growth, spacing_mm=spacing)[0, 0].numpy()
+            measured = scan.measured(float(grown.sum()), float((grown & scan.label).sum()))
+            key = (*settings, growth.threshold, from_ml, within_mm)
+            found.setdefault(key, {}).setdefault(scan.group, []).append(measured)
+    return [row_of(key, groups) for key, groups in found.items()]
 
 
 def row_of(key: tuple[float, ...], groups: dict[str, list[tuple[float, float]]]) -> Row:
@@ -237,7 +284,7 @@ def row_of(key: tuple[float, ...], groups: dict[str, list[tuple[float, float]]])
 
     small = mean("small", 0) if "small" in groups else None
     largest = max((ml for _, ml in groups.get("healthy", [])), default=0.0)
-    return Row(*key, mean("large", 0), small, mean("normal", 1), largest)
+    return Row(key, mean("large", 0), small, mean("normal", 1), largest)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ import itermask3d
 import numpy as np
 import pytest
 import torch
+from itermask3d.method.detection import Growth
 from itermask3d.method.evidence import KindSettings, TissueEvidence, fused
 from itermask3d.method.inferer import IterMaskInferer
+from itermask3d.method.refinement import Thresholding
 from itermask3d.method.settings import RefinementSettings
 from itermask3d.method.shrink import Constraints
-from itermask3d.method.tissue_deviation import ContrastKind, Side, TissueSettings
-from itermask3d.method.tissue_network import CLASSES
+from itermask3d.method.tissue_deviation import ContrastKind, Side, TissueSettings, tissue_deviation
+from itermask3d.method.tissue_network import CLASSES, tissue_shares
 from itermask3d.preprocessing.normalise import robust_normalised
 from itermask3d.simulation.generator.label_maps import template_mixture
 from itermask3d.simulation.generator.synthesis import Ingredients, draw_recipe, render
@@ -130,6 +132,102 @@ def test_a_kind_has_a_smallest_region_of_its_own_until_a_person_asks_for_another
     assert not run(many)["mask"].any()
     assert run(many.with_one_volume())["mask"].any(), "that of the inferer, which is 0"
     assert many.kinds["flair"].min_volume_ml == 2 * lesion_ml
+
+
+@pytest.mark.parametrize(
+    ("growth", "reaches"),
+    [
+        (Growth(2.0, 0.3, 20.0), True),
+        (Growth(2.0, 0.3, 1.0), False),
+        (Growth(2.0, 1.0, 20.0), False),
+        (Growth(7.5, 0.3, 20.0), False),
+    ],
+    ids=["into the rim", "not beyond the distance", "not from a small region", "not below the threshold"],
+)
+def test_a_large_region_grows_into_its_rim(growth, reaches):
+    rim = (slice(10, 14), slice(10, 14), slice(15, 18))
+    image, normal = flair(), flair(lesions=False)
+    core = torch.zeros_like(image, dtype=torch.bool)
+    core[(..., slice(10, 14), slice(10, 14), slice(10, 15))] = True
+    image = torch.where(core, normal + 1.5, flair(lesions=False))
+    image[(..., *rim)] = normal[(..., *rim)] + 0.25
+    evidence = tissues("bright", flair=KindSettings(0.0, 8.0, 9.0, 0.05, growth))
+    never = torch.zeros_like(brain())
+    never[..., 10, 10, 15] = True
+    inferer = IterMaskInferer(LOOP, evidence=evidence, min_volume_ml=0.05)
+    given = (image, Expected(normal), brain().float())
+    mask = inferer(*given)["mask"][0, 0] > 0
+    assert mask[core[0, 0]].all()
+    assert bool(mask[rim].all()) is reaches
+    assert bool(mask[rim].any()) is reaches
+    kept_out = inferer(*given, constraints=Constraints(never=never))["mask"][0, 0] > 0
+    assert not kept_out[10, 10, 15]
+    assert evidence.read(image, brain().float(), spacing_mm=2.0)[0].to_json()["growth"]["from_ml"] == growth.from_ml
+
+
+def test_a_kind_has_its_own_estimator_of_the_tissues_and_is_told_without_it():
+    whole, brain_mask = flair(), brain().float()
+    plain, own = (
+        tissues("bright", flair=KindSettings(0.5, 4.0, 9.0, estimator=name)).read(whole, brain_mask, spacing_mm=2.0)[0]
+        for name in (None, "shortest_half")
+    )
+    wanted = tissue_deviation(
+        whole[0],
+        brain_mask[0],
+        tissue_shares(KnownTissues(), whole, brain_mask)[0],
+        TissueSettings(estimator="shortest_half"),
+    )
+    assert plain.kind is own.kind is ContrastKind.FLAIR
+    assert torch.equal(own.deviation.z, wanted.z)
+    assert not torch.equal(own.deviation.z, plain.deviation.z)
+    with pytest.raises(ValueError, match="'mean' is not a valid Estimator"):
+        KindSettings(0.5, 4.0, 9.0, estimator="mean")
+
+
+def test_a_region_that_the_start_cuts_off_grows_as_the_whole_one_would():
+    """A person's edit lets the model look at a zone alone; a lesion that goes on beyond it keeps its rim there."""
+    normal, core = flair(lesions=False), torch.zeros((1, 1, *GRID), dtype=torch.bool)
+    core[(..., slice(10, 14), slice(10, 14), slice(4, 15))] = True
+    rim = (slice(10, 14), slice(10, 14), slice(15, 18))
+    image = torch.where(core, normal + 1.5, normal)
+    image[(..., *rim)] = normal[(..., *rim)] + 0.25
+    evidence = tissues("bright", flair=KindSettings(0.0, 8.0, 9.0, 0.05, Growth(2.0, 1.0, 20.0)))
+    inferer = IterMaskInferer(LOOP, evidence=evidence, min_volume_ml=0.05)
+    start = torch.zeros_like(brain())
+    start[..., 8:16, 8:16, 12:22] = True
+    masks = [
+        inferer(image, Expected(normal), brain().float(), constraints=constraints)["mask"][0, 0] > 0
+        for constraints in (None, Constraints(start=start))
+    ]
+    assert masks[0][rim].all()
+    assert torch.equal(masks[1], masks[0] & start[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("factor", "marked"), [(1.0, True), (0.67, True), (1e9, False), (float("inf"), False), (0.0, True)]
+)
+def test_a_threshold_that_a_person_asks_for_is_that_of_the_fused_map(factor, marked):
+    evidence = tissues(flair=KindSettings(0.5, 4.0, 9.0, growth=Growth(3.0, 1.0, 8.0)))
+    inferer = IterMaskInferer(LOOP, evidence=evidence, min_volume_ml=0.05)
+    given = (flair(), Expected(flair(lesions=False)), brain().float())
+    first = inferer(*given)
+    (estimate,), curve = [one.estimate for one in first["findings"]], [one.curve for one in first["findings"]]
+    asked = Thresholding(torch.tensor(curve, dtype=torch.float64), (estimate,), (factor * 4.0,))
+    out = inferer(*given, thresholding=asked)
+    mask, used = out["mask"][0, 0] > 0, out["evidence"][0].used
+    assert bool(mask[BRIGHT_LESION].all()) is marked
+    assert bool(mask.any()) is marked
+    assert used.threshold == pytest.approx(max(factor * 4.0, 1e-6))
+    assert used.peak_threshold / used.threshold == pytest.approx(9 / 4) or factor == float("inf")
+    if factor == 1.0:
+        assert torch.equal(out["mask"], first["mask"])
+
+
+def test_growth_has_to_reach_below_the_threshold():
+    with pytest.raises(ValueError, match=r"growth to 4.0 needs a threshold below 4.0"):
+        KindSettings(0.5, 4.0, 9.0, growth=Growth(4.0, 1.0, 8.0))
+    with pytest.raises(ValueError, match="outside its range"):
+        Growth(0.0, 1.0, 8.0)
 
 
 def test_what_a_person_excludes_stays_out_and_what_is_included_stays_in():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from itermask3d.method.tissue_deviation import (
     ContrastKind,
+    Estimator,
     Side,
     TissueSettings,
     contrast_kind,
@@ -49,9 +50,10 @@ def scan(kind: ContrastKind, noise: float = 0.2) -> torch.Tensor:
     return (image + noise * drawn) * brain()
 
 
+@pytest.mark.parametrize("estimator", list(Estimator))
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_normal_scan_deviates_by_its_own_noise_whatever_the_contrast(kind):
-    found = tissue_deviation(scan(kind), brain(), shares())
+def test_a_normal_scan_deviates_by_its_own_noise_whatever_the_contrast(kind, estimator):
+    found = tissue_deviation(scan(kind), brain(), shares(), TissueSettings(estimator=estimator))
     inside = found.z[brain() > 0.5]
     assert inside.median().abs() < 0.1
     assert inside.std() == pytest.approx(1, abs=0.15)
@@ -147,3 +149,28 @@ def test_volumes_of_another_grid_and_an_empty_brain_are_refused():
         tissue_deviation(image, torch.zeros_like(image), shares())
     with pytest.raises(ValueError, match="expected one grid, and a brain"):
         tissue_deviation(image[:, :20], brain(), shares())
+
+
+def test_the_shortest_half_stays_with_the_normal_part_of_a_tissue_that_is_a_good_part_lesion():
+    """A lesion of three eighths of the white matter, spread over what lies above it."""
+    image = scan(ContrastKind.FLAIR)
+    above = torch.rand(image[:, 7:10].shape, generator=torch.Generator().manual_seed(6))
+    image[:, 7:10] += brain()[:, 7:10] * (0.5 + 2 * above)
+    by = {
+        estimator: tissue_deviation(image, brain(), shares(), TissueSettings(field_order=0, estimator=estimator))
+        for estimator in Estimator
+    }
+    true = LEVELS[ContrastKind.FLAIR][1]
+    half, median = (by[name] for name in (Estimator.SHORTEST_HALF, Estimator.MEDIAN))
+    assert abs(half.means[WHITE] - true) < 0.15 < abs(median.means[WHITE] - true)
+    assert half.sds[WHITE] < 0.8 * median.sds[WHITE]
+    lesion = brain() > 0.5
+    lesion[:, :7] = lesion[:, 10:] = False
+    assert half.z[lesion].median() > 1.25 * median.z[lesion].median()
+
+
+@pytest.mark.parametrize("estimator", list(Estimator))
+def test_a_tissue_that_hardly_is_there_has_no_intensity(estimator):
+    given = shares(sure=1.0)
+    found = tissue_deviation(scan(ContrastKind.T1), brain(), given, TissueSettings(iterations=0, estimator=estimator))
+    assert torch.isfinite(found.means).tolist() == [name in ("fluid", "white", "cortex") for name in CLASSES]

@@ -18,7 +18,8 @@ from itermask3d.method.refinement import Refinement
 from itermask3d.method.threshold import CurveFit, SlopeSource, ThresholdEstimate, ThresholdStatus
 
 __all__ = [
-    "Findings", "Outcome", "find", "percentile_among", "remove_small_components", "remove_weak_components", "voxels_in",
+    "Findings", "Growth", "Outcome", "find", "grow_regions", "percentile_among", "remove_small_components",
+    "remove_weak_components", "voxels_in",
 ]  # fmt: skip
 
 
@@ -31,6 +32,28 @@ class Outcome(StrEnum):
     """Nothing is marked: the slope never exceeded gamma, or no voxel stayed above the threshold."""
     FIT_FAILED = "fit_failed"
     """The error curve was unusable, so nothing can be said; the mask is empty."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How far a large region reaches into what is less suspicious: its rim, where only part of a voxel is lesion.
+
+    Attributes:
+        threshold: of the anomaly map; what exceeds it and touches the region, directly or through the like, is added.
+        from_ml: volume from which on a region grows; what is small and strong says nothing about its surroundings.
+        within_mm: distance from the region beyond which nothing is added.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    threshold: float
+    from_ml: float
+    within_mm: float
+
+    def __post_init__(self) -> None:
+        if not (self.threshold > 0 and self.from_ml >= 0 and self.within_mm > 0):
+            raise ValueError(f"{self} is outside its range; expected threshold, within_mm > 0 and from_ml of 0 or more")
 
 
 @dataclass(frozen=True)
@@ -163,6 +186,42 @@ def remove_weak_components(
         Boolean tensor of the same shape and device; what is kept is kept whole.
     """
     return _components(mask, mask & (anomaly_map > peak_threshold), max(1, voxels_in(min_volume_ml, spacing_mm)))
+
+
+def grow_regions(
+    mask: torch.Tensor,
+    anomaly_map: torch.Tensor,
+    brain_mask: torch.Tensor,
+    growth: Growth,
+    *,
+    spacing_mm: Sequence[float],
+    cut: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Let the large connected components (26 neighbours) of a mask grow into their rim (through faces).
+
+    Args:
+        mask: boolean ``(B, 1, D, H, W)``.
+        anomaly_map: same shape.
+        brain_mask: same shape, boolean; nothing grows out of it.
+        growth: how far.
+        spacing_mm: voxel size.
+        cut: where the mask was cut off, boolean, same shape: a component that reaches it counts as large.
+
+    Returns:
+        Boolean tensor of the same shape and device, which holds the mask.
+    """
+    large = _components(mask, mask, max(1, voxels_in(growth.from_ml, spacing_mm)))
+    if cut is not None:
+        large = large | _components(mask, mask & cut, 1)
+    open_to_growth = (anomaly_map > growth.threshold) & brain_mask
+    grown = mask.clone()
+    for index, (seeds, free) in enumerate(zip(large[:, 0], open_to_growth[:, 0], strict=True)):
+        if seeds.any():
+            start = seeds.numpy(force=True)
+            near = ndimage.distance_transform_edt(~start, sampling=spacing_mm) <= growth.within_mm
+            reached = ndimage.binary_propagation(start, mask=start | (near & free.numpy(force=True)))
+            grown[index, 0] |= torch.from_numpy(reached).to(mask.device)
+    return grown
 
 
 def voxels_in(volume_ml: float, spacing_mm: Sequence[float]) -> int:

@@ -13,6 +13,7 @@ suspicious, and what is marked depends on the kind of contrast, which is told fr
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,8 +21,10 @@ from typing import Any
 
 import torch
 
+from itermask3d.method.detection import Growth
 from itermask3d.method.tissue_deviation import (
     ContrastKind,
+    Estimator,
     Side,
     TissueDeviation,
     TissueSettings,
@@ -37,6 +40,9 @@ __all__ = ["AUTO_SIDE", "Evidence", "KindSettings", "TissueEvidence", "fused", "
 AUTO_SIDE = "auto"
 """The side that the kind of contrast has, see :data:`itermask3d.method.tissue_deviation.SIDES`."""
 
+SMALLEST_THRESHOLD = 1e-6
+"""Of a map; a person may ask for 0."""
+
 SIGNS = {Side.BRIGHT: 1.0, Side.DARK: -1.0}
 """Of the differences that count, see :class:`itermask3d.method.error.RefinementTask`."""
 
@@ -51,6 +57,9 @@ class KindSettings:
         peak_threshold: a region counts only if enough of it exceeds this.
         min_volume_ml: how much is enough; ``None`` for the smallest region of the inferer. Where the peak is high, it
             can be far less than the region itself, so that small lesions are kept.
+        growth: how large regions reach into their rim; ``None`` for the outline at ``threshold``.
+        estimator: of the tissues' intensities, see :class:`itermask3d.method.tissue_deviation.Estimator`; ``None`` for
+            that of :class:`itermask3d.method.tissue_deviation.TissueSettings`, by which the kind is told in any case.
 
     Raises:
         ValueError: for a value outside its range.
@@ -60,8 +69,14 @@ class KindSettings:
     threshold: float
     peak_threshold: float
     min_volume_ml: float | None = None
+    growth: Growth | None = None
+    estimator: str | None = None
 
     def __post_init__(self) -> None:
+        if self.estimator is not None:
+            Estimator(self.estimator)
+        if self.growth is not None and self.growth.threshold >= self.threshold:
+            raise ValueError(f"growth to {self.growth.threshold} needs a threshold below {self.threshold}")
         ordered = 0 <= self.tissue_share <= 1 and 0 < self.threshold <= self.peak_threshold
         if not (ordered and (self.min_volume_ml is None or self.min_volume_ml >= 0)):
             raise ValueError(
@@ -90,6 +105,24 @@ class Evidence:
     def sign(self) -> float:
         """Of the differences that count: 1, -1, or 0 for both."""
         return SIGNS.get(self.side, 0.0)
+
+    def at(self, threshold: float) -> Evidence:
+        """The same with another threshold of the map, and its other thresholds in proportion.
+
+        Args:
+            threshold: such as a person asks for; infinite for nothing to be marked.
+        """
+        share = max(threshold, SMALLEST_THRESHOLD) / self.used.threshold
+        if share == 1:
+            return self
+        growth = self.used.growth if math.isfinite(share) else None
+        scaled = replace(
+            self.used,
+            threshold=share * self.used.threshold,
+            peak_threshold=share * self.used.peak_threshold,
+            growth=None if growth is None else replace(growth, threshold=share * growth.threshold),
+        )
+        return replace(self, used=scaled)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: kind, side, the settings of the kind, and the intensity of each tissue in robust SD."""
@@ -174,8 +207,12 @@ class TissueEvidence:
     def _read_one(self, image: torch.Tensor, brain: torch.Tensor, shares: torch.Tensor, spacing_mm: float) -> Evidence:
         deviation = tissue_deviation(image, brain, shares, self.tissues, spacing_mm=spacing_mm)
         kind = contrast_kind(deviation.means)
+        used = self.kinds.get(str(kind), self.kinds[str(ContrastKind.OTHER)])
+        if used.estimator not in (None, self.tissues.estimator):
+            again = replace(self.tissues, estimator=used.estimator)
+            deviation = tissue_deviation(image, brain, shares, again, spacing_mm=spacing_mm)
         side = side_of(kind) if self._side == AUTO_SIDE else Side(self._side)
-        return Evidence(kind, side, deviation, self.kinds.get(str(kind), self.kinds[str(ContrastKind.OTHER)]))
+        return Evidence(kind, side, deviation, used)
 
 
 def fused(suspicious: torch.Tensor, relative_error: torch.Tensor, tissue_share: float = 0.5) -> torch.Tensor:

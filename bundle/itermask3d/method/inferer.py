@@ -13,7 +13,7 @@ from monai.inferers import Inferer
 from tqdm import tqdm
 
 from itermask3d.method.acceleration.network import InferenceUNet
-from itermask3d.method.detection import find, remove_small_components, remove_weak_components
+from itermask3d.method.detection import find, grow_regions, remove_small_components, remove_weak_components
 from itermask3d.method.error import Reconstructor, as_voxels
 from itermask3d.method.evidence import Evidence, TissueEvidence, fused_map
 from itermask3d.method.frequency import PUBLISHED_RADIUS_CYCLES_PER_MM, high_frequency
@@ -101,7 +101,7 @@ class IterMaskInferer(Inferer):
             inputs: normalised scans ``(B, 1, D, H, W)``, zero outside the brain.
             network: maps ``(B, 2, D, H, W)`` to ``(B, 1, D, H, W)``; used in its current mode.
             brain_mask: same shape as the scans; without one, every voxel that is not exactly zero.
-            constraints, thresholding: see :func:`itermask3d.method.refinement.refine`.
+            constraints, thresholding: see :func:`itermask3d.method.refinement.refine`; a threshold holds for both maps.
             iter_callback: called after every iteration with phase, iterations done, iterations at most.
 
         Returns:
@@ -126,7 +126,7 @@ class IterMaskInferer(Inferer):
                 thresholding=thresholding,
                 signs=None if evidence is None else torch.tensor([one.sign for one in evidence]),
             )
-        found = {} if evidence is None else {"evidence": evidence, "error": refinement.anomaly_map}
+        evidence, found = _as_asked(evidence, thresholding, refinement)
         refinement = self._decided(refinement, evidence, brain, constraints)
         return found | {
             "mask": refinement.mask.float(),
@@ -146,6 +146,8 @@ class IterMaskInferer(Inferer):
         if evidence is not None:
             refinement = _decided_by(evidence, refinement, brain, constraints)
         mask = self._regions(refinement, evidence)
+        if evidence is not None:
+            mask = _grown(evidence, replace(refinement, mask=mask), brain, constraints, self.spacing_mm)
         if constraints is not None and constraints.always is not None:
             mask |= constraints.always & refinement.mask
         return replace(refinement, mask=mask)
@@ -197,6 +199,17 @@ class IterMaskInferer(Inferer):
         return reconstruct
 
 
+def _as_asked(
+    evidence: list[Evidence] | None, thresholding: Thresholding | None, refinement: Refinement
+) -> tuple[list[Evidence] | None, dict[str, Any]]:
+    """Evidence with the thresholds that are given, where they are, and what is told of it beside the result."""
+    if evidence is None:
+        return None, {}
+    if thresholding is not None:
+        evidence = [one.at(threshold) for one, threshold in zip(evidence, thresholding.thresholds, strict=True)]
+    return evidence, {"evidence": evidence, "error": refinement.anomaly_map}
+
+
 def _decided_by(
     evidence: Sequence[Evidence], refinement: Refinement, brain: torch.Tensor, constraints: Constraints | None
 ) -> Refinement:
@@ -207,6 +220,31 @@ def _decided_by(
     if constraints is not None:
         mask = constraints.apply(mask, brain)
     return replace(refinement, mask=mask, anomaly_map=anomaly_map, thresholds=thresholds)
+
+
+def _grown(
+    evidence: Sequence[Evidence],
+    refinement: Refinement,
+    brain: torch.Tensor,
+    constraints: Constraints | None,
+    spacing_mm: Sequence[float],
+) -> torch.Tensor:
+    """The mask with the rims of large regions, as each scan's kind has them and as far as a person allows."""
+    mask = refinement.mask.clone()
+    cut = None if constraints is None or constraints.start is None else _rim(constraints.start & brain, brain)
+    for index, one in enumerate(evidence):
+        if one.used.growth is not None:
+            scan = slice(index, index + 1)
+            parts = (mask[scan], refinement.anomaly_map[scan], brain[scan])
+            given = None if cut is None else cut[scan]
+            mask[scan] = grow_regions(*parts, one.used.growth, spacing_mm=spacing_mm, cut=given)
+    return mask if constraints is None else constraints.apply(mask, brain)
+
+
+def _rim(start: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
+    """Voxels of a start, ``(B, 1, D, H, W)``, that touch brain beyond it: there a region may go on, unseen."""
+    beyond = torch.nn.functional.max_pool3d((brain & ~start).float(), kernel_size=3, stride=1, padding=1) > 0
+    return start & beyond
 
 
 class _Accelerated:

@@ -11,8 +11,13 @@ means and SD :math:`\mu_k, \sigma_k`
 where :math:`b` is a smooth field that is left of the coil's. The second term of :math:`s^2` is there because a voxel
 whose tissue is not sure may have the intensity of either.
 
+A tissue's mean and SD are the middle and the width of the shortest interval that holds half of it, or its median and
+median absolute deviation. The shortest half stays with the normal part of a tissue of which a good share is lesion, all
+on one side, where the median and above all the deviation from it follow the lesion.
+
 Sources: Van Leemput et al., IEEE Transactions on Medical Imaging 20, 677 (2001), doi:10.1109/42.938237 (lesions as
-outliers of a tissue model that is fitted to the scan).
+outliers of a tissue model that is fitted to the scan). Rousseeuw and Leroy, Statistica Neerlandica 42, 103 (1988),
+doi:10.1111/j.1467-9574.1988.tb01224.x (the shortest half as an estimate of scale).
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from itermask3d.method.tissue_network import CLASSES
 
 __all__ = [
     "ContrastKind",
+    "Estimator",
     "Side",
     "TissueDeviation",
     "TissueSettings",
@@ -40,6 +46,12 @@ __all__ = [
 MAD_TO_SD = 1.4826
 T1_CONTRAST = 0.2
 """Contrast of white matter to cortex, in that of cortex to fluid, above which a scan with dark fluid is T1."""
+
+HALF_WIDTH_TO_SD = 1 / 1.349
+"""SD of a normal distribution by the width of the shortest interval that holds half of it, which is its middle one."""
+
+_STARTS, _SHORTEST = 201, 5
+"""Intervals of half the weight that are looked at, and how many of the shortest are averaged."""
 
 _LEAST_WEIGHT = 20.0
 """Voxels that a tissue must fill to have an intensity of its own."""
@@ -63,6 +75,15 @@ class Side(StrEnum):
     DARK = "dark"
 
 
+class Estimator(StrEnum):
+    """Of a tissue's mean and SD."""
+
+    MEDIAN = "median"
+    """Median, and median absolute deviation."""
+    SHORTEST_HALF = "shortest_half"
+    """Middle and width of the shortest interval that holds half of the tissue."""
+
+
 SIDES = {
     ContrastKind.FLAIR: Side.BRIGHT,
     ContrastKind.T2: Side.BRIGHT,
@@ -84,6 +105,7 @@ class TissueSettings:
         least_sd: of a tissue, in robust SD of the brain.
         field_order: of the polynomial that is left of the coil's field; 0 for none.
         smooth_mm: standard deviation of the Gaussian over the deviation; 0 for none.
+        estimator: see :class:`Estimator`.
 
     Raises:
         ValueError: for a value outside its range.
@@ -95,8 +117,10 @@ class TissueSettings:
     least_sd: float = 0.1
     field_order: int = 2
     smooth_mm: float = 0.0
+    estimator: str = Estimator.MEDIAN.value
 
     def __post_init__(self) -> None:
+        Estimator(self.estimator)
         inside = self.iterations >= 0 and self.trust >= 1 and self.outlier > 0 and self.least_sd > 0
         if not (inside and self.field_order in (0, 1, 2) and self.smooth_mm >= 0):
             raise ValueError(f"{self} is outside its range, see TissueSettings")
@@ -150,10 +174,10 @@ def tissue_deviation(
     given = given / given.sum(dim=0)
     basis = _basis(brain, settings.field_order)
     field, now = torch.zeros_like(values), given
-    means, sds = _intensities(values, now, settings.least_sd)
+    means, sds = _intensities(values, now, settings)
     for _ in range(settings.iterations):
         now = _explained(values - field, given, means, sds, settings)
-        means, sds = _intensities(values - field, now, settings.least_sd)
+        means, sds = _intensities(values - field, now, settings)
         if basis is not None:
             centre, spread = _mixture(now, means, sds)
             field = _robust_fit(values - centre, spread, basis)
@@ -198,26 +222,50 @@ def suspicion(z: torch.Tensor, side: Side) -> torch.Tensor:
     return (-z).clamp(min=0) if side is Side.DARK else z.abs()
 
 
-def _intensities(values: torch.Tensor, shares: torch.Tensor, least_sd: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted median and robust SD of each class."""
+def _intensities(
+    values: torch.Tensor, shares: torch.Tensor, settings: TissueSettings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Robust mean and SD of each class; NaN where it fills too little."""
     order = values.argsort()
     ordered, weights = values[order], shares[:, order]
+    by_half = settings.estimator == Estimator.SHORTEST_HALF
+    means, sds = _shortest_halves(ordered, weights) if by_half else _medians_and_deviations(ordered, weights)
+    filled = weights.double().sum(dim=1) >= _LEAST_WEIGHT
+    means, sds = (torch.where(filled, found, torch.nan) for found in (means, sds))
+    return means, torch.where(torch.isnan(sds), sds, sds.clamp(min=settings.least_sd))
+
+
+def _medians_and_deviations(ordered: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted median and robust SD of each class, of values in rising order."""
     means = _medians(ordered, weights)
-    sds = torch.full_like(means, torch.nan)
+    sds = torch.empty_like(means)
     for index, mean in enumerate(means):
-        if torch.isfinite(mean):
-            away = (ordered - mean).abs()
-            near = away.argsort()
-            sds[index] = MAD_TO_SD * _medians(away[near], weights[index : index + 1, near])[0]
-    return means, torch.where(torch.isnan(sds), sds, sds.clamp(min=least_sd))
+        away = (ordered - mean).abs()
+        near = away.argsort()
+        sds[index] = MAD_TO_SD * _medians(away[near], weights[index : index + 1, near])[0]
+    return means, sds
+
+
+def _shortest_halves(ordered: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Middle of the shortest intervals that hold half of each class, and the SD that their width stands for.
+
+    A single shortest interval jumps from place to place where a distribution is flat, so several are averaged.
+    """
+    below = weights.double().cumsum(dim=1)
+    starts = torch.linspace(0, 0.5, _STARTS, dtype=below.dtype, device=below.device) * below[:, -1:]
+    low, high = (
+        ordered[torch.searchsorted(below, edge).clamp(max=len(ordered) - 1)]
+        for edge in (starts, starts + below[:, -1:] / 2)
+    )
+    shortest = (high - low).argsort(dim=1, stable=True)[:, :_SHORTEST]
+    middle = ((high + low) / 2).gather(1, shortest).mean(dim=1)
+    return middle, HALF_WIDTH_TO_SD * (high - low).gather(1, shortest).mean(dim=1)
 
 
 def _medians(ordered: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted medians of values in rising order; NaN where the weights are too small."""
+    """Weighted medians of values in rising order."""
     below = weights.double().cumsum(dim=1)
-    half = below[:, -1:] / 2
-    found = ordered[torch.searchsorted(below, half).clamp(max=len(ordered) - 1)[:, 0]]
-    return torch.where(below[:, -1] >= _LEAST_WEIGHT, found, torch.nan)
+    return ordered[torch.searchsorted(below, below[:, -1:] / 2).clamp(max=len(ordered) - 1)[:, 0]]
 
 
 def _explained(
