@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from itermask3d.files.scans import voxel_volume_ml
 from itermask3d.inference.prompts import grown
 from itermask3d.inference.results import ScanResult
 
-__all__ = ["LOCAL_MM", "NO_EDIT", "Edit", "with_map_of"]
+__all__ = ["LOCAL_MM", "NO_EDIT", "Edit", "with_maps_of"]
 
 LOCAL_MM = 15.0
 """Distance from the edit beyond which a refinement changes nothing."""
@@ -64,9 +65,19 @@ class Edit:
         return {name: round(float(part.sum()) * voxel_ml, 3) for name, part in parts.items()}
 
 
-def with_map_of(result: ScanResult, earlier_map: np.ndarray | None, zone: np.ndarray) -> ScanResult:
-    """A result whose anomaly map is the earlier one outside a zone, so that regions there keep their severity."""
-    if earlier_map is None or earlier_map.shape != result.anomaly_map.shape:
-        return result
-    mixed = np.where(zone, result.anomaly_map, earlier_map).astype(result.anomaly_map.dtype)
-    return replace(result, anomaly_map=mixed)
+def with_maps_of(result: ScanResult, earlier: Mapping[str, np.ndarray | None], zone: np.ndarray) -> ScanResult:
+    """A result whose maps are the earlier ones outside a zone, so that regions there keep their severity.
+
+    Args:
+        result: of the run that saw the zone alone.
+        earlier: ``anomaly_map``, and each kind of evidence apart, as far as there were any.
+        zone: boolean.
+    """
+
+    def mixed(name: str, volume: np.ndarray) -> np.ndarray:
+        before = earlier.get(name)
+        known = before is not None and before.shape == volume.shape
+        return np.where(zone, volume, before).astype(volume.dtype) if known else volume
+
+    evidence = {name: mixed(name, volume) for name, volume in result.evidence_maps.items()}
+    return replace(result, anomaly_map=mixed("anomaly_map", result.anomaly_map), evidence_maps=evidence)

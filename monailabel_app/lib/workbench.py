@@ -18,7 +18,7 @@ from itermask3d.inference.results import ScanResult
 from itermask3d.inference.segmenter import Segmenter
 
 from lib.errors import RequestError
-from lib.local import with_map_of
+from lib.local import with_maps_of
 from lib.monitor import Monitor, Run
 from lib.options import Choice
 from lib.results import Results, case_name, describe
@@ -91,10 +91,19 @@ class Workbench:
         known = [model.name for model in table.known]
         return list(dict.fromkeys((table.requested, AUTO, *known))) if len(known) > 1 else []
 
-    def reads_other_contrasts(self, asked: Any) -> bool:
-        """Whether a request's ``model_choice`` means, or may come to mean, another model than the preferred one."""
+    def reads_other_contrasts(self, asked: Any, weights: str = "") -> bool:
+        """Whether a request's ``model_choice`` means, or may come to mean, another model than the preferred one.
+
+        Args:
+            asked: as it came.
+            weights: by name; those that are named answer themselves, whatever the choice.
+        """
         models = self.models()
-        return bool(models) and Choice(models).parse("model_choice", asked)[0] != self.segmenter().model.models.names[0]
+        if not models or self.weights.get(weights) is not None:
+            return False
+        model = self.segmenter().model
+        model = model.changed(requested=Choice(models).parse("model_choice", asked)[0])
+        return model.chooses or model.fixed_name not in (None, model.models.names[0])
 
     def prepared(self, image: str, path: str, segmenter: Segmenter, run: Run) -> PreparedScan:
         """A scan on the network's grid; kept for the next question about it.
@@ -197,7 +206,8 @@ class Workbench:
         except ValueError as error:
             raise RequestError(422, str(error)) from error
         if zone is not None:
-            result = with_map_of(result, self.results.volume(image, "anomaly_map"), zone)
+            names = ("anomaly_map", *result.evidence_maps)
+            result = with_maps_of(result, {name: self.results.volume(image, name) for name in names}, zone)
         return self._keep(image, result, timings.seconds, prompted=True, options=options)
 
     def _is_done(self, image: str, path: str, values: Mapping[str, Any]) -> bool:

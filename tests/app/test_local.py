@@ -51,9 +51,13 @@ def test_a_change_is_told_in_millilitres(local: ModuleType) -> None:
     assert change == {"added_ml": 0.012, "removed_ml": 0.006, "drawn_ml": 0.012, "kept_ml": 0.006}
 
 
-def test_the_map_outside_the_zone_is_the_earlier_one(local: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_maps_outside_the_zone_are_the_earlier_ones(local: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "replace", lambda result, **changes: SimpleNamespace(**changes))
     new, zone = np.full((40, 20, 14), 5, dtype=np.float32), mask((3, 3, 3))
-    mixed = local.with_map_of(SimpleNamespace(anomaly_map=new), np.ones_like(new), zone).anomaly_map
-    assert (mixed[3, 3, 3], mixed.sum()) == (5, new.size + 4)
-    assert local.with_map_of(SimpleNamespace(anomaly_map=new), None, zone).anomaly_map is new
+    result = SimpleNamespace(anomaly_map=new, evidence_maps={"reconstruction_error": 2 * new, "tissue_deviation": -new})
+    earlier = {"anomaly_map": np.ones_like(new), "reconstruction_error": np.ones_like(new), "tissue_deviation": None}
+    mixed = local.with_maps_of(result, earlier, zone)
+    assert (mixed.anomaly_map[3, 3, 3], mixed.anomaly_map.sum()) == (5, new.size + 4)
+    assert mixed.evidence_maps["reconstruction_error"].sum() == new.size + 9
+    assert mixed.evidence_maps["tissue_deviation"] is result.evidence_maps["tissue_deviation"]
+    assert local.with_maps_of(result, {}, zone).anomaly_map is new

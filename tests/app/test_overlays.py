@@ -43,10 +43,17 @@ def test_the_expected_scan_keeps_its_unit_within_half_a_step(module: ModuleType,
     np.testing.assert_allclose(sent, SCAN * scale, atol=0.5, rtol=1e-6)
 
 
+def test_the_deviation_keeps_its_sign_in_hundredths_and_does_not_wrap(module: ModuleType) -> None:
+    sent = module.as_deviation(np.array([-1.234, 0.0, 2.0, 1e6, -1e6]))
+    assert sent.dtype == np.int16
+    assert sent.tolist() == [-123, 0, 200, 32767, -32768]
+
+
 def asked(module: ModuleType, threshold: float | None, query: dict[str, str]) -> Any:
-    volumes = {"anomaly_map": MAP, "reconstruction": SCAN}
+    volumes = {"anomaly_map": MAP, "reconstruction": SCAN, "mask": MAP > 1}
+    tissues = {"tissue_deviation": 2 - MAP, "reconstruction_error": 2 * MAP}
     known = SimpleNamespace(
-        volume=lambda image, name: volumes[name] if image == "scan" else None,
+        volume=lambda image, name: {"scan": volumes | tissues, "without": volumes}.get(image, {}).get(name),
         params=lambda image: {"threshold": threshold},
     )
     app, router = FastAPI(), APIRouter()
@@ -63,6 +70,17 @@ def test_voxels_arrive_first_axis_fastest_with_their_type(module: ModuleType) ->
     np.testing.assert_array_equal(voxels, module.as_expected(SCAN))
     assert asked(module, 0.5, {"image": "scan", "name": "map"}).headers["X-Relative"] == "no"
     assert asked(module, None, {"image": "scan", "name": "map"}).headers["X-Relative"] == "yes"
+
+
+def test_each_kind_of_evidence_is_sent_where_the_result_has_it(module: ModuleType) -> None:
+    error, deviation = (asked(module, 0.5, {"image": "scan", "name": name}) for name in ("error", "deviation"))
+    assert (error.headers["X-Voxels"], deviation.headers["X-Voxels"]) == ("uint8", "int16")
+    sent = np.frombuffer(error.content, np.uint8).reshape(MAP.shape, order="F")
+    np.testing.assert_array_equal(sent, module.as_heat(2 * MAP, None), "the threshold is of the map, not of its parts")
+    shown = np.frombuffer(deviation.content, np.int16).reshape(MAP.shape, order="F")
+    np.testing.assert_array_equal(shown, np.rint(100 * (2 - MAP)))
+    lacking = asked(module, 0.5, {"image": "without", "name": "error"})
+    assert (lacking.status_code, "one kind of evidence" in lacking.text) == (404, True)
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,10 @@ def run_in_monai_label_panel(viewer: Viewer) -> None:
 
 
 def require_overlays(viewer: Viewer, places: np.ndarray) -> None:
-    """Map and expected scan lie over the scan in its own geometry, voxel by voxel, and go again."""
-    for label, name in (("anomaly map", "map"), ("expected scan", "expected")):
-        viewer.card.get_by_label(label).click()
+    """Map, its parts and the expected scan lie over the scan in its own geometry, voxel by voxel, and go again."""
+    shown_as = {"map": "anomaly map", "expected": "expected scan", "deviation": "deviation", "error": "error"}
+    for name, label in shown_as.items():
+        viewer.card.get_by_label(label, exact=True).click()
         viewer.page.wait_for_function(
             "name => window.cornerstone.cache.getVolumes().some(one => one.volumeId.startsWith(`itermask3d-${name}`))",
             arg=name,

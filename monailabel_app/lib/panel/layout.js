@@ -7,7 +7,13 @@ import { choices } from './choices.js';
 import { button, make } from './parts.js';
 
 const SHORTCUT = 'Alt+P';
-const OVERLAYS = [['scan', 'scan'], ['expected', 'expected scan'], ['map', 'anomaly map']];
+const OVERLAYS = [
+  ['scan', 'scan'],
+  ['expected', 'expected scan'],
+  ['map', 'anomaly map'],
+  ['deviation', 'deviation', 'From the normal tissue: red where the scan is brighter, blue where it is darker'],
+  ['error', 'error', 'Of the reconstruction: how far the scan is from the expected one'],
+];
 const USER = 'itermask3d.user'; // under this name the browser remembers the person
 
 /** The elements by name, the whole panel as `card`; does: what the buttons do. */
@@ -68,15 +74,16 @@ function buildTexts(ui, does) {
   return scroll;
 }
 
-/** What lies over the scan: one of three. */
+/** What lies over the scan: one of these. */
 function buildOverlays(ui, does) {
   ui.overlays = make('fieldset', 'overlays');
   ui.overlays.setAttribute('aria-label', 'Look at');
-  for (const [kind, words] of OVERLAYS) {
+  for (const [kind, words, told = ''] of OVERLAYS) {
     const choice = make('input');
     Object.assign(choice, { type: 'radio', name: 'itermask3d-overlay', value: kind, checked: kind === 'scan' });
     choice.addEventListener('change', () => does.overlay(kind));
     const label = make('label', '', words);
+    label.title = told;
     label.prepend(choice);
     ui.overlays.append(label);
   }

@@ -1,6 +1,7 @@
 /*
- * What lies over the scan in the viewports: nothing, the scan that the model expected, or the anomaly map in the colours
- * of the severities. A volume of its own is added to every viewport that shows the scan's volume; a stack of slices
+ * What lies over the scan in the viewports: nothing, the scan that the model expected, the anomaly map or the
+ * reconstruction error in the colours of the severities, or the deviation from the tissues, red where the scan is
+ * brighter and blue where it is darker. A volume of its own is added to every viewport that shows the scan's volume; a stack of slices
  * cannot hold one.
  */
 
@@ -11,14 +12,18 @@ const ARRAYS = { uint8: Uint8Array, int16: Int16Array, float32: Float32Array };
 const STEPS = 32; // of the map's byte up to the threshold of the scan
 const COLOURS = [[0, 1, 0.82, 0.3], [STEPS, 1, 0.82, 0.3], [2 * STEPS, 1, 0.54, 0.2], [4 * STEPS, 0.91, 0.18, 0.18]];
 const OPACITIES = [[0, 0], [STEPS / 2, 0], [STEPS, 0.5], [4 * STEPS, 0.85], [255, 0.85]];
+const SD = 100; // steps of the deviation from the tissues
+const SIGNED = [[-4 * SD, 0.1, 0.3, 1], [-1.5 * SD, 0.6, 0.8, 1], [1.5 * SD, 1, 0.75, 0.6], [4 * SD, 1, 0.1, 0.1]];
+const SIGNED_OPACITIES = [[-4 * SD, 0.85], [-1.5 * SD, 0], [1.5 * SD, 0], [4 * SD, 0.85]];
 const SLICE_MM = 0.1; // thickness of a slice, over which an opacity holds
+const HEATS = new Set(['map', 'error']);
 let count = 0;
 const following = new WeakSet(); // viewports whose window is listened to
 
 /**
  * Lay a volume over the scan of a series, in place of an earlier one.
  *
- * kind: 'scan' for nothing, 'expected' or 'map'. Gives a remark for the reader, empty where there is none.
+ * kind: 'scan' for nothing, 'expected', 'map', 'deviation' or 'error'. Gives a remark for the reader, empty where there is none.
  */
 export async function showOverlay(series, kind) {
   const viewports = viewportsOf(series);
@@ -87,7 +92,7 @@ function remove(viewport) {
 
 async function add(viewport, { volumeId }, kind) {
   const range = viewport.getProperties().voiRange;
-  const dress = kind === 'map' ? dressMap : property => dressScan(property, range);
+  const dress = dressOf(kind, range);
   const callback = ({ volumeActor }) => {
     const property = volumeActor.getProperty();
     dress(property);
@@ -115,8 +120,11 @@ function followWindow(viewport) {
   });
 }
 
-function dressMap(property) {
-  paint(property, COLOURS, OPACITIES);
+function dressOf(kind, range) {
+  if (kind === 'expected') {
+    return property => dressScan(property, range);
+  }
+  return property => (HEATS.has(kind) ? paint(property, COLOURS, OPACITIES) : paint(property, SIGNED, SIGNED_OPACITIES));
 }
 
 /** Grey, in the window of the scan, and opaque. */
