@@ -36,6 +36,7 @@ PAGES = {
     "docs/proxy/README.md": "reference/proxy.md",
     "docs/benchmarks/judge.md": "judge.md",
     "docs/benchmarks/misses.md": "misses.md",
+    "docs/benchmarks/adaptation.md": "adaptation.md",
 }
 """Documents that stand elsewhere in the site than below ``docs/``."""
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from itermask3d import BUNDLE_ROOT, simulation
 from itermask3d.evaluation.judge_cache import code_digest, kept
 from itermask3d.evaluation.matched import critical_value, flagged_mask, matched_threshold
 from itermask3d.files.identity import file_digest, input_files
+from itermask3d.files.plain import as_json_values
 from itermask3d.files.scans import ScanError, bare_scan_errors, list_scans
 from itermask3d.files.writing import write_atomically
 from itermask3d.inference.results import RESEARCH_USE
@@ -138,12 +140,22 @@ class Site:
         if self.name.startswith(VIRTUAL):
             key["scanner"] = repr(VIRTUAL_SCANNERS[self.name.removeprefix(VIRTUAL)])
         path = self.cache / "prepared" / f"{item['case']}.npz"
-        arrays = kept(path, json.loads(json.dumps(key)), lambda: self._prepare(item))
+        arrays = kept(path, as_json_values(key), lambda: self._prepare(item))
         return {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in ("image", "brain_mask")}
+
+    def usable(self, items: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """The scans that can be prepared, in their order; others are told, such as heads too large for the grid."""
+        for item in items:
+            try:
+                self.prepared(item)
+            except ScanError as error:
+                print(f"{self.name}: left out: {item['case']}: {error}", flush=True)
+                continue
+            yield item
 
     def kept(self, item: Mapping[str, Any]) -> dict[str, str]:
         """A scan as training takes it."""
-        path = self.cache / "prepared" / f"{item['case']}.npz"
+        path = self.cache / "training" / f"{item['case']}.npz"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             save_prepared(
@@ -194,12 +206,12 @@ def shown(sample: Mapping[Any, Any], scanner: str, subject: str) -> dict[Any, An
 
 def measure(site: Site, number: int, seed: int, arguments: argparse.Namespace, rows_file: Path) -> None:
     """Everything about one site, number of local scans and seed; written as it comes."""
-    local, held_out = site.items["local"], site.items["held_out"]
-    if len(local) < number:
-        print(f"{site.name}: {len(local)} local scans, not {number}: left out", flush=True)
-        return
+    local, held_out = site.items["local"], list(site.usable(site.items["held_out"]))
     order = np.random.default_rng(seed).permutation(len(local))
-    chosen = [local[index] for index in order[:number]]
+    chosen = list(islice(site.usable([local[index] for index in order]), number))
+    if len(chosen) < number:
+        print(f"{site.name}: {len(chosen)} local scans, not {number}: left out", flush=True)
+        return
     row: dict[str, Any] = {"site": site.name, "number": number, "seed": seed, "weights": site.base.digest}
     tuning = FineTuning(seed=2026 + seed)
     row["tuning"] = tuning.to_json()
@@ -231,8 +243,9 @@ def measure(site: Site, number: int, seed: int, arguments: argparse.Namespace, r
     home = Site("ixi", site.base, arguments)
     if site.name != "ixi":
         home_runs = Runs(home, tuning)
-        tell(home_before=home_runs.scores(None, home.items["held_out"]))
-        tell(home_after=home_runs.scores(final, home.items["held_out"]))
+        at_home = list(home.usable(home.items["held_out"]))
+        tell(home_before=home_runs.scores(None, at_home))
+        tell(home_after=home_runs.scores(final, at_home))
 
 
 @dataclass
@@ -258,9 +271,9 @@ class Runs:
 
         def make() -> dict[str, np.ndarray]:
             network = base.network(weights).eval()
-            found = base.inferer(scan["image"][None], network, scan["brain_mask"][None])
+            found = base.inferer(scan["image"][None].to(base.device), network, scan["brain_mask"][None].to(base.device))
             inside = scan["brain_mask"][0].numpy() > 0.5
-            arrays = {name: found[name][0, 0].numpy()[inside] for name in ("anomaly_map", "mask")}
+            arrays = {name: found[name][0, 0].numpy(force=True)[inside] for name in ("anomaly_map", "mask")}
             return {**arrays, "findings": np.str_(json.dumps(found["findings"][0].to_json()))}
 
         return kept(self.site.cache / "seen" / digest / f"{case}.npz", key, make)
