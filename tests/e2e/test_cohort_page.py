@@ -13,7 +13,7 @@ from itermask3d.method.detection import Outcome
 from itermask3d.reports.scan_report import write_scan_report
 from itermask3d.workflows.screening.cohort_report import Throughput, write_cohort_report
 from itermask3d.workflows.screening.journal import Journal, Record, Status
-from pages import WIDTHS, Opened, require_readable, tab_to
+from pages import WIDTHS, Opened, require_accessible, require_readable, tab_to
 from PIL import Image
 from report_helpers import finished_scan
 
@@ -67,6 +67,10 @@ def test_page_is_silent_asks_for_nothing_and_can_be_read(opened: Opened) -> None
     assert opened.said == []
     assert opened.outside() == []
     assert opened.page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+
+
+def test_axe_finds_no_serious_fault_in_the_cohorts_page(opened: Opened) -> None:
+    require_accessible(opened.page)
 
 
 def test_table_is_sorted_and_filtered_by_keyboard(opened: Opened) -> None:
