@@ -254,10 +254,11 @@ class IterMask3DApp(MONAILabelApp):
 
     def _series(self, store: Datastore, image: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
         """The series behind an image that the model may be run on."""
-        obstacle = store.obstacle(image)
         checked, _ = Switch(True).parse("contrast_check", request.get("contrast_check"))
         asked = request.get("model_choice") or self.results.options(image).get("model_choice")
-        if obstacle and checked and not self.workbench.reads_other_contrasts(asked):
+        weights = str(request.get("weights") or self.results.options(image).get("weights") or "")
+        obstacle = store.obstacle(image, structural=self.workbench.reads_other_contrasts(asked, weights))
+        if obstacle and checked:
             raise RequestError(422, obstacle)
         return store.series(image)
 

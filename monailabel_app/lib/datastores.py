@@ -29,7 +29,7 @@ from lib.contrast import contrast_of_name
 from lib.errors import RequestError
 from lib.keeping import KeptStore
 from lib.listing import Listing
-from lib.series import Series, choose, suitability
+from lib.series import STRUCTURAL, Series, choose, suitability
 
 __all__ = ["DicomStore", "FolderStore", "patient"]
 
@@ -44,8 +44,12 @@ UID = re.compile(r"[0-9.]{1,64}")
 class FolderStore(KeptStore):
     """A folder of volumes (NIfTI, NRRD); a BIDS name of T2w, FLAIR and the like keeps a scan from being offered."""
 
-    def obstacle(self, image: str) -> str:
+    def obstacle(self, image: str, *, structural: bool = False) -> str:
         """Why a scan does not suit the model; empty where it does or nothing is known.
+
+        Args:
+            image: its identifier.
+            structural: whether the agnostic model may answer, which reads any structural contrast.
 
         Raises:
             RequestError: with status 404 if there is no such scan.
@@ -53,6 +57,9 @@ class FolderStore(KeptStore):
         if image not in self._datastore.objects:
             raise RequestError(404, f"there is no image '{image}' in the folder; expected one of /datastore")
         contrast = contrast_of_name(image)
+        if structural:
+            known = not contrast or contrast in STRUCTURAL
+            return "" if known else f"'{image}' is called {contrast} by its name; the model reads structural scans only"
         return f"'{image}' is called {contrast} by its name; the model reads T1 only" if contrast else ""
 
     def list_images(self) -> list[str]:
@@ -100,10 +107,15 @@ class DicomStore(KeptStore, DICOMWebDatastore):
             return series
         raise RequestError(404, f"there is no MR series '{image[:80]}' in the PACS; expected a SeriesInstanceUID")
 
-    def obstacle(self, image: str) -> str:
-        """Why a series does not suit the model, and which one of its study does; empty where it suits."""
+    def obstacle(self, image: str, *, structural: bool = False) -> str:
+        """Why a series does not suit the model, and which one of its study does; empty where it suits.
+
+        Args:
+            image: UID of the series.
+            structural: whether the agnostic model may answer, which reads any structural contrast.
+        """
         series = self.find(image)
-        rating = suitability(series)
+        rating = suitability(series, STRUCTURAL) if structural else suitability(series)
         if rating.suitable:
             return ""
         best = choose(self.listing.described_study(series)).best
@@ -118,7 +130,7 @@ class DicomStore(KeptStore, DICOMWebDatastore):
             "number": series.number,
             "study": series.study,
             "contrast": series.contrast,
-            "reason": suitability(series).reason,
+            "reason": suitability(series, STRUCTURAL).reason,
         }
 
     def suggest(self, study: str) -> dict[str, Any]:

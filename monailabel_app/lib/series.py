@@ -1,4 +1,5 @@
-"""Which MR series of a study suits the model: a T1 volume of the brain without contrast agent."""
+"""Which MR series of a study suits the model: a T1 volume of the brain without contrast agent, unless the model for any
+contrast may answer."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from lib.headers import (
     stack_geometry,
 )
 
-__all__ = ["Choice", "Series", "Suitability", "choose", "describe", "from_dicomweb", "suitability"]
+__all__ = ["STRUCTURAL", "Choice", "Series", "Suitability", "choose", "describe", "from_dicomweb", "suitability"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,10 @@ MIN_SLICES = 20
 MAX_SLICES = 2000
 MAX_VOXELS = 1024**3
 THICK_MM = 3.0
+T1_ONLY = ("T1", "unknown")
+"""Contrasts that the preferred model reads."""
+STRUCTURAL = ("T1", "T1c", "T2", "FLAIR", "PD", "unknown")
+"""Contrasts of which the model for any contrast has seen generated scans."""
 BRAIN_PARTS = {"", "BRAIN", "HEAD", "SKULL", "NEURO", "HEADNECK", "HEAD_NECK", "WHOLEBODY", "ROUTINE"}
 
 
@@ -127,14 +132,14 @@ def describe(headers: Sequence[Dataset | Mapping[str, Any]], *, instances: int |
     )
 
 
-def suitability(series: Series) -> Suitability:
-    """Whether the model can be run on a series; the reason names the first obstacle, or what is doubtful."""
-    obstacle = _obstacle(series)
+def suitability(series: Series, contrasts: Sequence[str] = T1_ONLY) -> Suitability:
+    """Whether a model for such contrasts can be run on a series; the reason names the first obstacle, or the doubts."""
+    obstacle = _obstacle(series, contrasts)
     if obstacle:
         return Suitability(False, f"{series.title}: {obstacle}.")
     doubts = [f"{series.contrast}: {series.reason}"]
     if series.contrast == "unknown":
-        doubts = [f"the contrast is unknown ({series.reason}); the model is trained on T1 only, so check that it is T1"]
+        doubts = [f"the contrast is unknown ({series.reason}); the model knows T1 best, so check that it is T1"]
     if series.spacing_mm and max(series.spacing_mm) > THICK_MM:
         doubts.append(f"voxels of up to {max(series.spacing_mm):.1f} mm are coarse for the model, expect false alarms")
     if series.body_part not in BRAIN_PARTS:
@@ -182,7 +187,7 @@ def _from_listing(client: Any, study_uid: str, item: Mapping[str, Any]) -> Serie
         count = count or len(instances)
         instance_uid = read_text(Dataset.from_json(instances[0]), "SOPInstanceUID")
         series = describe([client.retrieve_instance_metadata(study_uid, uid, instance_uid)], instances=count)
-        if suitability(series).suitable:
+        if suitability(series, STRUCTURAL).suitable:
             series = describe(client.retrieve_series_metadata(study_uid, uid), instances=count)
     except (requests.RequestException, IndexError) as error:
         logger.warning("Series %s is described from the listing alone: %s", uid, error)
@@ -190,14 +195,15 @@ def _from_listing(client: Any, study_uid: str, item: Mapping[str, Any]) -> Serie
     return series
 
 
-def _obstacle(series: Series) -> str:
+def _obstacle(series: Series, contrasts: Sequence[str]) -> str:
     slices = series.slices or series.instances
     if series.modality != "MR":
         return f"its modality is {series.modality or 'not given'}, and the model reads MR only"
-    if series.contrast == "T1c":
-        return f"T1 with contrast agent ({series.reason}), which the model would take for an anomaly"
-    if series.contrast not in ("T1", "unknown"):
-        return f"{series.contrast} and not T1 ({series.reason})"
+    if series.contrast not in contrasts:
+        if series.contrast == "T1c":
+            return f"T1 with contrast agent ({series.reason}), which the model would take for an anomaly"
+        wanted = "a structural scan" if "T2" in contrasts else "T1"
+        return f"{series.contrast} and not {wanted} ({series.reason})"
     if slices > MAX_SLICES:
         return f"{slices} slices are too many, at most {MAX_SLICES} are read"
     if slices * series.rows * series.columns > MAX_VOXELS:

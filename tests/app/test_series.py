@@ -311,7 +311,10 @@ def test_study_is_described_over_dicomweb(lib: ModuleType, study: dict[str, list
     assert choice.best.description == "T1 MPRAGE"
     assert (choice.best.slices, choice.best.instances) == (24, 24)
     assert "only one that suits" in choice.reason
-    assert pacs.whole == [choice.best.uid], "all headers are asked for only where a series may suit"
+    structural = [series.uid for series in found if lib.suitability(series, lib.STRUCTURAL).suitable]
+    assert pacs.whole == structural, "all headers are asked for only where a series may suit"
+    assert choice.best.uid in structural
+    assert len(structural) < len(found)
 
 
 def test_series_that_the_server_cannot_show_does_not_hide_the_others(
@@ -339,3 +342,14 @@ def test_a_files_name_tells_a_contrast_by_the_rules_of_bids_alone(lib: ModuleTyp
 def test_a_description_tells_a_contrast_by_whole_words(lib: ModuleType, description: str) -> None:
     told = importlib.import_module("lib.contrast")
     assert told.guess_contrast(told.Acquisition(words=description))[0] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("words", "t1_only", "structural"),
+    [("t1_mprage", True, True), ("FLAIR tra", False, True), ("t2_tse", False, True), ("ep2d_diff DWI", False, False)],
+)
+def test_the_agnostic_model_reads_structural_series_alone(lib, words, t1_only, structural):
+    series = lib.describe([header(SeriesDescription=words)], instances=40)
+    found = [lib.suitability(series, contrasts).suitable for contrasts in (lib.T1_ONLY, lib.STRUCTURAL)]
+    assert found == [t1_only, structural]
+    assert structural or "not a structural scan" in lib.suitability(series, lib.STRUCTURAL).reason

@@ -14,6 +14,7 @@ from types import ModuleType
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from fast_bundle import BUNDLE, write_fast_bundle
 from helpers import head_phantom
 from itermask3d.cli.app import main
@@ -165,11 +166,13 @@ def test_simulated_artefacts_are_listed_with_group_and_subject(script, data, tmp
     assert found["image"] == str(folder / "a.nii.gz")
 
 
-def test_a_baseline_with_the_network_refuses_a_bundle_that_chooses_a_model_for_each_scan(tmp_path):
+def test_a_baseline_takes_the_first_network_of_a_bundle_that_chooses_a_model_for_each_scan(tmp_path):
     bundle = write_fast_bundle(tmp_path / "bundle")
-    shutil.copy(bundle / "models" / "model.pt", bundle / "models" / "model_agnostic.pt")
+    state = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    torch.save({name: value / 2 for name, value in state.items()}, bundle / "models" / "model_agnostic.pt")
     shutil.copy(BUNDLE / "models" / "domain.json", bundle / "models")
     path = bundle / "configs" / "inference.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model": "auto"}))
-    with pytest.raises(ScanError, match="needs one model for all scans, got model 'auto'"):
-        _ = BundleParts.read(bundle).trained_network
+    parts = BundleParts.read(bundle)
+    assert parts.weights == str(bundle / "models" / "model.pt")
+    assert all(torch.equal(value, state[name]) for name, value in parts.trained_network.state_dict().items())

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 from helpers import run_command
+from itermask3d.files.plain import as_json_values
 from itermask3d.inference import calibration
 from itermask3d.inference.calibration import (
     Calibration,
@@ -19,6 +20,7 @@ from itermask3d.inference.calibration import (
     flag_at_level,
     flag_threshold,
 )
+from itermask3d.inference.model import load_model
 from scipy import stats
 
 FIRST_VERSION = {"note": "…", "normal_scores": [0.1, 0.3], "flagged_shares": [0, 0.1], "cases": ["a", "b"]}
@@ -53,6 +55,35 @@ def test_a_calibration_takes_no_score_that_would_get_no_p_value(tmp_path, monkey
     assert written["cases"] == ["good"]
     assert set(written["left_out"]) == {"failed", "other"}
     assert "left out: other: out-of-distribution" in told
+
+
+def test_a_calibration_goes_to_the_model_that_made_the_results_and_takes_no_mixture(tmp_path, monkeypatch, capsys):
+    """Scans choose their model, so results tell which one it was; one model's scores never replace another's."""
+    bundle, runs = tmp_path / "bundle", tmp_path / "runs"
+    (bundle / "models").mkdir(parents=True)
+    for case, model in (("a", "agnostic"), ("b", "agnostic"), ("c", "t1")):
+        (runs / case).mkdir(parents=True)
+        (runs / case / "result.json").write_text(json.dumps(run_result(case, 0.2, model={"name": model})))
+    status, told = run_command(monkeypatch, capsys, "calibrate", runs, "--bundle", bundle)
+    assert (status, "several models: agnostic (2), t1 (1)" in told) == (2, True)
+    (runs / "c" / "result.json").unlink()
+    assert run_command(monkeypatch, capsys, "calibrate", runs, "--bundle", bundle)[0] == 0
+    assert [path.name for path in (bundle / "models").iterdir()] == ["calibration_agnostic.json"]
+
+
+def test_an_older_calibration_holds_where_evidence_has_got_settings_that_it_does_not_use(tmp_path):
+    """Only what is used changes scores: a new setting that is off leaves the calibration of before valid."""
+    model = load_model(overrides={"progress": False}, lazy=True)
+    settings = as_json_values(model.variant("t1").settings)
+    for kind in settings["evidence"]["kinds"].values():
+        del kind["growth"], kind["estimator"]
+    del settings["evidence"]["tissues"]["estimator"]
+    file = tmp_path / "calibration.json"
+    for changed, holds in (({}, True), ({"trust": 1.0}, False)):
+        settings["evidence"]["tissues"] |= changed
+        file.write_text(json.dumps(FIRST_VERSION | {"settings": settings}))
+        used = load_model(overrides={"progress": False, "calibration": str(file)}, lazy=True).variant("t1")
+        assert (used.applying_calibration() is not None) is holds
 
 
 def test_what_is_no_calibration_is_named(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from fast_bundle import write_fast_bundle
 from helpers import run_command
 from itermask3d.files.discovery import discover
+from itermask3d.inference.model import load_model
 from itermask3d.inference.models import ModelTable, model_file
 from itermask3d.inference.networks import Networks
 from itermask3d.inference.segmenter import Segmenter
@@ -89,9 +90,9 @@ def test_first_model_has_plain_file_names_and_others_carry_theirs(tmp_path):
 @pytest.mark.parametrize(
     ("value", "name", "words"),
     [
-        (1.5, "t1", "In-distribution for t1."),
-        (0.0, "agnostic", "Out-of-distribution for t1 (contrast); in-distribution for agnostic."),
-        (9.0, "agnostic", "out-of-distribution for agnostic (contrast); agnostic is the widest model."),
+        (1.5, "t1", "The contrast is one that t1 knows."),
+        (0.0, "agnostic", "The contrast is out-of-distribution for t1; the contrast is one that agnostic knows."),
+        (9.0, "agnostic", "the contrast is out-of-distribution for agnostic; agnostic is the widest model."),
         (float("nan"), "agnostic", "agnostic is the widest model."),
     ],
 )
@@ -111,8 +112,8 @@ def test_model_without_domain_takes_the_rest_and_says_so(tmp_path):
 
 
 def test_domain_of_another_preprocessing_does_not_choose(tmp_path):
-    choice = ModelTable(write_table(tmp_path), "auto").choose({"depth_contrast": 1.5}, GRID | {"spacing_mm": 1.0})
-    assert choice.name == "agnostic"
+    choice = ModelTable(write_table(tmp_path), "auto").choose({"depth_contrast": 0.0}, GRID | {"spacing_mm": 1.0})
+    assert choice.name == "t1", "nothing to choose by, so the first"
     assert "The domain of t1 is for another preprocessing" in choice.reason
 
 
@@ -127,13 +128,25 @@ def test_without_second_weights_auto_is_the_first_model(tmp_path):
 def test_wrong_requests_are_named_in_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="model must be one of auto, t1, agnostic, got 't2'"):
         ModelTable(tmp_path, "t2")
-    write_table(tmp_path)
-    (tmp_path / "domain.json").unlink()
-    with pytest.raises(ValueError, match=r"nothing to choose by, because .*domain.json' does not exist"):
-        ModelTable(tmp_path, "auto")
-    (tmp_path / "model_agnostic.pt").unlink()
+    (write_table(tmp_path) / "model_agnostic.pt").unlink()
     with pytest.raises(ValueError, match=r"'agnostic' lacks its weights .*model_agnostic.pt'; there are: t1"):
         assert ModelTable(tmp_path, "agnostic").weights
+
+
+def test_without_a_domain_to_choose_by_the_first_model_serves_and_says_so(tmp_path):
+    (write_table(tmp_path) / "domain.json").unlink()
+    table = ModelTable(tmp_path, "auto")
+    assert table.weights == str(tmp_path / "model.pt")
+    assert "no measured domain, so there is nothing to choose by" in table.named("auto").reason
+
+
+def test_noise_alone_changes_no_model(tmp_path):
+    """Only another contrast does; what else is foreign is told with the result."""
+    write_table(tmp_path)
+    domain = json.loads((tmp_path / "domain.json").read_text())
+    domain["features"]["noise"] = {"low": None, "high": 0.2, "centre": 0.1}
+    (tmp_path / "domain.json").write_text(json.dumps(domain))
+    assert ModelTable(tmp_path, "auto").choose({"depth_contrast": 1.5, "noise": 9.0}, GRID).name == "t1"
 
 
 def test_networks_are_loaded_when_asked_for_and_stay_apart(tmp_path):
@@ -198,7 +211,7 @@ def test_segmenter_takes_a_model_for_one_scan(bundle, phantom_pair):
     segmenter = Segmenter(bundle, {"brain_extraction": "none", "progress": False})
     scan = segmenter.prepare({"image": str(phantom_pair / "other.nii.gz"), "case": "other"})
     names = {model: segmenter.segment(scan, model=model)[0].model["name"] for model in (None, "agnostic", "auto", "t1")}
-    assert names == {None: "t1", "agnostic": "agnostic", "auto": "agnostic", "t1": "t1"}
+    assert names == {None: "agnostic", "agnostic": "agnostic", "auto": "agnostic", "t1": "t1"}
     with pytest.raises(ValueError, match="model must be one of auto, t1, agnostic, got 'flair'"):
         segmenter.segment(scan, model="flair")
 
@@ -328,6 +341,22 @@ def test_calibrating_a_model_refuses_results_of_another(monkeypatch, capsys, bun
     assert len(json.loads(target.read_text())["normal_scores"]) == 1
 
 
-def test_shipped_default_is_the_first_model():
+def test_shipped_default_looks_at_the_scan():
     config = json.loads((SCRIPTS.parent / "bundle" / "configs" / "inference.json").read_text())
-    assert config["model"] == config["models"]["names"][0] == "t1"
+    assert (config["model"], config["models"]["names"]) == ("auto", ["t1", "agnostic"])
+
+
+FILES = [{}, {"calibration": "mine.json"}, {"calibration": None, "domain": None}]
+
+
+@pytest.mark.parametrize("changes", FILES, ids=["not named", "named", "switched off"])
+@pytest.mark.parametrize("named", [True, False], ids=["own weights", "chosen"])
+def test_a_calibration_and_a_domain_belong_to_the_first_model_where_scans_choose(bundle, tmp_path, changes, named):
+    weights = shutil.copy(bundle / "models" / "model_agnostic.pt", tmp_path / "mine.pt")
+    given = changes | {"model": "auto", "brain_extraction": "none", "progress": False}
+    model = load_model(bundle, overrides=given | ({"ckpt_path": weights} if named else {}))
+    variant, models = model.variant(None if named else "t1"), bundle / "models"
+    shipped = {name: str(models / f"{name}.json") for name in ("calibration", "domain")}
+    assert {name: getattr(variant, name) for name in shipped} == shipped | changes
+    assert str(variant.weights) == str(weights if named else models / "model.pt")
+    assert model.variant("agnostic").domain == models / "domain_agnostic.json"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fast_bundle import write_noisy_phantoms, write_tiny_bundle
 from helpers import run_command
+from itermask3d.files.scans import ScanError
 from itermask3d.inference.calibration import Calibration, cohort_guarantee, conformal_p_value
 from itermask3d.workflows.screening import own_reference
 from itermask3d.workflows.site import cohort_reference
@@ -79,10 +80,29 @@ def test_few_scans_are_refused_and_so_is_another_setting(screen, tmp_path):
     status, said = screen(scans, tmp_path / "out", "--gamma", "0.2")
     assert status == 2
     assert "--reference and --gamma exclude each other" in said
-    for option, value in (("--suffix", "bold"), ("--model", "auto")):
+    for option, value in (("--suffix", "bold"), ("--model", "t2")):
         status, said = screen(scans, tmp_path / "out", option, value)
         assert status == 2
-        assert "expected one of" in said
+        assert "one of" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "model"),
+    [((), "t1"), (("--suffix", "FLAIR"), "agnostic"), (("--suffix", "T2w", "--model", "auto"), "agnostic"),
+     (("--suffix", "FLAIR", "--model", "t1"), "t1")],
+)  # fmt: skip
+def test_the_model_to_adapt_is_that_of_the_contrast_unless_it_is_named(screen, tmp_path, monkeypatch, options, model):
+    (tmp_path / "scans").mkdir()
+    asked = []
+
+    def reference(options, say):
+        asked.append(options.model)
+        raise ScanError("stopped here")
+
+    monkeypatch.setattr(own_reference, "CohortReference", reference)
+    status, said = screen(write_noisy_phantoms(tmp_path / "scans", 1), tmp_path / "out", *options)
+    assert (status, asked) == (2, [model])
+    assert "stopped here" in said
 
 
 def test_the_reference_are_the_lowest_usable_scores():

@@ -15,7 +15,7 @@ __all__ = ["calibrate"]
 
 EXAMPLES = """
 itermask3d segment normals out/normals
-itermask3d calibrate out/normals --model agnostic
+itermask3d calibrate out/normals
 """
 STATUS = "Exit status: 0 done, 2 nothing could be calibrated."
 
@@ -54,8 +54,13 @@ def write(results: Path, model: str | None, output: Path | None, bundle: Path) -
     found = [json.loads(path.read_text()) for path in sorted(results.glob("*/result.json"))]
     if not found:
         refuse(f"'{results}' holds no result.json; expected the output folder of a run")
-    if model is not None and (other := {model_of(result) for result in found} - {model}):
+    made_by = {model_of(result) for result in found}
+    if model is not None and (other := made_by - {model}):
         refuse(f"the results come from the model {', '.join(sorted(other))}; expected '{model}' alone")
+    if len(made_by) > 1:
+        told = ", ".join(f"{name} ({sum(model_of(result) == name for result in found)})" for name in sorted(made_by))
+        refuse(f"the results come from several models: {told}; expected those of one, see --model of segment")
+    model = model or next((name for name in NAMES if name in made_by), None)
     left_out = {result["case"]: reason for result in found if (reason := unfit(result)) is not None}
     for case, reason in left_out.items():
         print(f"left out: {case}: {reason}")

@@ -49,7 +49,7 @@ def screen(
     brain_masks: Annotated[str | None, typer.Option(help="Folder with a brain mask for every scan.")] = None,
     brain_extraction: Annotated[str | None, typer.Option(help="How the brain is found (default: auto).")] = None,
     bundle: Annotated[Path, typer.Option(help="Folder of another bundle.", show_default=False)] = Path(BUNDLE_ROOT),
-    model: Annotated[str | None, typer.Option(help="t1 (default), agnostic, or auto: by the scan.")] = None,
+    model: Annotated[str | None, typer.Option(help="auto (default): by the scan; t1, or agnostic.")] = None,
     weights: Annotated[Path | None, typer.Option(help="State dict, instead of a model.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Slope at which the threshold is taken.")] = None,
     schedule: Annotated[str | None, typer.Option(help="Of the sweep: exact or fast.")] = None,

@@ -28,7 +28,7 @@ __all__ = ["segment"]
 EXAMPLES = """
 itermask3d segment scan.nii.gz
 itermask3d segment scans out --brain-masks masks
-itermask3d segment dicom/series out --model auto --json > results.json
+itermask3d segment dicom/series out --model agnostic --json > results.json
 """
 SIDES = ("auto", "bright", "dark", "both", "none")
 STATUS = "Exit status: 0 done, 1 some failed, 2 not started, 3 disk full, 130 Ctrl-C."
@@ -37,7 +37,7 @@ STATUS = "Exit status: 0 done, 1 some failed, 2 not started, 3 disk full, 130 Ct
 def segment(
     scan: Annotated[Path, typer.Argument(help="Scan, folder, .txt or .json list, DICOM series.")],
     output: Annotated[Path | None, typer.Argument(help="Folder (default: NAME_itermask3d beside it).")] = None,
-    model: Annotated[str | None, typer.Option(help="t1 (default), agnostic, or auto: by the scan.")] = None,
+    model: Annotated[str | None, typer.Option(help="auto (default): by the scan; t1, or agnostic.")] = None,
     side: Annotated[str | None, typer.Option(help="Suspicious: auto, bright, dark, both or none.")] = None,
     weights: Annotated[Path | None, typer.Option(help="State dict, instead of a model.")] = None,
     brain_masks: Annotated[Path | None, typer.Option(help="Folder with a brain mask for every scan.")] = None,

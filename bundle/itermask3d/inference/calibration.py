@@ -17,18 +17,30 @@ import numpy as np
 from scipy import stats
 
 from itermask3d.method.detection import percentile_among
+from itermask3d.method.tissue_deviation import Estimator
 
 __all__ = [
     "Calibration",
     "attainable_level",
     "cohort_guarantee",
     "conformal_p_value",
+    "decisive",
     "false_alarm_interval",
     "false_alarm_range",
     "flag_at_level",
     "flag_threshold",
     "p_value_guarantee",
 ]
+
+UNDECISIVE = (
+    "calibration_sha256",
+    "domain_sha256",
+    "seed",
+    "brain_extraction_method",
+    "mixed_precision",
+    "schedule",
+)
+"""Settings under which a score keeps its meaning."""
 
 _EPSILON = 1e-12
 """Lets 1 / 20 reach a level of 0.05, whatever the rounding."""
@@ -242,3 +254,20 @@ def _share(name: str, value: float) -> float:
     if not 0 < value < 1:
         raise ValueError(f"{name} must lie between 0 and 1, got {value}")
     return value
+
+
+def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what changes no score; no evidence of tissues is the same as none that is named.
+
+    What evidence did not know before, and does not use, is left out too: older calibrations stay valid.
+    """
+    kept = {key: value for key, value in settings.items() if key not in UNDECISIVE and (key, value) != ("evidence", {})}
+    return kept if "evidence" not in kept else {**kept, "evidence": _without_unused(kept["evidence"])}
+
+
+def _without_unused(value: Any) -> Any:
+    """Mappings without values that are ``None``, and without the estimator that serves where none is named."""
+    if not isinstance(value, Mapping):
+        return value
+    unused = (("estimator", Estimator.MEDIAN.value),)
+    return {key: _without_unused(part) for key, part in value.items() if part is not None and (key, part) not in unused}

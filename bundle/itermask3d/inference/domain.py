@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FEATURES", "Deviation", "Domain", "DomainCheck", "Feature", "Range", "fit_domain"]
+__all__ = ["CONTRAST", "FEATURES", "Deviation", "Domain", "DomainCheck", "Feature", "Range", "fit_domain"]
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,26 @@ class Feature:
     high_means: str | None = None
 
 
+CONTRAST = "contrast"
+"""Group of the features that tell one kind of sequence from another."""
+
 _OTHER = "another contrast"
 
 FEATURES: Mapping[str, Feature] = MappingProxyType({
     "dark_tail": Feature(
-        "contrast", "the intensity below which 2 % of the brain lie", 0.25, "units",
+        CONTRAST, "the intensity below which 2 % of the brain lie", 0.25, "units",
         low_means=f"{_OTHER}, or lost signal", high_means=f"{_OTHER}, or no fluid in the brain mask",
     ),
     "bright_tail": Feature(
-        "contrast", "the intensity above which 2 % of the brain lie", 0.9, "units",
+        CONTRAST, "the intensity above which 2 % of the brain lie", 0.9, "units",
         low_means=_OTHER, high_means=f"{_OTHER}, contrast agent or bright non-brain",
     ),
     "quartile_skewness": Feature(
-        "contrast", "the skewness of the middle half of the intensities", 0.12,
+        CONTRAST, "the skewness of the middle half of the intensities", 0.12,
         low_means=_OTHER, high_means=_OTHER,
     ),
     "depth_contrast": Feature(
-        "contrast", "the most frequent intensity 14 to 26 mm below the brain's surface, less the middle one at 2 to "
+        CONTRAST, "the most frequent intensity 14 to 26 mm below the brain's surface, less the middle one at 2 to "
         "8 mm,", 0.16, "units",
         low_means=f"{_OTHER}: deep white matter does not stand out from the cortex", high_means=_OTHER,
     ),

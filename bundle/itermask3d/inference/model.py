@@ -17,7 +17,7 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.files.identity import file_digest
 from itermask3d.files.literals import as_literal
 from itermask3d.files.scans import ScanError
-from itermask3d.inference.calibration import Calibration
+from itermask3d.inference.calibration import Calibration, decisive
 from itermask3d.inference.domain import Domain, DomainCheck
 from itermask3d.inference.models import Choice, ModelTable
 from itermask3d.inference.networks import Networks, load_tissues, network_shape_of
@@ -34,16 +34,6 @@ from itermask3d.preprocessing.pipeline import Preprocessing
 __all__ = ["Model", "Prediction", "Variant", "load_model"]
 
 logger = logging.getLogger(__name__)
-
-UNDECISIVE = (
-    "calibration_sha256",
-    "domain_sha256",
-    "seed",
-    "brain_extraction_method",
-    "mixed_precision",
-    "schedule",
-)
-"""Settings under which a score keeps its meaning."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +120,7 @@ class Variant:
         if self.calibration is None or not Path(self.calibration).exists():
             return None
         calibration = Calibration.read(self.calibration)
-        return calibration if _decisive(calibration.settings) == _decisive(self.settings) else None
+        return calibration if decisive(calibration.settings) == decisive(self.settings) else None
 
     def check_domain(self, features: ScanFeatures) -> DomainCheck | None:
         """Compare a scan with the training scans.
@@ -152,7 +142,7 @@ class Variant:
 
 
 class Model:
-    """What scans are segmented with: one network, or several of which each scan gets the one whose domain it lies in.
+    """What scans are segmented with: one network, or several of which each scan gets the one that knows its contrast.
 
     Args:
         preprocessing: the way to the network's grid.
@@ -162,13 +152,12 @@ class Model:
         models: the table of the bundle.
         weights: a state dict; ``None`` where the network is chosen scan by scan.
         calibration: what ``itermask3d calibrate`` wrote; ``None`` or an absent file leaves percentile and p-value out.
-        domain: what ``scripts/fit_domain.py`` wrote; ``None`` or an absent file leaves scans unchecked.
+            Where the network is chosen, it is that of the table's first model; others have their own.
+        domain: what ``scripts/fit_domain.py`` wrote; ``None`` or an absent file leaves scans unchecked. Likewise.
         evidence: of tissues, by the model that it is for; models that are not named go by the error alone. Named
-            weights get that of the model that the table would have used.
+            weights get that of the model that the table would have used, and of the first where it would have chosen.
         device: where the network runs.
 
-    Raises:
-        ValueError: if networks are to be chosen from, and a calibration or a domain is given for all of them.
     """
 
     def __init__(
@@ -185,24 +174,20 @@ class Model:
         evidence: Mapping[str, TissueEvidence] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        if weights is None and (calibration is not None or domain is not None):
-            raise ValueError(
-                f"model 'auto' takes each model's own calibration and domain, got '{calibration or domain}' for all; "
-                "name a model to set one"
-            )
         self.preprocessing = preprocessing
         self.inferer = inferer
         self.models = models
         self.device = torch.device(device)
         self.networks = Networks(network, models, weights)
         self._settings = settings
-        self._files = {"weights": weights, "calibration": calibration, "domain": domain}
-        only = models.only
+        main = models.only or models[models.names[0]]
+        given = main.weights if weights is None else weights
+        self._files = {"weights": given, "calibration": calibration, "domain": domain}
         self._evidence = dict(evidence or {})
-        self._configured = "" if only is None else only.name
-        named = weights is not None and (only is None or str(only.weights) != str(weights))
+        self._configured = main.name
+        named = weights is not None and (models.only is None or str(main.weights) != str(weights))
         self.requested = None if named else models.requested
-        self._own_name = None if named or only is None else only.name
+        self._own_name = None if named else main.name
         self._changes: dict[str, Any] = {}
 
     def changed(
@@ -387,8 +372,3 @@ def _inferer(
     """With the settings, and with the evidence where the error has the unit that it needs."""
     fused = evidence if settings.relative_error else None
     return inferer.with_evidence(None).with_settings(settings).with_evidence(fused)
-
-
-def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what changes no score; no evidence of tissues is the same as none that is named."""
-    return {key: value for key, value in settings.items() if key not in UNDECISIVE and (key, value) != ("evidence", {})}

@@ -10,7 +10,7 @@ from typing import Any
 
 from itermask3d import BUNDLE_ROOT
 from itermask3d.files.identity import file_digest
-from itermask3d.inference.domain import Domain
+from itermask3d.inference.domain import CONTRAST, Domain
 from itermask3d.method.evidence import TissueEvidence
 from itermask3d.method.settings import RefinementSettings
 
@@ -110,8 +110,7 @@ class ModelTable:
             from the settings of the config, such as the noise that it was trained with.
 
     Raises:
-        ValueError: if the request is none of these, ``auto`` has to choose without a domain to choose by, or settings
-            are of no model or no setting.
+        ValueError: if the request is none of these, or settings are of no model or no setting.
     """
 
     def __init__(
@@ -137,16 +136,10 @@ class ModelTable:
         """A request as it is.
 
         Raises:
-            ValueError: if it is no model and not ``auto``, or there is nothing to choose by.
+            ValueError: if it is no model and not ``auto``.
         """
         if requested not in (AUTO, *self.names):
             raise ValueError(f"model must be one of {', '.join((AUTO, *self.names))}, got '{requested}'")
-        first = self[self.names[0]]
-        if self._chooses(requested) and not first.domain.is_file():
-            raise ValueError(
-                f"model 'auto' has nothing to choose by, because '{first.domain}' does not exist; fit it, or name one "
-                f"of {', '.join(self.names)}"
-            )
         return requested
 
     def __getitem__(self, name: str) -> ModelFiles:
@@ -173,8 +166,9 @@ class ModelTable:
         return tuple(model for model in map(self.__getitem__, self.names) if model.weights.is_file())
 
     def _chooses(self, requested: str) -> bool:
-        """Whether scans may get different models: ``auto``, and more than one to choose from."""
-        return requested == AUTO and len(self.known) > 1
+        """Whether scans may get different models: ``auto``, more than one to choose from, and the first one's domain to
+        choose by."""
+        return requested == AUTO and len(self.known) > 1 and self[self.names[0]].domain.is_file()
 
     @property
     def only(self) -> ModelFiles | None:
@@ -200,14 +194,19 @@ class ModelTable:
         return None if self.only is None else str(self.only.weights)
 
     @property
-    def domain(self) -> str | None:
-        """Domain of every scan, likewise."""
-        return None if self.only is None else str(self.only.domain)
+    def _main(self) -> ModelFiles:
+        """The model of every scan, or the first where that is chosen: to it belongs what a config names."""
+        return self.only or self[self.names[0]]
 
     @property
-    def calibration(self) -> str | None:
-        """Calibration of every scan, likewise."""
-        return None if self.only is None else str(self.only.calibration)
+    def domain(self) -> str:
+        """Domain of the main model, for a config."""
+        return str(self._main.domain)
+
+    @property
+    def calibration(self) -> str:
+        """Calibration of the main model, for a config."""
+        return str(self._main.calibration)
 
     def named(self, requested: str) -> Choice:
         """The choice where there is nothing to choose."""
@@ -215,11 +214,18 @@ class ModelTable:
         if model is None:
             raise ValueError("model 'auto' has to look at the scan first")
         if requested == AUTO:
-            return Choice(model.name, AUTO, f"There is no other model than {model.name}.")
+            lacking = f"The model {model.name} has no measured domain, so there is nothing to choose by."
+            return Choice(
+                model.name, AUTO, lacking if len(self.known) > 1 else f"There is no other model than {model.name}."
+            )
         return Choice(model.name, requested, f"The model {model.name} was set; no scan was asked.")
 
     def choose(self, features: Mapping[str, float], preprocessing: Mapping[str, Any]) -> Choice:
-        """Pick the first model in whose domain a scan lies, the last where it lies in none.
+        """Pick the first model in whose domain the scan's contrast lies, the last where it lies in none.
+
+        What else is foreign, such as noise or thick slices, is no reason to take another model: it is told with the
+        result, and no model was trained for it alone. Where the first model's domain is for another preprocessing,
+        there is nothing to choose by, and that model answers.
 
         Args:
             features: from :mod:`itermask3d.preprocessing.scan_features`, all that the domains look at.
@@ -228,10 +234,14 @@ class ModelTable:
         Raises:
             ValueError: if a domain file is none.
         """
+        first = self.known[0]
+        if not _applies(first, preprocessing):
+            reason = f"The domain of {first.name} is for another preprocessing, so there is nothing to choose by."
+            return Choice(first.name, AUTO, reason, domain_digests(self.known))
         told: list[str] = []
         for model in self.known:
             obstacle = _obstacle(model, features, preprocessing)
-            told.append(obstacle or f"in-distribution for {model.name}")
+            told.append(obstacle or f"the contrast is one that {model.name} knows")
             if obstacle is None:
                 break
         else:
@@ -262,15 +272,20 @@ def domain_digests(models: Iterable[ModelFiles]) -> dict[str, str]:
 _KINDS = ("model.pt", "domain.json", "calibration.json")
 
 
+def _applies(model: ModelFiles, preprocessing: Mapping[str, Any]) -> bool:
+    """Whether a model's domain was measured on scans prepared in this way."""
+    domain = Domain.read(model.domain)
+    return all(domain.settings[key] == preprocessing[key] for key in domain.settings)
+
+
 def _obstacle(model: ModelFiles, features: Mapping[str, float], preprocessing: Mapping[str, Any]) -> str | None:
-    """Why a model is not simply taken; ``None`` where the scan lies in its domain."""
+    """Why a model is not simply taken; ``None`` where the scan's contrast lies in its domain."""
     if not model.domain.is_file():
         return f"{model.name} has no measured domain"
-    domain = Domain.read(model.domain)
-    if any(domain.settings[key] != preprocessing[key] for key in domain.settings):
+    if not _applies(model, preprocessing):
         return f"the domain of {model.name} is for another preprocessing"
-    check = domain.check(features)
-    return None if check.in_distribution else f"out-of-distribution for {model.name} ({', '.join(check.groups)})"
+    foreign = CONTRAST in Domain.read(model.domain).check(features).groups
+    return f"the contrast is out-of-distribution for {model.name}" if foreign else None
 
 
 def shipped_settings() -> RefinementSettings:

@@ -133,14 +133,18 @@ class Distribution:
     summary: str
 
 
-def matching_normals(model: Model) -> list[float]:
+def matching_normals(model: Model, journal: Journal) -> list[float]:
     """Scores of the calibration's normal scans; empty without one for the model's weights and settings.
 
-    Empty too where each scan's model was chosen: scores of several models have no common normal scans.
+    Empty too where scans got several models: their scores have no common normal scans.
     """
+    name = model.fixed_name
     if model.chooses:
-        return []
-    used = model.variant(model.fixed_name)
+        chosen = {row["model"] for row in rows_of(journal) if row["outcome"] is not None}
+        if len(chosen) != 1 or not chosen.issubset(model.models.names):
+            return []
+        (name,) = chosen
+    used = model.variant(name)
     calibration = None if used.calibration is None or used.caveats else used.applying_calibration()
     return [] if calibration is None else list(calibration.normal_scores)
 
@@ -166,7 +170,7 @@ def distribution(scores: Sequence[float], normals: Sequence[float]) -> Distribut
 def _summary(scores: Sequence[float], normals: Sequence[float]) -> str:
     text = f"{len(scores)} scans: median score {np.median(scores):.4f}, highest {max(scores):.4f}."
     if not normals:
-        return f"{text} There is no calibration for these weights and settings, so nothing to compare with."
+        return f"{text} No calibration holds for all of these scans, so there is nothing to compare with."
     above = sum(score > max(normals) for score in scores)
     return (
         f"{text} {len(normals)} normal scans of the calibration: median {np.median(normals):.4f}, highest "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 from itermask3d.files.discovery import discover
 from itermask3d.files.scans import ScanError
+from itermask3d.inference.models import AUTO
 from itermask3d.workflows.screening.journal import Record
 from itermask3d.workflows.screening.options import Options
 from itermask3d.workflows.screening.run import End, Screened, Watch, screen_scans
@@ -37,12 +40,13 @@ def screen_by_itself(options: Options, watch: Watch, *, report: Report, epochs: 
         raise ScanError(
             f"--suffix {' '.join(options.suffix)}; expected one of T1w, T2w and FLAIR for --reference cohort"
         )
+    contrast = CONTRASTS[options.suffix]
     asked = AdaptationOptions(
         scans=str(options.data),
         output=options.output / REFERENCE,
         bundle=options.bundle,
-        model=options.model or "t1",
-        contrast=CONTRASTS[options.suffix],
+        model=_model_of(options, contrast),
+        contrast=contrast,
         brain_masks=options.brain_masks,
         brain_extraction=options.brain_extraction or "auto",
         epochs=epochs,
@@ -64,3 +68,17 @@ def screen_by_itself(options: Options, watch: Watch, *, report: Report, epochs: 
     if screened is None:
         raise RuntimeError("a reference came without a fold")
     return replace(screened, found=found, done=done, failed=tuple(failed), throughput=None)
+
+
+def _model_of(options: Options, contrast: str) -> str:
+    """The model that was named, else the bundle's first for T1, and its last, which is the widest, for other contrasts.
+
+    Raises:
+        ScanError: if the bundle has no such model.
+    """
+    names = json.loads(Path(options.bundle, "configs", "inference.json").read_text())["models"]["names"]
+    if options.model not in (None, AUTO, *names):
+        raise ScanError(f"--model {options.model}; expected one of {', '.join((AUTO, *names))}")
+    if options.model in names:
+        return str(options.model)
+    return str(names[0] if contrast == "T1" else names[-1])

@@ -103,7 +103,7 @@ def screen_scans(options: Options, watch: Watch, *, report: Report) -> Screened:
         journal.enter(plan.done)
         end, throughput = (End.WHOLE, None) if options.report_only else work(options, plan, watch, journal, report)
         clear_staging(options.output)
-        normals = matching_normals(planner.model)
+        normals = matching_normals(planner.model, journal)
         return conclude(options, journal, found, end, throughput, normals, watch)
 
 
