@@ -33,6 +33,7 @@ from lib.learning import DiceScore, MostSuspicious, NormalTrainer, SuspicionScor
 from lib.monitor import Monitor
 from lib.options import Switch
 from lib.results import Results
+from lib.series import STRUCTURAL, T1_ONLY
 from lib.server import install
 from lib.tasks import AutomaticTask, BatchInference, PointsTask, RefineTask
 from lib.uploads import safe_tag
@@ -255,9 +256,9 @@ class IterMask3DApp(MONAILabelApp):
     def _series(self, store: Datastore, image: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
         """The series behind an image that the model may be run on."""
         checked, _ = Switch(True).parse("contrast_check", request.get("contrast_check"))
-        asked = request.get("model_choice") or self.results.options(image).get("model_choice")
-        weights = str(request.get("weights") or self.results.options(image).get("weights") or "")
-        obstacle = store.obstacle(image, structural=self.workbench.reads_other_contrasts(asked, weights))
+        asked = self.results.options(image) | {name: value for name, value in request.items() if value}
+        others = self.workbench.reads_other_contrasts(asked.get("model_choice"), str(asked.get("weights") or ""))
+        obstacle = store.obstacle(image, STRUCTURAL if others else T1_ONLY)
         if obstacle and checked:
             raise RequestError(422, obstacle)
         return store.series(image)

@@ -17,7 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from itermask3d.files.writing import save_nifti, write_atomically
 from itermask3d.inference.model import load_model
 from itermask3d.inference.results import RESEARCH_USE
 from itermask3d.method.detection import Growth, grow_regions, remove_weak_components, voxels_in
+from itermask3d.method.evidence import fused
 from itermask3d.method.tissue_deviation import SIDES, ContrastKind, suspicion
 from itermask3d.simulation.generator.contrasts import CONTRASTS
 from itermask3d.simulation.generator.label_maps import label_items, tissue_transforms
@@ -65,10 +67,11 @@ def main() -> None:
     try:
         generated = generate(arguments, arguments.output / "scans")
         seen = list(evidences(arguments, generated, list_scans(arguments.normals)))
-        choice = limits.best_first(tune(seen))
+        choice = limits.best_first(tune(seen, combinations))
         if not choice:
             raise ValueError(f"no combination keeps to {limits.generated_ml:g} and {limits.healthy_ml:g} ml")
-        growth = limits.best_first([row for best in choice[:TOP] for row in grow(seen, best.settings)])
+        tried = [tune(seen, partial(growths, settings=best.settings)) for best in choice[:TOP]]
+        growth = limits.best_first([row for rows in tried for row in rows])
     except (ScanError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     told = {"contrast": arguments.contrast, **limits._asdict(), "scans": [item["case"] for item in generated]}
@@ -167,7 +170,7 @@ class Seen(NamedTuple):
 
     def fused(self, share: float) -> np.ndarray:
         """The map with so much of the tissues."""
-        return self.suspicious ** (2 * share) * self.error.clip(min=0) ** (1 - share)
+        return fused(torch.from_numpy(self.suspicious), torch.from_numpy(self.error), share).numpy()
 
     def measured(self, marked: float, hit: float) -> tuple[float, float]:
         """Dice, and millilitres beside the lesion, of so many voxels."""
@@ -233,22 +236,26 @@ def evidences(
         yield Seen(group, suspicious, out["error"][0, 0].numpy(force=True), inside, label)
 
 
-def tune(seen: Sequence[Seen]) -> list[Row]:
-    """Every combination of share, threshold, peak and volume, in the order in which they are tried."""
+Measured = tuple[tuple[float, ...], tuple[float, float]]
+"""Settings, and what :meth:`Seen.measured` says of a scan with them."""
+
+
+def tune(seen: Sequence[Seen], tried: Callable[[Seen], Iterator[Measured]]) -> list[Row]:
+    """A row for all settings that are tried with each scan, in the order in which they are."""
     found: dict[tuple[float, ...], dict[str, list[tuple[float, float]]]] = {}
     for scan in tqdm(seen, unit="scan"):
-        for key, measured in combinations(scan):
+        for key, measured in tried(scan):
             found.setdefault(key, {}).setdefault(scan.group, []).append(measured)
     return [row_of(key, groups) for key, groups in found.items()]
 
 
-def combinations(scan: Seen) -> Iterator[tuple[tuple[float, ...], tuple[float, float]]]:
+def combinations(scan: Seen) -> Iterator[Measured]:
     """Dice and millilitres beside the lesion, for every combination of settings."""
     for share, threshold in product(SHARES, THRESHOLDS):
-        fused = scan.fused(share)
-        regions, count = ndimage.label((fused > threshold) & scan.brain, np.ones((3, 3, 3)))
+        values = scan.fused(share)
+        regions, count = ndimage.label((values > threshold) & scan.brain, np.ones((3, 3, 3)))
         inside = regions > 0
-        region, values = regions[inside], fused[inside]
+        region, values = regions[inside], values[inside]
         sizes, hits = (np.bincount(part, minlength=count + 1) for part in (region, region[scan.label[inside]]))
         for peak in (peak for peak in PEAKS if peak >= threshold):
             strong = np.bincount(region[values > peak], minlength=count + 1)
@@ -258,24 +265,19 @@ def combinations(scan: Seen) -> Iterator[tuple[tuple[float, ...], tuple[float, f
                 yield (share, threshold, peak, volume_ml), measured
 
 
-def grow(seen: Sequence[Seen], settings: tuple[float, ...]) -> list[Row]:
-    """How far large regions grow, with the other settings as they are chosen."""
+def growths(scan: Seen, settings: tuple[float, ...]) -> Iterator[Measured]:
+    """The same for how far large regions grow, with the other settings as they are chosen."""
     share, threshold, peak, volume_ml = settings
     spacing = (SPACING_MM,) * 3
-    found: dict[tuple[float, ...], dict[str, list[tuple[float, float]]]] = {}
-    for scan in tqdm(seen, unit="scan"):
-        fused = torch.from_numpy(scan.fused(share))[None, None]
-        brain = torch.from_numpy(scan.brain)[None, None]
-        mask = remove_weak_components(
-            (fused > threshold) & brain, fused, peak_threshold=peak, min_volume_ml=volume_ml, spacing_mm=spacing
-        )
-        for lower, from_ml, within_mm in GROWTHS:
-            growth = Growth(round(lower * threshold, 3), from_ml, within_mm)
-            grown = grow_regions(mask, fused, brain, growth, spacing_mm=spacing)[0, 0].numpy()
-            measured = scan.measured(float(grown.sum()), float((grown & scan.label).sum()))
-            key = (*settings, growth.threshold, from_ml, within_mm)
-            found.setdefault(key, {}).setdefault(scan.group, []).append(measured)
-    return [row_of(key, groups) for key, groups in found.items()]
+    values, brain = (torch.from_numpy(volume)[None, None] for volume in (scan.fused(share), scan.brain))
+    mask = remove_weak_components(
+        (values > threshold) & brain, values, peak_threshold=peak, min_volume_ml=volume_ml, spacing_mm=spacing
+    )
+    for lower, from_ml, within_mm in GROWTHS:
+        growth = Growth(round(lower * threshold, 3), from_ml, within_mm)
+        grown = grow_regions(mask, values, brain, growth, spacing_mm=spacing)[0, 0].numpy()
+        measured = scan.measured(float(grown.sum()), float((grown & scan.label).sum()))
+        yield (*settings, growth.threshold, from_ml, within_mm), measured
 
 
 def row_of(key: tuple[float, ...], groups: dict[str, list[tuple[float, float]]]) -> Row:

@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from lib.contrast import contrast_of_name
 from lib.errors import RequestError
 from lib.keeping import KeptStore
 from lib.listing import Listing
-from lib.series import STRUCTURAL, Series, choose, suitability
+from lib.series import STRUCTURAL, T1_ONLY, Series, choose, suitability
 
 __all__ = ["DicomStore", "FolderStore", "patient"]
 
@@ -44,12 +44,12 @@ UID = re.compile(r"[0-9.]{1,64}")
 class FolderStore(KeptStore):
     """A folder of volumes (NIfTI, NRRD); a BIDS name of T2w, FLAIR and the like keeps a scan from being offered."""
 
-    def obstacle(self, image: str, *, structural: bool = False) -> str:
+    def obstacle(self, image: str, contrasts: Sequence[str] = T1_ONLY) -> str:
         """Why a scan does not suit the model; empty where it does or nothing is known.
 
         Args:
             image: its identifier.
-            structural: whether the agnostic model may answer, which reads any structural contrast.
+            contrasts: that the model reads.
 
         Raises:
             RequestError: with status 404 if there is no such scan.
@@ -57,10 +57,10 @@ class FolderStore(KeptStore):
         if image not in self._datastore.objects:
             raise RequestError(404, f"there is no image '{image}' in the folder; expected one of /datastore")
         contrast = contrast_of_name(image)
-        if structural:
-            known = not contrast or contrast in STRUCTURAL
-            return "" if known else f"'{image}' is called {contrast} by its name; the model reads structural scans only"
-        return f"'{image}' is called {contrast} by its name; the model reads T1 only" if contrast else ""
+        if not contrast or contrast in contrasts:
+            return ""
+        read = "T1" if contrasts == T1_ONLY else "structural scans"
+        return f"'{image}' is called {contrast} by its name; the model reads {read} only"
 
     def list_images(self) -> list[str]:
         """Identifiers of the scans that suit the model."""
@@ -107,15 +107,15 @@ class DicomStore(KeptStore, DICOMWebDatastore):
             return series
         raise RequestError(404, f"there is no MR series '{image[:80]}' in the PACS; expected a SeriesInstanceUID")
 
-    def obstacle(self, image: str, *, structural: bool = False) -> str:
+    def obstacle(self, image: str, contrasts: Sequence[str] = T1_ONLY) -> str:
         """Why a series does not suit the model, and which one of its study does; empty where it suits.
 
         Args:
             image: UID of the series.
-            structural: whether the agnostic model may answer, which reads any structural contrast.
+            contrasts: that the model reads.
         """
         series = self.find(image)
-        rating = suitability(series, STRUCTURAL) if structural else suitability(series)
+        rating = suitability(series, contrasts)
         if rating.suitable:
             return ""
         best = choose(self.listing.described_study(series)).best

@@ -22,7 +22,9 @@ from lib.headers import (
     stack_geometry,
 )
 
-__all__ = ["STRUCTURAL", "Choice", "Series", "Suitability", "choose", "describe", "from_dicomweb", "suitability"]
+__all__ = [
+    "STRUCTURAL", "T1_ONLY", "Choice", "Series", "Suitability", "choose", "describe", "from_dicomweb", "suitability",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +204,7 @@ def _obstacle(series: Series, contrasts: Sequence[str]) -> str:
     if series.contrast not in contrasts:
         if series.contrast == "T1c":
             return f"T1 with contrast agent ({series.reason}), which the model would take for an anomaly"
-        wanted = "a structural scan" if "T2" in contrasts else "T1"
+        wanted = "T1" if contrasts == T1_ONLY else "a structural scan"
         return f"{series.contrast} and not {wanted} ({series.reason})"
     if slices > MAX_SLICES:
         return f"{slices} slices are too many, at most {MAX_SLICES} are read"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from helpers import SCRIPTS, load_script
@@ -15,12 +17,12 @@ def script(monkeypatch: pytest.MonkeyPatch):
     return load_script("tune_evidence")
 
 
-def seen(script, group: str = "large"):
+def seen(script):
     """A lesion of 27 voxels at 4 SD, a spot of 8 elsewhere at 2 SD; the error is 1 throughout."""
     suspicious, label = np.zeros(SHAPE), np.zeros(SHAPE, dtype=bool)
     suspicious[2:5, 2:5, 2:5], label[2:5, 2:5, 2:5] = 4, True
     suspicious[8:10, 8:10, 8:10] = 2
-    return script.Seen(group, suspicious, np.ones(SHAPE), np.ones(SHAPE, dtype=bool), label)
+    return script.Seen("large", suspicious, np.ones(SHAPE), np.ones(SHAPE, dtype=bool), label)
 
 
 def test_a_high_peak_drops_the_weak_spot_and_a_large_volume_drops_both(script):
@@ -63,7 +65,8 @@ def test_growth_takes_the_rim_of_a_large_region_and_nothing_far_away(script):
     scan = script.Seen("large", suspicious, ones, ones > 0, label)
     normal = script.Seen("normal", suspicious * 0, ones, ones > 0, label & False)
     chosen = (0.5, 1.5, 3.0, 0.06)
-    rows = {row.settings[4:]: row for row in script.grow([scan, normal], chosen)}
+    tried = script.tune([scan, normal], partial(script.growths, settings=chosen))
+    rows = {row.settings[4:]: row for row in tried}
     assert {row.settings[:4] for row in rows.values()} == {chosen}
     marked = 8 * 8 * 8
     assert rows[1.2, 1.0, 8.0].large == pytest.approx(2 * marked / (marked + label.sum())), "1.1 is below 1.2"

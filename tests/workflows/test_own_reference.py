@@ -83,7 +83,7 @@ def test_few_scans_are_refused_and_so_is_another_setting(screen, tmp_path):
     for option, value in (("--suffix", "bold"), ("--model", "t2")):
         status, said = screen(scans, tmp_path / "out", option, value)
         assert status == 2
-        assert "one of" in said
+        assert "expected one of" in said
 
 
 @pytest.mark.parametrize(

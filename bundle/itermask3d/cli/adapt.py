@@ -67,7 +67,6 @@ def adapt(
     """
     given = {name: value for name, value in locals().items() if name != "as_json"}
     given["exclude"] = tuple(exclude or ())
-    given["model"] = model or ("t1" if contrast == "T1" else "agnostic")
     with for_machines(as_json):
         status = run(given)
     finish(status, output, as_json=as_json)
@@ -86,10 +85,11 @@ def run(given: dict[str, object]) -> int:
     from itermask3d.inference.models import NAMES
     from itermask3d.preprocessing.brain_extraction import METHODS
     from itermask3d.workflows.site.adaptation import Adaptation
-    from itermask3d.workflows.site.adaptation_options import AdaptationOptions
+    from itermask3d.workflows.site.adaptation_options import AdaptationOptions, model_for
     from itermask3d.workflows.site.data import CONTRASTS
 
     one_of(str(given["contrast"]), CONTRASTS, "--contrast")
+    given["model"] = given["model"] or model_for(str(given["contrast"]), NAMES)
     one_of(str(given["model"]), NAMES, "--model")
     require_bundle(str(given["bundle"]))
     one_of(str(given["brain_extraction"]), METHODS, "--brain-extraction")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,13 +55,13 @@ def write(results: Path, model: str | None, output: Path | None, bundle: Path) -
     found = [json.loads(path.read_text()) for path in sorted(results.glob("*/result.json"))]
     if not found:
         refuse(f"'{results}' holds no result.json; expected the output folder of a run")
-    made_by = {model_of(result) for result in found}
-    if model is not None and (other := made_by - {model}):
+    made_by = Counter(model_of(result) for result in found)
+    if model is not None and (other := made_by.keys() - {model}):
         refuse(f"the results come from the model {', '.join(sorted(other))}; expected '{model}' alone")
     if len(made_by) > 1:
-        told = ", ".join(f"{name} ({sum(model_of(result) == name for result in found)})" for name in sorted(made_by))
+        told = ", ".join(f"{name} ({number})" for name, number in sorted(made_by.items()))
         refuse(f"the results come from several models: {told}; expected those of one, see --model of segment")
-    model = model or next((name for name in NAMES if name in made_by), None)
+    model = model or next((name for name in NAMES if name in made_by), NAMES[0])
     left_out = {result["case"]: reason for result in found if (reason := unfit(result)) is not None}
     for case, reason in left_out.items():
         print(f"left out: {case}: {reason}")
@@ -69,7 +70,7 @@ def write(results: Path, model: str | None, output: Path | None, bundle: Path) -
         refuse("no result is left; expected scores of normal scans that are in-distribution")
     if any(result["settings"] != found[0]["settings"] for result in found):
         refuse("the results come from different settings or weights; expected one run")
-    target = output or model_file(bundle / "models", "calibration.json", model or NAMES[0])
+    target = output or model_file(bundle / "models", "calibration.json", model)
     write_atomically(json.dumps(calibration(found, left_out), indent=1) + "\n", target)
     facts = {"file": str(target), "normal_scans": len(found), "left_out": left_out}
     return {**facts, "smallest_p_value": attainable_level(len(found))}

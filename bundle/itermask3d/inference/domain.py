@@ -284,6 +284,10 @@ class Domain:
             raise ValueError(f"domain file {path} has unknown features {sorted(unknown)}; fit it anew")
         return cls(ranges, settings)
 
+    def applies(self, grid: Mapping[str, Any]) -> bool:
+        """Whether the training scans were prepared as those of a grid with these settings."""
+        return all(value == grid[key] for key, value in self.settings.items())
+
     def check(self, features: Mapping[str, float]) -> DomainCheck:
         """Compare the features of a scan; those without a range are left aside."""
         values = {name: float(features[name]) for name in FEATURES if name in features and name in self.ranges}

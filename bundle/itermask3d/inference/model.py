@@ -135,7 +135,7 @@ class Variant:
             logger.info("no domain file '%s': no scan is compared with the training scans", self.domain)
             return None
         domain = Domain.read(self.domain)
-        if any(domain.settings[key] != features.grid[key] for key in domain.settings):
+        if not domain.applies(features.grid):
             logger.warning("not compared with the training scans: %s is for %s", self.domain, dict(domain.settings))
             return None
         return domain.check(features.values)
@@ -157,7 +157,6 @@ class Model:
         evidence: of tissues, by the model that it is for; models that are not named go by the error alone. Named
             weights get that of the model that the table would have used, and of the first where it would have chosen.
         device: where the network runs.
-
     """
 
     def __init__(

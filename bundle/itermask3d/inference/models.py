@@ -214,10 +214,10 @@ class ModelTable:
         if model is None:
             raise ValueError("model 'auto' has to look at the scan first")
         if requested == AUTO:
-            lacking = f"The model {model.name} has no measured domain, so there is nothing to choose by."
-            return Choice(
-                model.name, AUTO, lacking if len(self.known) > 1 else f"There is no other model than {model.name}."
-            )
+            reason = f"There is no other model than {model.name}."
+            if len(self.known) > 1:
+                reason = f"The model {model.name} has no measured domain, so there is nothing to choose by."
+            return Choice(model.name, AUTO, reason)
         return Choice(model.name, requested, f"The model {model.name} was set; no scan was asked.")
 
     def choose(self, features: Mapping[str, float], preprocessing: Mapping[str, Any]) -> Choice:
@@ -234,13 +234,13 @@ class ModelTable:
         Raises:
             ValueError: if a domain file is none.
         """
-        first = self.known[0]
-        if not _applies(first, preprocessing):
-            reason = f"The domain of {first.name} is for another preprocessing, so there is nothing to choose by."
-            return Choice(first.name, AUTO, reason, domain_digests(self.known))
         told: list[str] = []
         for model in self.known:
-            obstacle = _obstacle(model, features, preprocessing)
+            domain = Domain.read(model.domain) if model.domain.is_file() else None
+            if model.preferred and domain is not None and not domain.applies(preprocessing):
+                reason = f"The domain of {model.name} is for another preprocessing, so there is nothing to choose by."
+                return Choice(model.name, AUTO, reason, domain_digests(self.known))
+            obstacle = _obstacle(model.name, domain, features, preprocessing)
             told.append(obstacle or f"the contrast is one that {model.name} knows")
             if obstacle is None:
                 break
@@ -272,20 +272,16 @@ def domain_digests(models: Iterable[ModelFiles]) -> dict[str, str]:
 _KINDS = ("model.pt", "domain.json", "calibration.json")
 
 
-def _applies(model: ModelFiles, preprocessing: Mapping[str, Any]) -> bool:
-    """Whether a model's domain was measured on scans prepared in this way."""
-    domain = Domain.read(model.domain)
-    return all(domain.settings[key] == preprocessing[key] for key in domain.settings)
-
-
-def _obstacle(model: ModelFiles, features: Mapping[str, float], preprocessing: Mapping[str, Any]) -> str | None:
+def _obstacle(
+    name: str, domain: Domain | None, features: Mapping[str, float], preprocessing: Mapping[str, Any]
+) -> str | None:
     """Why a model is not simply taken; ``None`` where the scan's contrast lies in its domain."""
-    if not model.domain.is_file():
-        return f"{model.name} has no measured domain"
-    if not _applies(model, preprocessing):
-        return f"the domain of {model.name} is for another preprocessing"
-    foreign = CONTRAST in Domain.read(model.domain).check(features).groups
-    return f"the contrast is out-of-distribution for {model.name}" if foreign else None
+    if domain is None:
+        return f"{name} has no measured domain"
+    if not domain.applies(preprocessing):
+        return f"the domain of {name} is for another preprocessing"
+    foreign = CONTRAST in domain.check(features).groups
+    return f"the contrast is out-of-distribution for {name}" if foreign else None
 
 
 def shipped_settings() -> RefinementSettings:

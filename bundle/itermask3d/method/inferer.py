@@ -147,7 +147,7 @@ class IterMaskInferer(Inferer):
             refinement = _decided_by(evidence, refinement, brain, constraints)
         mask = self._regions(refinement, evidence)
         if evidence is not None:
-            mask = _grown(evidence, replace(refinement, mask=mask), brain, constraints, self.spacing_mm)
+            mask = self._grown(mask, refinement.anomaly_map, evidence, brain, constraints)
         if constraints is not None and constraints.always is not None:
             mask |= constraints.always & refinement.mask
         return replace(refinement, mask=mask)
@@ -179,6 +179,29 @@ class IterMaskInferer(Inferer):
                 for mask, anomaly_map, peak, volume_ml in scans
             ]
         )
+
+    def _grown(
+        self,
+        mask: torch.Tensor,
+        anomaly_map: torch.Tensor,
+        evidence: Sequence[Evidence],
+        brain: torch.Tensor,
+        constraints: Constraints | None,
+    ) -> torch.Tensor:
+        """The mask with the rims of large regions, as each scan's kind has them and as far as a person allows."""
+        cuts: Sequence[torch.Tensor | None] = [None] * len(mask)
+        if constraints is not None and constraints.start is not None:
+            cuts = _rim(constraints.start & brain, brain).split(1)
+        scans = zip(evidence, mask.split(1), anomaly_map.split(1), brain.split(1), cuts, strict=True)
+        grown = torch.cat(
+            [
+                part
+                if one.used.growth is None
+                else grow_regions(part, values, inside, one.used.growth, spacing_mm=self.spacing_mm, cut=cut)
+                for one, part, values, inside, cut in scans
+            ]
+        )
+        return grown if constraints is None else constraints.apply(grown, brain)
 
     def reconstructor(self, network: Callable[..., Any], brain_mask: torch.Tensor) -> Reconstructor:
         """The network as the loop calls it: in the precision asked for, accelerated where that is possible.
@@ -220,25 +243,6 @@ def _decided_by(
     if constraints is not None:
         mask = constraints.apply(mask, brain)
     return replace(refinement, mask=mask, anomaly_map=anomaly_map, thresholds=thresholds)
-
-
-def _grown(
-    evidence: Sequence[Evidence],
-    refinement: Refinement,
-    brain: torch.Tensor,
-    constraints: Constraints | None,
-    spacing_mm: Sequence[float],
-) -> torch.Tensor:
-    """The mask with the rims of large regions, as each scan's kind has them and as far as a person allows."""
-    mask = refinement.mask.clone()
-    cut = None if constraints is None or constraints.start is None else _rim(constraints.start & brain, brain)
-    for index, one in enumerate(evidence):
-        if one.used.growth is not None:
-            scan = slice(index, index + 1)
-            parts = (mask[scan], refinement.anomaly_map[scan], brain[scan])
-            given = None if cut is None else cut[scan]
-            mask[scan] = grow_regions(*parts, one.used.growth, spacing_mm=spacing_mm, cut=given)
-    return mask if constraints is None else constraints.apply(mask, brain)
 
 
 def _rim(start: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
 /*
  * What lies over the scan in the viewports: nothing, the scan that the model expected, the anomaly map or the
  * reconstruction error in the colours of the severities, or the deviation from the tissues, red where the scan is
- * brighter and blue where it is darker. A volume of its own is added to every viewport that shows the scan's volume; a stack of slices
- * cannot hold one.
+ * brighter and blue where it is darker. A volume of its own is added to every viewport that shows the scan's volume; a
+ * stack of slices cannot hold one.
  */
 
 import { ask } from './server.js';
@@ -23,7 +23,8 @@ const following = new WeakSet(); // viewports whose window is listened to
 /**
  * Lay a volume over the scan of a series, in place of an earlier one.
  *
- * kind: 'scan' for nothing, 'expected', 'map', 'deviation' or 'error'. Gives a remark for the reader, empty where there is none.
+ * kind: 'scan' for nothing, 'expected', 'map', 'deviation' or 'error'. Gives a remark for the reader, empty where
+ * there is none.
  */
 export async function showOverlay(series, kind) {
   const viewports = viewportsOf(series);

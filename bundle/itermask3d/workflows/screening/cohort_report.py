@@ -133,14 +133,14 @@ class Distribution:
     summary: str
 
 
-def matching_normals(model: Model, journal: Journal) -> list[float]:
+def matching_normals(model: Model, rows: Sequence[Row]) -> list[float]:
     """Scores of the calibration's normal scans; empty without one for the model's weights and settings.
 
     Empty too where scans got several models: their scores have no common normal scans.
     """
     name = model.fixed_name
     if model.chooses:
-        chosen = {row["model"] for row in rows_of(journal) if row["outcome"] is not None}
+        chosen = {row["model"] for row in rows if row["outcome"] is not None}
         if len(chosen) != 1 or not chosen.issubset(model.models.names):
             return []
         (name,) = chosen
@@ -182,6 +182,7 @@ def write_cohort_report(
     journal: Journal,
     *,
     title: str,
+    rows: Sequence[Row] | None = None,
     normals: Sequence[float] = (),
     throughput: Throughput | None = None,
     left_out: Sequence[LeftOut] = (),
@@ -193,6 +194,7 @@ def write_cohort_report(
     Args:
         journal: of the folder of the results.
         title: of the cohort.
+        rows: of the journal, where they were collected before.
         normals: see :func:`matching_normals`.
         throughput: of the run that ends; ``None`` leaves the cost out.
         left_out: files and DICOM series that were no scans.
@@ -200,7 +202,7 @@ def write_cohort_report(
     Returns:
         The page.
     """
-    output, rows = journal.path.parent, rows_of(journal)
+    output, rows = journal.path.parent, rows_of(journal) if rows is None else rows
     write_cohort_table(rows, output)
     counts = Counter(OUTCOMES[row["outcome"]] for row in rows)
     scored = [row["score"] for row in rows if row["outcome"] not in (None, "fit_failed") and row["score"] is not None]

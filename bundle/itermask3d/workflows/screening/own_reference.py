@@ -13,7 +13,7 @@ from itermask3d.workflows.screening.journal import Record
 from itermask3d.workflows.screening.options import Options
 from itermask3d.workflows.screening.run import End, Screened, Watch, screen_scans
 from itermask3d.workflows.screening.screener import Report
-from itermask3d.workflows.site.adaptation_options import AdaptationOptions
+from itermask3d.workflows.site.adaptation_options import AdaptationOptions, model_for
 from itermask3d.workflows.site.cohort_reference import CohortReference
 
 __all__ = ["REFERENCE", "screen_by_itself"]
@@ -81,4 +81,4 @@ def _model_of(options: Options, contrast: str) -> str:
         raise ScanError(f"--model {options.model}; expected one of {', '.join((AUTO, *names))}")
     if options.model in names:
         return str(options.model)
-    return str(names[0] if contrast == "T1" else names[-1])
+    return model_for(contrast, names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -13,6 +13,7 @@ from itermask3d import __version__
 from itermask3d.files.discovery import Discovery, discover, write_left_out
 from itermask3d.files.locking import one_run
 from itermask3d.files.tree import grouped
+from itermask3d.inference.model import Model
 from itermask3d.workflows.screening.cluster import (
     connected,
     dashboard,
@@ -22,6 +23,7 @@ from itermask3d.workflows.screening.cluster import (
     visible_gpus,
 )
 from itermask3d.workflows.screening.cohort_report import Throughput, matching_normals, write_cohort_report
+from itermask3d.workflows.screening.cohort_table import rows_of
 from itermask3d.workflows.screening.journal import Journal, Record, Status
 from itermask3d.workflows.screening.options import Options
 from itermask3d.workflows.screening.screener import Plan, Report, Screener, clear_staging, make_plan, prepare_output
@@ -103,8 +105,7 @@ def screen_scans(options: Options, watch: Watch, *, report: Report) -> Screened:
         journal.enter(plan.done)
         end, throughput = (End.WHOLE, None) if options.report_only else work(options, plan, watch, journal, report)
         clear_staging(options.output)
-        normals = matching_normals(planner.model, journal)
-        return conclude(options, journal, found, end, throughput, normals, watch)
+        return conclude(options, journal, found, end, throughput, planner.model, watch)
 
 
 def work(options: Options, plan: Plan, watch: Watch, journal: Journal, report: Report) -> tuple[End, Throughput | None]:
@@ -182,16 +183,18 @@ def conclude(
     found: Discovery,
     end: End,
     throughput: Throughput | None,
-    normals: Sequence[float],
+    model: Model,
     watch: Watch,
 ) -> Screened:
     """Write the page and the table, and count."""
     page: Path | None = None
+    rows = rows_of(journal)
     try:
         page = write_cohort_report(
             journal,
             title=options.title or Path(found.source).name,
-            normals=normals,
+            rows=rows,
+            normals=matching_normals(model, rows),
             throughput=throughput,
             left_out=found.left_out,
         )

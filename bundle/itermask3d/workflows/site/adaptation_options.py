@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from itermask3d import BUNDLE_ROOT
 from itermask3d.workflows.site.fine_tuning import FineTuning
 from itermask3d.workflows.site.options import Options, SiteOptions
 
-__all__ = ["AdaptationOptions"]
+__all__ = ["AdaptationOptions", "model_for"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +43,12 @@ class AdaptationOptions(SiteOptions):
             bias_correction=bias_correction,
             network_size=spatial_size,
         )
+
+
+def model_for(contrast: str, names: Sequence[str]) -> str:
+    """The model to adapt to scans of a contrast, of a bundle's: its first to T1, its last, the widest, to others.
+
+    >>> model_for("T1", ("t1", "agnostic")), model_for("FLAIR", ("t1", "agnostic"))
+    ('t1', 'agnostic')
+    """
+    return names[0] if contrast == "T1" else names[-1]
