@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +137,23 @@ VIEWER = """
 """
 
 
+def drawing_of(packed: bytes) -> bytes:
+    """The voxels of a draft that comes as runs."""
+    numbers, shift, number = [], 0, 0
+    for byte in packed:
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            numbers.append(number)
+            shift = number = 0
+    length, _, *pairs = numbers
+    voxels, place = bytearray(length), 0
+    for gap, value in zip(pairs[::2], pairs[1::2], strict=True):
+        place += gap
+        voxels[place:] = bytes([value]) * (length - place)
+    return bytes(voxels)
+
+
 class Backend:
     """What the server answers; tests change it."""
 
@@ -151,6 +167,7 @@ class Backend:
         self.refined = RESULT
         self.draft: bytes | None = None
         self.drafted: list[bytes] = []
+        self.draft_steps: list[int] = []
         self.dropped = 0
         self.is_silent = False
         self.outside: list[str] = []
@@ -197,8 +214,9 @@ class Backend:
             return
         if request.method == "PUT":
             sent = request.post_data_buffer or b""
-            start = sent.index(b"\x1f\x8b")
-            self.drafted.append(zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(sent[start:]))
+            start = sent.index(b"\r\n\r\n") + 4
+            self.drafted.append(drawing_of(sent[start : sent.rindex(b"\r\n--")]))
+            self.draft_steps.append(int(parse_qs(urlsplit(request.url).query)["step"][0]))
         if request.method == "DELETE":
             self.draft = None
             self.dropped += 1
@@ -646,12 +664,84 @@ def test_a_mask_that_another_panel_shows_is_no_drawing(page: Page, backend: Back
     draw(page, backend, [1, 2, 3, 4, 0, 0, 0, 0], [4, 1, 2, 3, 0, 0, 0, 0])
 
 
+ANSWER_OF_BEFORE = """() => {
+  const real = window.fetch;
+  window.fetch = async (...asked) => {
+    if (!String(asked[0]).includes('/itermask3d/status')) {
+      return real(...asked);
+    }
+    window.fetch = real;
+    setTimeout(() => fake.stroke([0, 2, 3, 4, 0, 0, 0, 0]));
+    await new Promise(resolve => setTimeout(resolve, 50));
+    return new Response(JSON.stringify({ running: null, waiting: 0, finished: null }));
+  };
+  fake.stroke([0, 0, 0, 0, 0, 0, 0, 0]);
+}"""
+"""The next status is of before a run of the other panel ended, and that panel shows its mask meanwhile."""
+
+
+def test_a_mask_that_comes_while_the_server_is_asked_is_no_drawing(page: Page, backend: Backend) -> None:
+    with page.expect_response("**/itermask3d/status?*"):
+        open_viewer(page)
+    press(page, "Brush")
+    expect(page.get_by_role("button", name="Brush")).to_have_attribute("aria-pressed", "true")
+    backend.result = RESULT
+    page.evaluate(ANSWER_OF_BEFORE)
+    finish_a_run_of_somebody_else(backend)
+    expect(page.get_by_role("button", name="Undo")).to_be_enabled()
+    page.wait_for_function("dispatchEvent(new Event('beforeunload', {cancelable: true}))")
+    assert backend.drafted == []
+
+
 def test_the_last_stroke_is_kept_when_the_page_is_left_at_once(page: Page, backend: Backend) -> None:
     find_and_draw(page, backend)
     leave = "[fake.stroke([1, 2, 3, 4, 1, 0, 0, 0]), dispatchEvent(new Event('beforeunload', {cancelable: true}))]"
     with page.expect_response(lambda answer: answer.request.method == "PUT"):
         assert page.evaluate(leave)[1] is False
     assert backend.drafted[-1] == bytes([4, 1, 2, 3, 4, 0, 0, 0])
+
+
+HANG = """part => {
+  const real = window.fetch;
+  window.fetch = (...asked) => {
+    if (!String(asked[0]).includes(part)) {
+      return real(...asked);
+    }
+    real(...asked);
+    return new Promise(() => {});
+  };
+}"""
+"""Requests whose path has a part arrive, and the page does not hear of it."""
+
+STROKE_AND_QUIET = "voxels => new Promise(done => [fake.stroke(voxels), setTimeout(done, 450)])"
+"""A stroke, and what the panel does a moment after it has begun."""
+
+
+def test_a_stroke_is_kept_when_the_page_is_left_while_the_server_is_asked(page: Page, backend: Backend) -> None:
+    open_viewer(page)
+    press(page, "Find anomalies")
+    expect(status(page)).to_have_text("Done: the mask is shown.")
+    page.evaluate(HANG, "/status")
+    page.evaluate(STROKE_AND_QUIET, [1, 2, 3, 4, 0, 0, 0, 0])
+    assert backend.drafted == []
+    with page.expect_response(lambda answer: answer.request.method == "PUT"):
+        assert asks_before_leaving(page)
+    assert backend.drafted == [bytes([4, 1, 2, 3, 0, 0, 0, 0])]
+
+
+def test_a_stroke_does_not_wait_for_the_draft_before_it(page: Page, backend: Backend) -> None:
+    find_and_draw(page, backend)
+    page.evaluate(HANG, "/draft")
+    for voxels, draft in (([1, 2, 3, 4, 1, 0, 0, 0], [4, 1, 2, 3, 4, 0, 0, 0]), ([1] * 8, [4] * 8)):
+        draw(page, backend, voxels, draft)
+    assert backend.draft_steps == sorted(set(backend.draft_steps))
+
+
+def test_the_last_stroke_on_a_series_is_kept_when_another_is_shown(page: Page, backend: Backend) -> None:
+    find_and_draw(page, backend)
+    with page.expect_request(lambda request: request.method == "PUT") as sent:
+        page.evaluate("[fake.stroke([1, 2, 3, 4, 1, 0, 0, 0]), fake.shown = 'b', document.title = 'b']")
+    assert parse_qs(urlsplit(sent.value.url).query)["image"] == ["1.1"]
 
 
 def test_a_drawing_that_the_server_did_not_take_is_sent_again_when_it_answers(page: Page, backend: Backend) -> None:

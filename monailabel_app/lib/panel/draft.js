@@ -1,27 +1,33 @@
 /*
  * The draft of one series: what is drawn and not saved, kept on the server so that it outlives the page.
+ *
+ * A draft is sent at once, in the same breath in which it is handed over, so that it also leaves a page that is being
+ * left. Its step tells the server which of two that are on their way is the later one.
  */
 
+import { packed } from './history.js';
 import { ask } from './server.js';
 
 const PATH = '/itermask3d/draft';
-const OUTLIVES_BYTES = 60000; // a browser sends no more for a page that is being left
+const OUTLIVES_BYTES = 60000; // of all that is on its way, a browser sends no more for a page that is being left
+const PAGE = `${Date.now()}${Math.random()}`; // steps of one page only can be told apart
+let steps = 0;
+let leaving = 0; // bytes on their way that outlive the page
 
 export class Draft {
   /** told: hears why the server did not take a draft, and '' once it took it. */
   constructor(uid, told) {
-    this.query = { image: uid };
+    this.uid = uid;
     this.told = told;
     this.mine = false; // whether an earlier visit's draft was looked for and answered
-    this.mask = null; // what the server shall keep and does not yet
-    this.sending = false;
+    this.drawing = null; // what the server shall keep and is not known to have
+    this.underway = 0;
     this.trouble = ''; // why the server did not take it
-    this.last = Promise.resolve(); // requests go one after the other
   }
 
   /** What an earlier visit left: {mask, when}; null without one. Until it is answered, none takes its place. */
   async find() {
-    const response = await ask(PATH, this.query);
+    const response = await ask(PATH, { image: this.uid });
     if (response.status === 204) {
       this.own();
       return null;
@@ -36,52 +42,57 @@ export class Draft {
     this.send();
   }
 
-  keep(mask) {
-    this.mask = mask;
+  /** drawing: a mask as runs, as encoded() gives it. */
+  keep(drawing) {
+    this.drawing = drawing;
     this.send();
   }
 
   /** Send what the server does not have yet, also once more where it did not take it. */
   send() {
-    if (this.mine && this.mask) {
-      this.queue(() => this.put());
+    if (this.mine && this.drawing) {
+      this.put(this.drawing);
     }
   }
 
   /** Let the server forget it; an earlier visit's stays until it is answered. */
   async drop() {
-    this.mask = null;
+    this.drawing = null;
     if (this.mine) {
-      await this.queue(() => ask(PATH, this.query, { method: 'DELETE' }));
+      await ask(PATH, this.query(), { method: 'DELETE' });
     }
   }
 
   /** The server has forgotten it; a draft that is on its way goes too. */
   async dropped() {
-    this.mask = null;
-    if (this.sending) {
+    this.drawing = null;
+    if (this.underway) {
       await this.drop();
     }
   }
 
-  async put() {
-    const { mask } = this;
-    if (!mask) {
-      return; // a later one was sent instead, or none is wanted any more
-    }
-    this.sending = true;
+  async put(drawing) {
+    const bytes = packed(drawing);
+    const outlives = leaving + bytes.length < OUTLIVES_BYTES ? bytes.length : 0;
+    const body = new FormData();
+    body.append('label', new Blob([bytes]), 'label.runs');
+    leaving += outlives;
+    this.underway += 1;
     try {
-      const compressed = await compress(mask);
-      const body = new FormData();
-      body.append('label', compressed, 'label.bin.gz');
-      await ask(PATH, this.query, { method: 'PUT', body, keepalive: compressed.size < OUTLIVES_BYTES });
-      this.mask = this.mask === mask ? null : this.mask;
+      await ask(PATH, this.query(), { method: 'PUT', body, keepalive: outlives > 0 });
+      this.drawing = this.drawing === drawing ? null : this.drawing;
       this.say('');
     } catch (error) {
       this.say(error.message);
     } finally {
-      this.sending = false;
+      leaving -= outlives;
+      this.underway -= 1;
     }
+  }
+
+  query() {
+    steps += 1;
+    return { image: this.uid, page: PAGE, step: steps };
   }
 
   say(sentence) {
@@ -90,14 +101,4 @@ export class Draft {
     }
     this.trouble = sentence;
   }
-
-  queue(job) {
-    this.last = this.last.catch(() => {}).then(job);
-    return this.last;
-  }
-}
-
-function compress(mask) {
-  const stream = new Blob([mask]).stream().pipeThrough(new CompressionStream('gzip'));
-  return new Response(stream).blob();
 }

@@ -58,6 +58,25 @@ export function encoded(mask) {
   return { length: mask.length, runs: Uint32Array.from(runs) };
 }
 
+/** A mask as runs in few bytes: its length, how many runs, then gap and value of each; seven bits a byte, low ones first. */
+export function packed({ length, runs }) {
+  const bytes = [];
+  const add = number => {
+    let rest = number;
+    for (; rest > 127; rest >>>= 7) {
+      bytes.push((rest & 127) | 128); // more follows
+    }
+    bytes.push(rest);
+  };
+  add(length);
+  add(runs.length / 2);
+  for (let run = 0; run < runs.length; run += 2) {
+    add(runs[run] - (runs[run - 2] ?? 0));
+    add(runs[run + 1]);
+  }
+  return Uint8Array.from(bytes);
+}
+
 function decoded({ length, runs }) {
   const mask = new Uint8Array(length);
   for (let run = 0; run < runs.length; run += 2) {

@@ -126,18 +126,28 @@ async function step(series, direction) {
   return answer === undefined ? 'There is nothing more to take back.' : '';
 }
 
-/** Take note of what was drawn; a mask that another panel's run brought is no drawing. */
+/**
+ * Take note of what was drawn; a mask that another panel's run brought is no drawing. What changes while the server is
+ * asked waits for the next call, which asks again: it may be the mask of a run that had not ended before. So does what
+ * is drawn while the panel works.
+ */
 async function edited() {
   const { series } = state;
   if (!series || state.working) {
     return;
   }
+  const seen = viewer.editCount();
+  const isCurrent = () => viewer.editCount() === seen;
   await hear();
   if (state.result && !work.knowsHeld(series)) {
     await hold(series);
   }
-  if (isShown(series) && !state.working && (await work.stroked(series, state.result))) {
-    render();
+  if (isShown(series) && !state.working) {
+    const isNew = await work.stroked(series, state.result, isCurrent);
+    viewer.noteEdits(seen);
+    if (isNew) {
+      render();
+    }
   }
 }
 
@@ -263,9 +273,10 @@ function renderResult() {
 
 function follow() {
   ui.heard ||= viewer.onEdit(edited);
-  const before = state.series?.uid;
+  const { series: before, result } = state;
   state.series = viewer.activeSeries();
-  if (state.series?.uid !== before) {
+  if (state.series?.uid !== before?.uid) {
+    leave(before, result);
     Object.assign(state, { result: null, note: '', overlay: 'scan' });
     chooseOverlay('scan');
     ui.question.hidden = true;
@@ -279,6 +290,14 @@ function follow() {
     }
   }
   render();
+}
+
+/** Another series is shown: the last stroke on the one before becomes a draft, too. */
+function leave(series, result) {
+  if (series && viewer.isEditPending()) {
+    viewer.noteEdits(viewer.editCount());
+    work.stroked(series, result).catch(() => {}); // it is gone from the viewer
+  }
 }
 
 async function load(series) {

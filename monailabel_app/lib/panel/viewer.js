@@ -119,12 +119,23 @@ export async function maskNow(series) {
   return Uint8Array.from(voxels, value => (value ? toServer[value] || 1 : 0));
 }
 
-let editPending = false;
+let edits = 0;
+let noted = 0;
 let isOurs = false; // whether the panel itself changes a segmentation
 
-/** Whether a segmentation has changed a moment ago and nobody was told yet. */
+/** How often a segmentation has changed, but by the panel itself. */
+export function editCount() {
+  return edits;
+}
+
+/** Nothing is left to do for the changes up to that count. */
+export function noteEdits(count) {
+  noted = Math.max(noted, count);
+}
+
+/** Whether a segmentation has changed and nobody has noted it yet. */
 export function isEditPending() {
-  return editPending;
+  return edits !== noted;
 }
 
 /** Tell of every change of a segmentation once the mouse is released and all is quiet; false where OHIF is not there. */
@@ -138,18 +149,14 @@ export function onEdit(told) {
   let held = false;
   const wait = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => (held ? wait() : tell()), QUIET_MS);
-  };
-  const tell = () => {
-    editPending = false;
-    told();
+    timer = setTimeout(() => (held ? wait() : told()), QUIET_MS);
   };
   window.addEventListener('pointerdown', () => (held = true), { capture: true });
   for (const name of ['pointerup', 'pointercancel']) {
     window.addEventListener(name, () => (held = false), { capture: true });
   }
   eventTarget.addEventListener(modified, () => {
-    editPending ||= !isOurs;
+    edits += isOurs ? 0 : 1;
     wait();
   });
   return true;

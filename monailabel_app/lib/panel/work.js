@@ -63,11 +63,11 @@ export function knowsHeld(series) {
   return Boolean(workOn(series).held);
 }
 
-/** Take note of strokes; whether there were any. */
-export async function stroked(series, answer) {
+/** Take note of strokes, unless what is shown is no longer what the caller knows of; whether there were any. */
+export async function stroked(series, answer, isCurrent = () => true) {
   const mask = await viewer.maskNow(series);
   const work = workOn(series);
-  if (!mask) {
+  if (!mask || !isCurrent()) {
     return false;
   }
   if (!work.history.present) {
@@ -78,7 +78,7 @@ export async function stroked(series, answer) {
   }
   work.unsaved = !isHeld(work, mask);
   if (work.unsaved) {
-    work.draft.keep(mask); // else another panel shows a result: strokes that it replaced stay a draft
+    work.draft.keep(work.history.present.mask); // else another panel shows a result: strokes that it replaced stay a draft
   }
   return true;
 }
@@ -93,7 +93,7 @@ export async function step(series, direction, labels) {
   await viewer.showMask(series, entry.mask, labels);
   work.unsaved = !isHeld(work, entry.mask);
   if (work.unsaved) {
-    work.draft.keep(entry.mask);
+    work.draft.keep(work.history.present.mask);
   } else {
     work.draft.drop().catch(() => {}); // the next step need not wait; a draft that stays is offered again
   }
@@ -122,16 +122,16 @@ export async function restore(series, draft, labels, answer) {
   const work = workOn(series);
   work.history.record(draft.mask, answer);
   work.unsaved = true;
-  work.draft.mask = null; // the server has it
+  work.draft.drawing = null; // the server has it
   work.draft.own();
 }
 
 /** Forget an earlier visit's draft; what was drawn since takes its place. */
 export async function discard(series) {
   const { draft } = workOn(series);
-  const { mask } = draft;
+  const { drawing } = draft;
   draft.own();
-  if (!mask) {
+  if (!drawing) {
     await draft.drop();
   }
 }
