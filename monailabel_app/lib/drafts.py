@@ -48,12 +48,12 @@ class Drafts:
         self._last: dict[str, Moment] = {}
         self._lock = Lock()
 
-    def keep(self, image: str, packed: bytes, moment: Moment | None = None) -> int:
+    def keep(self, image: str, sent: bytes, moment: Moment | None = None) -> int:
         """Keep a drawing in place of an earlier one, whole or not at all; nothing where the page has sent a later one.
 
         Args:
             image: what the datastore calls the scan.
-            packed: the drawing as runs: its number of voxels, the number of runs, then for each run how many voxels
+            sent: the drawing as runs: its number of voxels, the number of runs, then for each run how many voxels
                 lie between its start and the start of the run before (at first: the first voxel), and its value, which
                 holds to the next run; voxels before the first run are 0. Each number has seven bits a byte, the lowest
                 first, and the eighth is set where more follow.
@@ -65,7 +65,7 @@ class Drafts:
         Raises:
             RequestError: with status 422 if it cannot be read, 507 if the disk is full; an earlier draft stays.
         """
-        starts, values = _unpacked(packed)
+        starts, values = _runs_of(sent)
         compressed = b"".join(_compressed(starts, values))
         with self._lock:
             if self._is_latest(image, moment):
@@ -137,9 +137,9 @@ def _moment(page: str, step: int) -> Moment | None:
     return Moment(page, step) if page else None
 
 
-def _unpacked(packed: bytes) -> tuple[list[int], list[int]]:
+def _runs_of(sent: bytes) -> tuple[list[int], list[int]]:
     """Where each run starts, the end of all as the last, and the value of each."""
-    numbers = _numbers(packed)
+    numbers = _numbers(sent)
     if len(numbers) < 2 or len(numbers) != 2 + 2 * numbers[1]:
         raise RequestError(422, "the draft is cut off; expected a whole mask as runs")
     size = int(numbers[0])
@@ -151,9 +151,9 @@ def _unpacked(packed: bytes) -> tuple[list[int], list[int]]:
     return [0, *starts.tolist(), size], [0, *values.tolist()]
 
 
-def _numbers(packed: bytes) -> np.ndarray:
+def _numbers(sent: bytes) -> np.ndarray:
     """Numbers of seven bits a byte, the lowest first."""
-    raw = np.frombuffer(packed, dtype=np.uint8).astype(np.int64)
+    raw = np.frombuffer(sent, dtype=np.uint8).astype(np.int64)
     ends = np.flatnonzero(raw < 128)
     if not len(ends) or ends[-1] != len(raw) - 1:
         raise RequestError(422, "the draft is cut off; expected a whole mask as runs")

@@ -112,11 +112,11 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("packed", REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_read_is_refused_and_the_earlier_draft_stays(module, drafts, packed: bytes) -> None:
+@pytest.mark.parametrize("sent", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_read_is_refused_and_the_earlier_draft_stays(module, drafts, sent: bytes) -> None:
     drafts.keep("scan", runs(DRAWN))
     with pytest.raises(module.RequestError, match="the draft") as refused:
-        drafts.keep("scan", packed)
+        drafts.keep("scan", sent)
     assert refused.value.status == 422
     assert kept(drafts) == DRAWN
 

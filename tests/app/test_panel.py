@@ -137,10 +137,10 @@ VIEWER = """
 """
 
 
-def drawing_of(packed: bytes) -> bytes:
+def drawing_of(sent: bytes) -> bytes:
     """The voxels of a draft that comes as runs."""
     numbers, shift, number = [], 0, 0
-    for byte in packed:
+    for byte in sent:
         number |= (byte & 127) << shift
         shift += 7
         if byte < 128:

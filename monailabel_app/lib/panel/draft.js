@@ -5,7 +5,7 @@
  * left. Its step tells the server which of two that are on their way is the later one.
  */
 
-import { packed } from './history.js';
+import { runBytes } from './history.js';
 import { ask } from './server.js';
 
 const PATH = '/itermask3d/draft';
@@ -72,7 +72,7 @@ export class Draft {
   }
 
   async put(drawing) {
-    const bytes = packed(drawing);
+    const bytes = runBytes(drawing);
     const outlives = leaving + bytes.length < OUTLIVES_BYTES ? bytes.length : 0;
     const body = new FormData();
     body.append('label', new Blob([bytes]), 'label.runs');

@@ -59,7 +59,7 @@ export function encoded(mask) {
 }
 
 /** A mask as runs in few bytes: its length, how many runs, then gap and value of each; seven bits a byte, low ones first. */
-export function packed({ length, runs }) {
+export function runBytes({ length, runs }) {
   const bytes = [];
   const add = number => {
     let rest = number;
